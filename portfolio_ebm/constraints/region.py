@@ -1,0 +1,87 @@
+"""Region: the known family of sets that the rules compile to.
+
+    W = { w :  lower <= w <= upper,   row_lower <= A w <= row_upper,
+               sum |w - anchor| <= turnover,
+               at most `at_most` free names are not zero, and a free name that is not zero is >= min_weight }
+
+Frozen names (not tradeable) have lower = upper and are not counted. Without the last line W is convex.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Region:
+    """The compiled rules of one decision; all tensors share dtype and device.
+
+    Attributes:
+        lower, upper: (n,), may be infinite.
+        rows: A, (m, n); row_lower, row_upper: (m,). The budget is the row of ones.
+        names: a label for every row ("Budget()", "Group(...)"), for messages.
+        anchor: (n,) the held weights turnover is counted from, or None.
+        turnover: the cap on sum |w - anchor|, or None.
+        at_most: the most free names that may differ from zero, or None.
+        min_weight: the least weight of a free name that is held; 0 for none.
+        frozen: bool (n,), names that cannot be traded.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    rows: Tensor
+    row_lower: Tensor
+    row_upper: Tensor
+    names: tuple[str, ...]
+    anchor: Tensor | None
+    turnover: float | None
+    at_most: int | None
+    min_weight: float
+    frozen: Tensor
+
+    @classmethod
+    def free(cls, n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Region:
+        """All of R^n."""
+        inf = torch.full((n,), torch.inf, dtype=dtype, device=device)
+        none = torch.zeros(0, dtype=dtype, device=device)
+        return cls(
+            lower=-inf, upper=inf, rows=torch.zeros(0, n, dtype=dtype, device=device), row_lower=none, row_upper=none,
+            names=(), anchor=None, turnover=None, at_most=None, min_weight=0.0,
+            frozen=torch.zeros(n, dtype=torch.bool, device=device),
+        )  # fmt: skip
+
+    @property
+    def n(self) -> int:
+        return self.lower.shape[-1]
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the names held are a choice, so that W is not convex."""
+        return self.at_most is not None or self.min_weight > 0.0
+
+    def with_box(self, lower: Tensor | float, upper: Tensor | float) -> Region:
+        return replace(self, lower=self.lower.maximum(torch.as_tensor(lower, dtype=self.lower.dtype)), upper=self.upper.minimum(torch.as_tensor(upper, dtype=self.lower.dtype)))  # fmt: skip
+
+    def with_row(self, row: Tensor, lower: float, upper: float, name: str) -> Region:
+        """Add lower <= row . w <= upper."""
+        one = torch.ones(1, dtype=self.lower.dtype, device=self.lower.device)
+        return replace(
+            self,
+            rows=torch.cat([self.rows, row.to(self.rows).unsqueeze(0)]),
+            row_lower=torch.cat([self.row_lower, lower * one]),
+            row_upper=torch.cat([self.row_upper, upper * one]),
+            names=(*self.names, name),
+        )
+
+    def on(self, pattern: Tensor) -> Region:
+        """The convex slice on which exactly the free names of `pattern` (bool (n,)) may be held, each at
+        min_weight or more, and the others are zero."""
+        zero = torch.zeros_like(self.lower)
+        keep = pattern | self.frozen
+        floor = self.lower.maximum(zero + self.min_weight) if self.min_weight > 0.0 else self.lower
+        lower = torch.where(self.frozen, self.lower, torch.where(pattern, floor, zero))
+        upper = torch.where(keep, self.upper, zero)
+        return replace(self, lower=lower, upper=upper, at_most=None, min_weight=0.0)

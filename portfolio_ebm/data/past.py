@@ -1,0 +1,57 @@
+"""Past: the panel cut at a date t, read-only. A model receives a Past; the future is not in the room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What was known at the close of `dates[-1]`.
+
+    Attributes:
+        dates: datetime64[ns], (T,), strictly increasing; the last one is t.
+        assets: names of the n assets.
+        returns: simple returns over the period ending at each date, (T, n); NaN where not observed.
+        factors: names of the K factor series; empty when none were given.
+        factor_returns: (T, K), NaN where not observed.
+        market: which factor is the market, by name, or None where none is named.
+        tradeable: bool (n,): names with a price at t, hence tradeable at t.
+        prices: last known prices at t, (n,), or None when the panel was made from returns.
+        groups: static labels per grouping, one label an asset.
+        volume: (T, n) or None.
+        cash_rate: (T,) simple return of cash over the period, zeros when none was given.
+        benchmark: (T,) benchmark returns or None.
+        forecasts: by name, (T, n) point-in-time forecasts.
+        periods_per_year: 252, 52, 12, ... inferred from the dates.
+    """
+
+    dates: NDArray[np.datetime64]
+    assets: tuple[str, ...]
+    returns: Array
+    factors: tuple[str, ...]
+    factor_returns: Array
+    market: str | None
+    tradeable: Mask
+    prices: Array | None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    volume: Array | None = None
+    cash_rate: Array | None = None
+    benchmark: Array | None = None
+    forecasts: Mapping[str, Array] = field(default_factory=dict)
+    periods_per_year: float = 252.0
+
+    @property
+    def date(self) -> str:
+        """t as YYYY-MM-DD, for messages."""
+        return str(self.dates[-1].astype("datetime64[D]"))
+
+    def __len__(self) -> int:
+        return len(self.dates)

@@ -1,0 +1,75 @@
+"""Structured symmetric matrices: M = F C F' + diag(D), never an n x n inverse.
+
+A factor covariance with loadings F (n, k), factor covariance C (k, k) and residual variances D (n,)
+is kept as its three parts; a dense covariance is the case F = its square root, C = I, D = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from portfolio_ebm.types import lift
+
+
+@dataclass(frozen=True)
+class Structured:
+    """M = F C F' + diag(D).
+
+    Attributes:
+        loadings: F, shape (..., n, k).
+        core: C, shape (..., k, k), symmetric positive semi-definite.
+        diagonal: D, shape (..., n), non-negative.
+    """
+
+    loadings: Tensor
+    core: Tensor
+    diagonal: Tensor
+
+    @classmethod
+    def from_dense(cls, matrix: Tensor) -> Structured:
+        """The structured form of a dense positive semi-definite matrix (..., n, n), by its eigenvectors."""
+        values, vectors = torch.linalg.eigh(matrix)
+        root = vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)
+        n = matrix.shape[-1]
+        core = torch.eye(n, dtype=matrix.dtype, device=matrix.device).expand(matrix.shape)
+        return cls(root, core, torch.zeros(matrix.shape[:-1], dtype=matrix.dtype, device=matrix.device))
+
+    @property
+    def n(self) -> int:
+        return self.loadings.shape[-2]
+
+    def dense(self) -> Tensor:
+        """The matrix itself, shape (..., n, n)."""
+        return self.loadings @ self.core @ self.loadings.mT + torch.diag_embed(self.diagonal)
+
+    def root(self) -> Tensor:
+        """R of shape (..., k + n, n) with R'R = M: the rows a second-order cone or a least-squares form needs."""
+        values, vectors = torch.linalg.eigh(self.core)
+        half = (vectors * values.clamp_min(0.0).sqrt().unsqueeze(-2)).mT
+        return torch.cat([half @ self.loadings.mT, torch.diag_embed(self.diagonal.clamp_min(0.0).sqrt())], dim=-2)
+
+    def matvec(self, w: Tensor) -> Tensor:
+        """M w for w of shape (..., n) with the batch of M in front."""
+        exposure = w.unsqueeze(-2) @ lift(self.loadings, w, 2)
+        back = exposure @ lift(self.core, w, 2) @ lift(self.loadings, w, 2).mT
+        return back.squeeze(-2) + lift(self.diagonal, w) * w
+
+    def quad(self, w: Tensor) -> Tensor:
+        """w' M w, shape (...)."""
+        return (w * self.matvec(w)).sum(-1)
+
+    def scaled(self, factor: float) -> Structured:
+        return Structured(self.loadings, self.core * factor, self.diagonal * factor)
+
+    def plus(self, other: Structured) -> Structured:
+        """The sum of two structured matrices: loadings side by side, cores on the block diagonal."""
+        k, m = self.core.shape[-1], other.core.shape[-1]
+        shape = torch.broadcast_shapes(self.core.shape[:-2], other.core.shape[:-2])
+        core = torch.zeros(*shape, k + m, k + m, dtype=self.core.dtype, device=self.core.device)
+        core[..., :k, :k] = self.core
+        core[..., k:, k:] = other.core
+        loadings = torch.cat([self.loadings.expand(*shape, -1, -1), other.loadings.expand(*shape, -1, -1)], dim=-1)
+        return Structured(loadings, core, self.diagonal + other.diagonal)

@@ -1,0 +1,165 @@
+"""Units, statuses, shapes and the base of every spec.
+
+A **spec** says what we believe or want; it is frozen, holds no data, compares and hashes by value,
+its repr pastes back into Python and it round-trips through JSON tagged by its `kind`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
+from pydantic_core import PydanticUndefined
+from torch import Tensor
+
+from portfolio_ebm.errors import ShapeError, SpecError
+
+bps: float = 1e-4
+"""One basis point as a fraction: `5 * bps` is 0.05 %."""
+
+TRADING_DAYS: int = 252
+"""Trading days in a year; used in reports only, never in an estimate."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a computation ended: `ok` and a sentence that says it."""
+
+    ok: bool
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+class Spec(BaseModel):
+    """Base of every spec: frozen, data-free, compared by value.
+
+    Fields may be given by position in the order they are declared. `repr` leaves out defaults and
+    pastes back. `model_dump_json` and `model_validate_json` round-trip, also through a field declared
+    as an abstract base, since every spec carries its class name as `kind`. Subclass and the new kind is
+    known: the registry is open.
+
+    Raises:
+        SpecError: a field is missing, unknown or out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    registry: ClassVar[dict[str, type[Spec]]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        Spec.registry[cls.__name__] = cls
+
+    def __init__(self, *args: Any, **fields: Any) -> None:
+        names = list(type(self).model_fields)
+        if len(args) > len(names):
+            raise SpecError(f"{type(self).__name__} takes at most {len(names)} values ({', '.join(names)}), got {len(args)}.")
+        for name, value in zip(names, args, strict=False):
+            if name in fields:
+                raise SpecError(f"{type(self).__name__}: '{name}' is given twice, by position and by name.")
+            fields[name] = value
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise SpecError(_sentence(type(self).__name__, error)) from None
+
+    @model_serializer(mode="plain")
+    def _tagged(self) -> dict[str, Any]:
+        return {"kind": type(self).__name__} | {name: getattr(self, name) for name in type(self).model_fields}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _by_kind(cls, value: Any, handler: Any) -> Any:
+        if not (isinstance(value, dict) and "kind" in value and "kind" not in cls.model_fields):
+            return handler(value)
+        fields = {name: item for name, item in value.items() if name != "kind"}
+        target = Spec.registry.get(value["kind"])
+        if target is None or not issubclass(target, cls):
+            raise SpecError(f"'{value['kind']}' is not a known {cls.__name__}; import the module that defines it first.")
+        return handler(fields) if target is cls else target(**fields)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The spec that `model_dump_json` wrote.
+
+        Raises:
+            SpecError: not JSON, or not a spec of this kind.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise SpecError(_sentence(cls.__name__, error)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated anew."""
+        return type(self)(**({name: getattr(self, name) for name in type(self).model_fields} | changes))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON: equal specs have equal fingerprints."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        shown = []
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            default = field.get_default(call_default_factory=True) if not field.is_required() else PydanticUndefined
+            if default is PydanticUndefined or value != default:
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    __str__ = __repr__
+
+
+def _sentence(kind: str, error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(step) for step in item["loc"])
+        got = "" if item["type"] in ("missing", "value_error") else f" (got {item.get('input')!r})"
+        parts.append((f"'{where}': " if where else "") + item["msg"].removeprefix("Value error, ") + got)
+    return f"{kind}: " + "; ".join(parts)
+
+
+def require_last(x: Tensor, size: int, what: str) -> Tensor:
+    """`x` itself when its last dimension is `size`.
+
+    Raises:
+        ShapeError: it is not; the message names got and expected.
+    """
+    if x.ndim == 0 or x.shape[-1] != size:
+        raise ShapeError(f"{what}: got shape {tuple(x.shape)}, expected (..., {size}).")
+    return x
+
+
+def lift(x: Tensor, like: Tensor, event_dims: int = 1) -> Tensor:
+    """Insert singleton dimensions so that an estimate broadcasts against a batch of portfolios.
+
+    `x` has shape `(*batch, *event)`, `like` has `(*batch, *chains, n)`; the result has shape
+    `(*batch, 1, ..., 1, *event)` with as many ones as there are chain dimensions.
+
+    Example:
+        >>> lift(torch.zeros(7, 20), torch.zeros(7, 64, 20)).shape
+        torch.Size([7, 1, 20])
+    """
+    batch = x.ndim - event_dims
+    extra = max(like.ndim - 1 - batch, 0) if batch > 0 else 0
+    return x.reshape(*x.shape[:batch], *([1] * extra), *x.shape[batch:])
+
+
+def generator(seed: int, key: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The one random stream of (seed, key); `key` is usually a date. No draw depends on any other key.
+
+    Example:
+        >>> torch.rand(2, generator=generator(0, "2020-01-31"))
+    """
+    digest = hashlib.sha256(f"{seed}|{key}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
