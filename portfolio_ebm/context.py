@@ -53,7 +53,10 @@ class Context:
         """Joint scenarios of simple returns per holding period, (..., S, n); one set, shared by all terms."""
         found = self._outlook("a scenario term").scenarios
         if found is None:
-            raise SpecError("This formula has a scenario term (CVaR), and no scenarios were given: pass scenarios=, or use a market model.")
+            raise SpecError(
+                "This formula has a scenario term (CVaR), and no scenarios were given: "
+                "pass scenarios=, or use a market model."
+            )
         return found
 
     @property
@@ -61,7 +64,10 @@ class Context:
         """The factor and residual densities as quadrature tables, for free energies."""
         found = self._outlook("FactorRisk").marginals
         if found is None:
-            raise SpecError("FactorRisk adds the free energies of trained factor models, and this market has none: use market=FactorEBM(...).")
+            raise SpecError(
+                "FactorRisk adds the free energies of trained factor models, and this market has none: "
+                "use market=FactorEBM(...)."
+            )
         return found
 
     def members(self, grouping: str, label: str) -> Tensor:
@@ -71,7 +77,10 @@ class Context:
             SpecError: no such grouping or label; near matches are listed.
         """
         if grouping not in self.groups:
-            raise SpecError(f"No grouping '{grouping}'; there is {_listed(grouping, self.groups)}. Pass it with groups= (CLI: --groups FILE).")
+            raise SpecError(
+                f"No grouping '{grouping}'; there is {_listed(grouping, self.groups)}. "
+                "Pass it with groups= (CLI: --groups FILE)."
+            )
         labels = self.groups[grouping]
         found = torch.tensor([item == label for item in labels], device=self.tradeable.device)
         if not bool(found.any()):
@@ -80,7 +89,10 @@ class Context:
 
     def _outlook(self, who: str) -> Outlook:
         if self.market is None:
-            raise SpecError(f"{who} needs a market model, and the strategy has none: set market=SampleMoments(...) or FactorEBM(...).")
+            raise SpecError(
+                f"{who} needs a market model, and the strategy has none: "
+                "set market=SampleMoments(...) or FactorEBM(...)."
+            )
         return self.market
 
 

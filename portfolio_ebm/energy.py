@@ -211,7 +211,9 @@ def to_cvxpy(energy: Energy, w: Any, ctx: Any) -> Any:
     for part in energy.terms():
         term = part.energy
         if not isinstance(term, ConvexEnergy) or (part.coefficient < 0 and term.curvature != "affine"):
-            raise SpecError(f"{part.coefficient:g} * {term!r} is not convex; use AnnealedLangevin, or leave the term out.")
+            raise SpecError(
+                f"{part.coefficient:g} * {term!r} is not convex; use AnnealedLangevin, or leave the term out."
+            )
         total = total + part.coefficient * term.to_cvxpy(w, ctx)
     return total
 

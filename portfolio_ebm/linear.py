@@ -61,6 +61,9 @@ class Structured:
         """w' M w, shape (...)."""
         return (w * self.matvec(w)).sum(-1)
 
+    def to(self, device: torch.device) -> Structured:
+        return Structured(self.loadings.to(device), self.core.to(device), self.diagonal.to(device))
+
     def scaled(self, factor: float) -> Structured:
         return Structured(self.loadings, self.core * factor, self.diagonal * factor)
 

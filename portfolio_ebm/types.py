@@ -62,7 +62,9 @@ class Spec(BaseModel):
     def __init__(self, *args: Any, **fields: Any) -> None:
         names = list(type(self).model_fields)
         if len(args) > len(names):
-            raise SpecError(f"{type(self).__name__} takes at most {len(names)} values ({', '.join(names)}), got {len(args)}.")
+            raise SpecError(
+                f"{type(self).__name__} takes at most {len(names)} values ({', '.join(names)}), got {len(args)}."
+            )
         for name, value in zip(names, args, strict=False):
             if name in fields:
                 raise SpecError(f"{type(self).__name__}: '{name}' is given twice, by position and by name.")
@@ -84,7 +86,9 @@ class Spec(BaseModel):
         fields = {name: item for name, item in value.items() if name != "kind"}
         target = Spec.registry.get(value["kind"])
         if target is None or not issubclass(target, cls):
-            raise SpecError(f"'{value['kind']}' is not a known {cls.__name__}; import the module that defines it first.")
+            raise SpecError(
+                f"'{value['kind']}' is not a known {cls.__name__}; import the module that defines it first."
+            )
         return handler(fields) if target is cls else target(**fields)
 
     @classmethod
@@ -163,3 +167,20 @@ def generator(seed: int, key: str, device: torch.device | str = "cpu") -> torch.
     """
     digest = hashlib.sha256(f"{seed}|{key}".encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def device_of(name: str) -> torch.device:
+    """The device called `name`: the one place that knows what an accelerator is called.
+
+    Raises:
+        SpecError: this machine has no such device.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise SpecError(
+                "--device cuda: torch sees no GPU here; use --device cpu, or install a torch build with GPU support."
+            )
+        return torch.device("cuda")
+    raise SpecError(f"Unknown device '{name}'; use cpu or cuda.")

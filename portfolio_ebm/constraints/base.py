@@ -1,10 +1,10 @@
 """What a rule on weights is: one class, several faces that must agree.
 
-    project(w)   the nearest portfolio that obeys the rule, batched, with status and residual
-    restrict     its structured face: what the rule adds to a Region
-    to_cvxpy     its convex form (a non-convex rule: its convex slice around `near`)
-    residual     how far the rule is broken, in the rule's own units
-    energy(k)    k/2 * ||w - project(w)||^2, the Moreau envelope of the rule
+project(w)   the nearest portfolio that obeys the rule, batched, with status and residual
+restrict     its structured face: what the rule adds to a Region
+to_cvxpy     its convex form (a non-convex rule: its convex slice around `near`)
+residual     how far the rule is broken, in the rule's own units
+energy(k)    k/2 * ||w - project(w)||^2, the Moreau envelope of the rule
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Constraint(Spec, ABC):
         Raises:
             InfeasibleError: no portfolio obeys it.
         """
-        from portfolio_ebm.constraints.combine import region_of, project_region
+        from portfolio_ebm.constraints.combine import project_region, region_of
 
         return project_region(w, region_of(self, ctx, frozen=False))
 

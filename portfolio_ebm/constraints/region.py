@@ -63,7 +63,9 @@ class Region:
         return self.at_most is not None or self.min_weight > 0.0
 
     def with_box(self, lower: Tensor | float, upper: Tensor | float) -> Region:
-        return replace(self, lower=self.lower.maximum(torch.as_tensor(lower, dtype=self.lower.dtype)), upper=self.upper.minimum(torch.as_tensor(upper, dtype=self.lower.dtype)))  # fmt: skip
+        """Add lower <= w <= upper."""
+        low, high = (torch.as_tensor(x, dtype=self.lower.dtype, device=self.lower.device) for x in (lower, upper))
+        return replace(self, lower=self.lower.maximum(low), upper=self.upper.minimum(high))
 
     def with_row(self, row: Tensor, lower: float, upper: float, name: str) -> Region:
         """Add lower <= row . w <= upper."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,14 @@ class Marginals:
     log_mass: Tensor
     bound: float
 
+    def to(self, device: torch.device) -> Marginals:
+        return replace(
+            self,
+            exposures=self.exposures.to(device),
+            values=self.values.to(device),
+            log_mass=self.log_mass.to(device),
+        )
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -53,6 +61,15 @@ class Outlook:
     scenarios: Tensor | None
     marginals: Marginals | None
     horizon: float
+
+    def to(self, device: torch.device) -> Outlook:
+        return replace(
+            self,
+            mean=self.mean.to(device),
+            covariance=self.covariance.to(device),
+            scenarios=None if self.scenarios is None else self.scenarios.to(device),
+            marginals=None if self.marginals is None else self.marginals.to(device),
+        )
 
 
 class Market(ABC):

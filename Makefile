@@ -1,0 +1,46 @@
+# Everything a newcomer needs: `make backtest` and `make test` set up by themselves.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: setup backtest test slow check bench deep clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup     make the environment in $(VENV)"
+	@echo "make backtest  backtest strategies/factor_ebm.py on the bundled data, write an HTML report"
+	@echo "make test      the tests (under 10 minutes)"
+	@echo "make slow      the long statistical laws"
+	@echo "make check     ruff, mypy, tests"
+	@echo "make bench     the benchmarks behind the numbers in the documents"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) scripts/setup_env.py $(VENV)
+	@touch $(STAMP)
+
+backtest: $(STAMP)
+	$(BIN)/portfolio-ebm backtest strategies/factor_ebm.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python benchmarks/convex_walk_forward.py
+	$(BIN)/python benchmarks/market_score.py
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

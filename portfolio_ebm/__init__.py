@@ -1,0 +1,119 @@
+"""portfolio_ebm: portfolios as formulas of energies.
+
+Factor energy models, trained alone, are added into one market; objective, cost and constraint energies are
+added in the space of weights; an annealed Langevin optimizer turns the sum into allocations that are
+certified feasible, with a bound on how far from optimal they can be.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Where each public name lives. Loaded on first use, so that `portfolio-ebm --help` does not wait for torch.
+_HOMES = {
+    "Allocation": "allocation",
+    "AnnealedLangevin": "construction.annealed",
+    "Box": "constraints.weights",
+    "Budget": "constraints.weights",
+    "CVaR": "energies.risk",
+    "Cardinality": "constraints.discrete",
+    "Convex": "construction.convex",
+    "EqualWeight": "construction.naive",
+    "EveryPeriod": "data.calendar",
+    "FactorEBM": "market.factor_ebm",
+    "FactorRisk": "energies.free_energy",
+    "Group": "constraints.exposures",
+    "LongOnly": "constraints.weights",
+    "Monthly": "data.calendar",
+    "Panel": "data.panel",
+    "Quarterly": "data.calendar",
+    "Result": "backtesting.result",
+    "Return": "energies.returns",
+    "SampleMoments": "market.moments",
+    "Strategy": "strategy",
+    "TradingCost": "energies.costs",
+    "Turnover": "constraints.trading",
+    "Variance": "energies.risk",
+    "Weekly": "data.calendar",
+    "Yearly": "data.calendar",
+    "backtest": "backtesting.walk_forward",
+    "bps": "types",
+    "breakdown": "energy",
+    "bundled": "data.sources",
+    "optimize": "optimization",
+    "read_panel": "data.sources",
+    "rebalance": "strategy",
+}
+
+if TYPE_CHECKING:
+    from portfolio_ebm.allocation import Allocation
+    from portfolio_ebm.backtesting.result import Result
+    from portfolio_ebm.backtesting.walk_forward import backtest
+    from portfolio_ebm.constraints.discrete import Cardinality
+    from portfolio_ebm.constraints.exposures import Group
+    from portfolio_ebm.constraints.trading import Turnover
+    from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+    from portfolio_ebm.construction.annealed import AnnealedLangevin
+    from portfolio_ebm.construction.convex import Convex
+    from portfolio_ebm.construction.naive import EqualWeight
+    from portfolio_ebm.data.calendar import EveryPeriod, Monthly, Quarterly, Weekly, Yearly
+    from portfolio_ebm.data.panel import Panel
+    from portfolio_ebm.data.sources import bundled, read_panel
+    from portfolio_ebm.energies.costs import TradingCost
+    from portfolio_ebm.energies.free_energy import FactorRisk
+    from portfolio_ebm.energies.returns import Return
+    from portfolio_ebm.energies.risk import CVaR, Variance
+    from portfolio_ebm.energy import breakdown
+    from portfolio_ebm.market.factor_ebm import FactorEBM
+    from portfolio_ebm.market.moments import SampleMoments
+    from portfolio_ebm.optimization import optimize
+    from portfolio_ebm.strategy import Strategy, rebalance
+    from portfolio_ebm.types import bps
+
+__all__ = [
+    "Allocation",
+    "AnnealedLangevin",
+    "Box",
+    "Budget",
+    "CVaR",
+    "Cardinality",
+    "Convex",
+    "EqualWeight",
+    "EveryPeriod",
+    "FactorEBM",
+    "FactorRisk",
+    "Group",
+    "LongOnly",
+    "Monthly",
+    "Panel",
+    "Quarterly",
+    "Result",
+    "Return",
+    "SampleMoments",
+    "Strategy",
+    "TradingCost",
+    "Turnover",
+    "Variance",
+    "Weekly",
+    "Yearly",
+    "backtest",
+    "bps",
+    "breakdown",
+    "bundled",
+    "optimize",
+    "read_panel",
+    "rebalance",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"portfolio_ebm has no '{name}'")
+    value = getattr(import_module(f"portfolio_ebm.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

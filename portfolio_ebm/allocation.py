@@ -1,0 +1,104 @@
+"""Allocation: a decision as a record for people, with the proof of its feasibility and how good it can be at best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+
+from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.types import Status
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Target weights for one date, and what is known of them.
+
+    Attributes:
+        weights: a Series named "weight" when the assets have names; else an array or tensor, as the inputs were.
+        status: truthy when the portfolio is certified; `str(status)` says which engine found it and how it ended.
+        energy: E(weights), lower is better, per holding period.
+        bound: no feasible portfolio has a lower energy than this; None where no bound is known.
+        residuals: by rule, by how much the weights break it, in the rule's own units (all zero within 1e-9).
+        breakdown: by term, its share of the energy; the shares add up to `energy`.
+        ranges: by term, the least and largest share it takes over sampled feasible portfolios.
+        ablation: energy after each stage of the construction, lowest is best.
+        ensemble: the chains' final portfolios as a frame (chains x assets), or None; a record of the search,
+            not a sample of a law.
+        diagnostics: acceptance, agreement of the chains, patterns seen.
+        refitted: what the market model estimated anew for this decision.
+        horizon: the holding period the estimates are for, in periods of the panel.
+        date: the decision's date, "" when there is none.
+
+    Example:
+        >>> allocation = optimize(Variance(), Budget() & LongOnly(), covariance=cov, constructor=Convex())
+        >>> allocation.weights, allocation.gap, str(allocation.status)
+    """
+
+    weights: Any
+    status: Status
+    energy: float
+    bound: float | None
+    residuals: Mapping[str, float]
+    breakdown: Mapping[str, float]
+    ranges: Mapping[str, tuple[float, float]]
+    ablation: Mapping[str, float] = field(default_factory=dict)
+    ensemble: Any = None
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    refitted: tuple[str, ...] = ()
+    horizon: float = 1.0
+    date: str = ""
+
+    @property
+    def gap(self) -> float | None:
+        """energy - bound: how far above the optimum these weights can be at most; None where no bound is known."""
+        return None if self.bound is None else self.energy - self.bound
+
+    @property
+    def proven(self) -> bool:
+        """Whether the gap is zero to eight digits of the energy's scale."""
+        if self.gap is None:
+            return False
+        scale = max((abs(value) for value in self.breakdown.values()), default=abs(self.energy))
+        return self.gap <= 1e-8 * max(scale, 1e-12)
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Terms that decide nothing: their range over feasible portfolios is under 1 % of the largest one's."""
+        width = {name: high - low for name, (low, high) in self.ranges.items()}
+        largest = max(width.values(), default=0.0)
+        return tuple(name for name, size in width.items() if size < 0.01 * largest)
+
+    def __str__(self) -> str:
+        lines = [f"Allocation {self.date}".rstrip() + f": {self.status}"]
+        if isinstance(self.weights, pd.Series):
+            held = self.weights[self.weights.abs() > 1e-12].sort_values(ascending=False)
+            lines.append("  " + ", ".join(f"{name} {value:.2%}" for name, value in held.items()))
+        tail = "no bound is known" if self.gap is None else f"at most {self.gap:.2e} above the optimum"
+        lines.append(f"  energy {self.energy:.6g} per holding period, {tail}")
+        return "\n".join(lines)
+
+
+def record(
+    solution: Solution, names: tuple[str, ...] | None, *, like: Any = None,
+    refitted: tuple[str, ...] = (), horizon: float = 1.0, date: str = "",
+) -> Allocation:  # fmt: skip
+    """The Allocation of a Solution: a Series when `names` are known, else the kind of array `like` is."""
+    weights: Any = solution.weights.detach().cpu()
+    ensemble: Any = None if solution.ensemble is None else solution.ensemble.detach().cpu()
+    if names is not None:
+        weights = pd.Series(weights.numpy(), index=pd.Index(names, name="asset"), name="weight")
+        ensemble = None if ensemble is None else pd.DataFrame(ensemble.numpy(), columns=list(names))
+    elif isinstance(like, torch.Tensor):
+        weights = solution.weights.detach()
+    else:
+        weights, ensemble = weights.numpy(), None if ensemble is None else ensemble.numpy()
+    return Allocation(
+        weights=weights, status=solution.status, energy=solution.energy, bound=solution.bound,
+        residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=dict(solution.ranges),
+        ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
+        refitted=refitted, horizon=horizon, date=date,
+    )  # fmt: skip

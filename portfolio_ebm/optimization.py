@@ -1,0 +1,181 @@
+"""optimize: the door for whoever has their own moments or scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from portfolio_ebm.allocation import Allocation, record
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.construction.annealed import AnnealedLangevin
+from portfolio_ebm.construction.base import Constructor
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy, needs
+from portfolio_ebm.errors import DataError, ShapeError, SpecError
+from portfolio_ebm.linear import Structured
+from portfolio_ebm.market.base import Outlook
+from portfolio_ebm.strategy import held_weights
+from portfolio_ebm.types import generator
+
+
+def optimize(
+    energy: Energy,
+    constraint: Constraint,
+    *,
+    mean: Any = None,
+    covariance: Any = None,
+    scenarios: Any = None,
+    assets: Sequence[str] | None = None,
+    held: Any = None,
+    groups: Mapping[str, Mapping[str, str]] | None = None,
+    constructor: Constructor | None = None,
+    seed: int = 0,
+) -> Allocation:
+    """The lowest-energy portfolio under the rules, from the caller's own estimates per holding period.
+
+    Args:
+        energy: the formula.
+        constraint: the rules.
+        mean: expected simple returns, (n,).
+        covariance: (n, n), symmetric positive semi-definite.
+        scenarios: (S, n) simple returns; where `mean` or `covariance` is not given it is taken from these.
+        assets: names; read off a DataFrame or Series where one is given.
+        held: weights before the trade, for turnover and trading cost.
+        groups: by grouping, the label of every asset, for rules such as Group("sector", ...).
+        constructor: AnnealedLangevin(), the default, takes any formula and rule; Convex() the convex ones.
+        seed: the one source of randomness.
+
+    Returns:
+        Allocation; weights are a Series when names are known, else an array or tensor as the inputs were.
+
+    Raises:
+        DataError: an input is not finite, or a covariance is not positive semi-definite; names the asset.
+        ShapeError: inputs disagree on the number of assets.
+        SpecError: the formula needs an estimate that was not given.
+        InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
+
+    Example:
+        >>> optimize(Variance(), Budget() & LongOnly() & Cardinality(at_most=10), covariance=frame).weights
+    """
+    given = {"mean": mean, "covariance": covariance, "scenarios": scenarios}
+    if all(value is None for value in given.values()):
+        raise SpecError("optimize needs at least one of mean=, covariance= or scenarios=.")
+    names = _names(given, assets)
+    arrays = {key: _array(value, key, names) for key, value in given.items()}
+    n = next(a.shape[-1] for a in arrays.values() if a is not None)
+    _check(arrays, n, names)
+    missing = needs(energy) - {key for key, a in arrays.items() if a is not None or arrays["scenarios"] is not None}
+    if missing:
+        raise SpecError(
+            f"{energy!r} needs {_words(missing)}; pass it to optimize, or use a Strategy with a market model."
+        )
+    place = next((value.device for value in given.values() if isinstance(value, Tensor)), torch.device("cpu"))
+    labels = names if names is not None else tuple(str(i) for i in range(n))
+    ctx = Context(
+        assets=labels,
+        market=_outlook(arrays, n).to(place),
+        held=held_weights(held, labels, place),
+        tradeable=torch.ones(n, dtype=torch.bool, device=place),
+        groups={key: _labels(key, of, labels) for key, of in (groups or {}).items()},
+    )
+    solution = (constructor or AnnealedLangevin()).build(energy, constraint, ctx, generator(seed, "optimize", place))
+    like = next(value for value in given.values() if value is not None)
+    return record(solution, names, like=like)
+
+
+def _names(given: Mapping[str, Any], assets: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Asset names, from `assets=` or the labels of pandas inputs, which must agree."""
+    if assets is not None:
+        return tuple(str(name) for name in assets)
+    for value in given.values():
+        if isinstance(value, (pd.Series, pd.DataFrame)):
+            return tuple(str(name) for name in (value.columns if isinstance(value, pd.DataFrame) else value.index))
+    return None
+
+
+def _array(value: Any, what: str, names: tuple[str, ...] | None) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """One estimate as an array in the order of `names`."""
+    if value is None:
+        return None
+    if isinstance(value, (pd.Series, pd.DataFrame)) and names is not None:
+        value = _ordered(value, "columns" if isinstance(value, pd.DataFrame) else "index", what, names)
+        if what == "covariance":
+            value = _ordered(value, "index", what, names)
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+    array = np.asarray(value, dtype=np.float64)
+    form = {"mean": "(n,)", "covariance": "(n, n)", "scenarios": "(S, n)"}[what]
+    if array.ndim != (1 if what == "mean" else 2):
+        raise ShapeError(f"{what}: got shape {array.shape}, expected {form}.")
+    return array
+
+
+def _ordered(frame: Any, axis: str, what: str, names: tuple[str, ...]) -> Any:
+    labels = [str(label) for label in getattr(frame, axis)]
+    lost = [name for name in names if name not in labels]
+    if lost:
+        raise DataError(f"{what} has no entry for {', '.join(lost[:5])}; every input must cover the same assets.")
+    return frame.set_axis(labels, axis=axis).reindex(**{axis: list(names)})
+
+
+def _check(arrays: Mapping[str, Any], n: int, names: tuple[str, ...] | None) -> None:
+    """Refuse what no solver should see: non-finite numbers, disagreeing widths, an indefinite covariance."""
+    if names is not None and len(names) != n:
+        raise ShapeError(f"assets: got {len(names)} names, expected {n}.")
+    for what, array in arrays.items():
+        if array is None:
+            continue
+        if array.shape[-1] != n or (what == "covariance" and array.shape[0] != n):
+            raise ShapeError(f"{what}: got shape {array.shape}, expected {n} assets as in the other inputs.")
+        bad = ~np.isfinite(array).reshape(-1, n).all(axis=0)
+        if bad.any():
+            who = [names[i] if names else f"asset {i}" for i in np.flatnonzero(bad)[:5]]
+            raise DataError(
+                f"{what} is not finite for {', '.join(who)}; fill or drop {'it' if bad.sum() == 1 else 'them'} first."
+            )
+    matrix = arrays["covariance"]
+    if matrix is None:
+        return
+    scale = float(np.abs(matrix).max()) or 1.0
+    if np.abs(matrix - matrix.T).max() > 1e-10 * scale:
+        raise DataError("covariance is not symmetric; pass (C + C.T) / 2 if that is what is meant.")
+    least = float(np.linalg.eigvalsh(matrix)[0])
+    if least < -1e-9 * scale * n:
+        raise DataError(
+            f"covariance is not positive semi-definite (least eigenvalue {least:.3g}); "
+            "shrink it or clip its eigenvalues first."
+        )
+
+
+def _outlook(arrays: Mapping[str, Any], n: int) -> Outlook:
+    """The estimates as an Outlook; moments that were not given come from the scenarios, else are zero and unused."""
+    draws = arrays["scenarios"]
+    mean = arrays["mean"] if arrays["mean"] is not None else (draws.mean(axis=0) if draws is not None else np.zeros(n))
+    matrix = arrays["covariance"]
+    if matrix is None:
+        matrix = (
+            np.atleast_2d(np.cov(draws, rowvar=False)) if draws is not None and len(draws) > 1 else np.zeros((n, n))
+        )
+    return Outlook(
+        mean=torch.tensor(mean),
+        covariance=Structured.from_dense(torch.tensor((matrix + matrix.T) / 2)),
+        scenarios=None if draws is None else torch.tensor(draws),
+        marginals=None,
+        horizon=1.0,
+    )
+
+
+def _labels(grouping: str, of: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
+    lost = [name for name in names if name not in of]
+    if lost:
+        raise DataError(f"groups['{grouping}'] has no label for {', '.join(lost[:5])}.")
+    return tuple(str(of[name]) for name in names)
+
+
+def _words(items: frozenset[str]) -> str:
+    return " and ".join(sorted(items))

@@ -1,0 +1,182 @@
+"""A strategy is a frozen config; `rebalance` turns it and the past into tomorrow's weights.
+
+The backtest calls the same `rebalance`, date by date, so that live equals backtest bit for bit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from portfolio_ebm.allocation import Allocation, record
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.weights import Budget, LongOnly
+from portfolio_ebm.construction.base import Constructor
+from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.context import Context
+from portfolio_ebm.data.calendar import Monthly, Schedule
+from portfolio_ebm.data.past import Past
+from portfolio_ebm.energy import Energy, Sum, needs
+from portfolio_ebm.errors import DataError, SpecError
+from portfolio_ebm.market.base import MarketModel
+from portfolio_ebm.types import Spec, device_of, generator
+
+
+class Strategy(Spec):
+    """What to hold and why, as data-free config.
+
+    Attributes:
+        name: for tables and the output folder.
+        market: how the market is estimated; None for constructions that need no estimate (equal weight).
+        energy: the formula to be minimised, per holding period.
+        constraint: the rules every portfolio obeys.
+        constructor: how the formula is turned into weights.
+        rebalance: when.
+
+    Example:
+        >>> Strategy(name="min-variance", market=SampleMoments(lookback=252), energy=Variance(),
+        ...          constraint=Budget() & LongOnly() & Box(upper=0.1), constructor=Convex(), rebalance=Monthly())
+    """
+
+    name: str
+    market: MarketModel | None = None
+    energy: Energy = Sum()
+    constraint: Constraint = Budget() & LongOnly()
+    constructor: Constructor = Convex()
+    rebalance: Schedule = Monthly()
+
+    @property
+    def history(self) -> int:
+        """The least number of periods the first decision needs behind it."""
+        return 1 if self.market is None else self.market.history
+
+    @classmethod
+    def load(cls, path: str | Path) -> Strategy:
+        """The STRATEGY of a Python file. The file is run: load only what you trust.
+
+        Raises:
+            SpecError: no such file, it fails, or it defines no STRATEGY.
+        """
+        return load(path)
+
+
+def load(path: str | Path) -> Strategy:
+    """The STRATEGY that the Python file at `path` defines; the file is run.
+
+    Raises:
+        SpecError: no such file, it fails, or it defines no STRATEGY; the message says which and where.
+    """
+    path = Path(path)
+    if not path.is_file():
+        here = sorted(item.name for item in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        near = get_close_matches(path.name, here, n=3) or here[:5]
+        raise SpecError(f"{path}: no such strategy file." + (f" There is {', '.join(near)}." if near else ""))
+    name = f"_portfolio_ebm_strategy_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise SpecError(f"{path}: not a Python file; a strategy is a .py file that defines STRATEGY.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (SpecError, ImportError, NameError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        raise SpecError(f"{path}{_line(error, path)}: {type(error).__name__}: {error}") from error
+    found = getattr(module, "STRATEGY", None)
+    if not isinstance(found, Strategy):
+        what = "no STRATEGY" if found is None else f"a STRATEGY that is a {type(found).__name__}"
+        raise SpecError(f"{path}: defines {what}; end it with STRATEGY = Strategy(name=..., ...).")
+    return found
+
+
+def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, device: str = "cpu") -> Allocation:
+    """Target weights at the close of `past`: the live path, and the one the backtest takes.
+
+    Args:
+        strategy: what to hold and why.
+        past: what was known, `panel.past(t)`.
+        held: weights held before the trade, after drift: a Series or mapping by asset, an array in the
+            panel's order, or None when nothing is held.
+        seed: with the date, the one source of randomness.
+        device: where the construction runs.
+
+    Returns:
+        Allocation with the weights as a Series.
+
+    Raises:
+        DataError: too little history, or holdings the panel does not know; the message names them.
+        InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
+    """
+    place = device_of(device)
+    if len(past) < strategy.history:
+        raise DataError(
+            f"{past.date}: '{strategy.name}' needs {strategy.history} periods of history and has {len(past)}; "
+            "start later, or shorten the market model's lookback."
+        )
+    horizon = strategy.rebalance.horizon(past.dates)
+    market = None if strategy.market is None else strategy.market.fit(past)
+    outlook = None if market is None else market.outlook(horizon, generator(seed, f"{past.date}/scenarios")).to(place)
+    ctx = Context(
+        assets=past.assets,
+        market=outlook,
+        held=held_weights(held, past.assets, place),
+        tradeable=torch.tensor(past.tradeable, device=place),
+        groups=past.groups,
+        date=past.date,
+    )
+    rng = generator(seed, f"{past.date}/construction", place)
+    solution = strategy.constructor.build(strategy.energy, strategy.constraint, ctx, rng)
+    refitted = () if market is None else market.refitted
+    return record(solution, past.assets, refitted=refitted, horizon=horizon, date=past.date)
+
+
+def held_weights(held: Any, assets: Sequence[str], device: torch.device) -> Tensor | None:
+    """Holdings in any of the accepted forms as a tensor in the order of `assets`."""
+    if held is None:
+        return None
+    if isinstance(held, (pd.Series, Mapping)):
+        given = {str(name): float(value) for name, value in held.items()}
+        unknown = [name for name, value in given.items() if name not in set(assets) and value != 0.0]
+        if unknown:
+            near = get_close_matches(unknown[0], assets, n=3)
+            hint = f" (near: {', '.join(near)})" if near else ""
+            raise DataError(
+                f"Holdings name {', '.join(unknown)}, which the panel does not have{hint}; "
+                "add prices for them or sell them first."
+            )
+        values = [given.get(name, 0.0) for name in assets]
+    else:
+        values = np.asarray(held, dtype=float).reshape(-1).tolist()
+        if len(values) != len(assets):
+            raise DataError(
+                f"Holdings have {len(values)} weights and there are {len(assets)} assets; give a Series by name."
+            )
+    bad = [name for name, value in zip(assets, values, strict=True) if not np.isfinite(value)]
+    if bad:
+        raise DataError(f"The held weight of {', '.join(bad[:5])} is not a finite number; give 0 for what is not held.")
+    return torch.tensor(values, dtype=torch.float64, device=device)
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """ ", line N" of the strategy file where the error was raised, or nothing when it was raised elsewhere."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    found, step = "", error.__traceback__
+    while step is not None:
+        if Path(step.tb_frame.f_code.co_filename) == path:
+            found = f", line {step.tb_lineno}"
+        step = step.tb_next
+    return found
+
+
+def required(strategy: Strategy) -> frozenset[str]:
+    """The estimates the strategy's formula asks for: mean, covariance, scenarios, marginals."""
+    return needs(strategy.energy)
