@@ -1,0 +1,102 @@
+"""The doors open one way: a room imports only rooms before it, and guests stay in their rooms."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "portfolio_ebm"
+
+# Rooms in the order in which doors open: a room may import itself and any room on an earlier line.
+ORDER = (
+    ("errors", "types", "linear"),
+    ("energy",),
+    ("models", "samplers"),
+    ("training",),
+    ("data",),
+    ("market",),
+    ("context",),
+    ("energies",),
+    ("constraints",),
+    ("construction",),
+    ("allocation", "strategy", "optimization"),
+    ("backtesting", "orders"),
+    ("report",),
+    ("cli",),
+)
+RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
+
+PUBLIC_DOORS = {"allocation", "strategy", "optimization"}
+GUESTS = {
+    "cvxpy": {"energies", "constraints", "construction"},
+    "daqp": {"constraints", "construction"},
+    "pandas": {"data", "backtesting", "orders", "report", "cli"} | PUBLIC_DOORS,
+    "plotly": {"report"},
+    "yfinance": {"data"},
+    "rich": {"cli", "report"},
+    "typer": {"cli"},
+}
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def names(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_doors_open_one_way(path: Path) -> None:
+    room = room_of(path)
+    assert room in RANK, f"{room} is not in the plan of the house"
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] == "portfolio_ebm" and len(parts) > 1 and parts[1] in RANK:
+            assert RANK[parts[1]] <= RANK[room], f"{names(path)} opens a door the wrong way: {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_guests_stay_in_their_rooms(path: Path) -> None:
+    for module in imports(path):
+        rooms = GUESTS.get(module.split(".")[0])
+        assert rooms is None or room_of(path) in rooms, f"{names(path)} invites {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_rooms_are_not_crowded(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            last = node.end_lineno or node.lineno
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            size = last - body[0].lineno + 1 if body else 0
+            assert size <= 60, f"{node.name} has {size} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_one_helper_knows_the_name_of_the_accelerator(path: Path) -> None:
+    assert path.name in ("types.py", "cli.py") or "cuda" not in path.read_text()
+
+
+def test_the_finance_free_rooms_know_no_finance() -> None:
+    for path in FILES:
+        if room_of(path) in {"models", "training", "samplers"}:
+            rooms = {m.split(".")[1] for m in imports(path) if m.startswith("portfolio_ebm.") and "." in m}
+            assert rooms <= {"errors", "types", "linear", "energy", "models", "training", "samplers"}, names(path)
