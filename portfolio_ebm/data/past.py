@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Past:
     """What was known at the close of `dates[-1]`.
 
@@ -30,7 +30,8 @@ class Past:
         cash_rate: (T,) simple return of cash over the period, zeros when none was given.
         benchmark: (T,) benchmark returns or None.
         forecasts: by name, (T, n) point-in-time forecasts.
-        periods_per_year: 252, 52, 12, ... inferred from the dates.
+        periods_per_year: 252, 52, 12, ... inferred from these dates alone.
+        signals: by name, (T,) series known at each close that are no returns ("vix"), NaN where not observed.
     """
 
     dates: NDArray[np.datetime64]
@@ -47,6 +48,7 @@ class Past:
     benchmark: Array | None = None
     forecasts: Mapping[str, Array] = field(default_factory=dict)
     periods_per_year: float = 252.0
+    signals: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def date(self) -> str:

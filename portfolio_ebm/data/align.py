@@ -1,0 +1,179 @@
+"""Everything onto the panel's dates, causally: entry i uses what was dated up to `dates[i]` only.
+
+A period is what lies after the panel's previous date and up to its own. Prices take the last one of the period,
+returns compound over it, and both are blank where the period has none; standing values (forecasts, cash rates) hold
+until they are replaced. Coarser data than the panel (monthly factors under daily prices) are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from portfolio_ebm.data.clean import Table, check_known, check_overlap, table
+from portfolio_ebm.errors import DataError
+
+Array = NDArray[np.float64]
+Dates = NDArray[np.datetime64]
+
+
+def gap_returns(prices: Array) -> Array:
+    """Simple returns between observed prices, (T, n): over a gap the return stands on the day the price is back.
+
+    Example:
+        >>> gap_returns(np.array([[100.0], [np.nan], [110.0]]))[:, 0].round(3)
+        array([nan, nan, 0.1])
+    """
+    seen = np.isfinite(prices)
+    rows = np.where(seen, np.arange(len(prices))[:, None], -1)
+    before = np.full(prices.shape, -1)
+    before[1:] = np.maximum.accumulate(rows, axis=0)[:-1]
+    known = seen & (before >= 0)
+    last = np.take_along_axis(prices, np.maximum(before, 0), axis=0)
+    out = np.full(prices.shape, np.nan)
+    np.divide(prices, last, out=out, where=known)
+    return out - 1.0
+
+
+def last_prices(prices: Array) -> Array:
+    """The last known price of each name, (n,), NaN where there was none yet."""
+    found = np.array(prices[-1])
+    for column in np.flatnonzero(~np.isfinite(found)):
+        known = np.flatnonzero(np.isfinite(prices[:, column]))
+        if known.size:
+            found[column] = prices[known[-1], column]
+    return found
+
+
+def price_periods(found: Table, dates: Dates) -> Array:
+    """The last price within each period, (T, k)."""
+    period = _periods(found, dates)
+    out = np.full((len(dates), len(found.columns)), np.nan)
+    for row, target in enumerate(period):
+        if target >= 0:
+            out[target] = np.where(np.isfinite(found.values[row]), found.values[row], out[target])
+    return out
+
+
+def return_periods(found: Table, dates: Dates) -> Array:
+    """Returns compounded within each period, (T, k); blank where a part of it is."""
+    period = _periods(found, dates)
+    out = np.full((len(dates), len(found.columns)), np.nan)
+    for row, target in enumerate(period):
+        # The first period has no start: only a return of the very date can be its own.
+        if target > 0 or (target == 0 and found.dates[row] == dates[0]):
+            first = target == 0 or row == 0 or period[row - 1] != target
+            out[target] = found.values[row] if first else (1.0 + out[target]) * (1.0 + found.values[row]) - 1.0
+    return out
+
+
+def standing(found: Table, dates: Dates) -> Array:
+    """The last row dated on or before each date, (T, k); its blanks stay blank, and there is none before the first."""
+    row = np.searchsorted(found.dates, dates, side="right") - 1
+    return np.where(row[:, None] >= 0, found.values[np.maximum(row, 0)], np.nan)
+
+
+def check_coverage(found: Table, dates: Dates) -> None:
+    """A table is about as dense as the panel where both have dates.
+
+    Raises:
+        DataError: no date in common, or a table much sparser than the panel.
+    """
+    check_overlap(dates, found)
+    first, last = np.searchsorted(dates, found.dates[0]), np.searchsorted(dates, found.dates[-1], side="right")
+    inside = int(last - first)
+    filled = np.unique(_periods(found, dates))
+    got = int((filled >= 0).sum())
+    if inside > 4 and got < 0.5 * inside:
+        raise DataError(
+            f"{found.source}: has data in {got} of the panel's {inside} periods between {found.day(0)} and "
+            f"{found.day(-1)}: its dates are sparser than the panel's. Give both at one frequency."
+        )
+
+
+def by_asset(data: object, what: str, assets: tuple[str, ...]) -> Table:
+    """A table with a column for every asset, in the panel's order; names without one are blank.
+
+    Raises:
+        DataError: a column that is no asset of the panel.
+    """
+    found = table(data, what, allow_blank=True)
+    check_known(found.columns, assets, found.source)
+    values = np.full((len(found.dates), len(assets)), np.nan)
+    for column, name in enumerate(found.columns):
+        values[:, assets.index(name)] = found.values[:, column]
+    return Table(found.source, found.dates, assets, values)
+
+
+def labels(groups: object, assets: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """One label an asset for every grouping.
+
+    Args:
+        groups: a frame with assets down and groupings across (or with a column "asset", "ticker" or "symbol" that names
+            them), a Series (one grouping), `{"sector": {"AAPL": "Energy", ...}}`, or `{"sector": ("Energy", ...)}` in
+            the panel's order.
+
+    Raises:
+        DataError: an unknown asset (with near matches), an asset without a label, one that is there twice.
+    """
+    if groups is None:
+        return {}
+    frame, source = _label_frame(groups, assets)
+    names = [str(name).strip() for name in frame.index]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{source}: asset '{twice}' is there {names.count(twice)} times; keep one row.")
+    check_known(names, assets, source)
+    out = {}
+    for grouping in frame.columns:
+        given = {name: item for name, item in zip(names, frame[grouping], strict=True) if not _blank(item)}
+        for asset in assets:
+            if asset not in given:
+                raise DataError(
+                    f"{source}: column '{grouping}' has no label for '{asset}'; write one ('none' if it has none)."
+                )
+        out[str(grouping)] = tuple(str(given[asset]).strip() for asset in assets)
+    return out
+
+
+def _label_frame(groups: object, assets: tuple[str, ...]) -> tuple[pd.DataFrame, str]:
+    if isinstance(groups, pd.Series):
+        return groups.to_frame(str(groups.name or "group")), "groups"
+    if isinstance(groups, Mapping):
+        columns = {str(name): _label_column(str(name), given, assets) for name, given in groups.items()}
+        return pd.DataFrame(columns), "groups"
+    if not isinstance(groups, pd.DataFrame):
+        raise DataError(f"groups: got {type(groups).__name__}; give a DataFrame with assets down and groupings across.")
+    source = str(groups.attrs.get("source", "groups"))
+    key = next((name for name in groups.columns if str(name).lower() in ("asset", "ticker", "symbol")), None)
+    return (groups.set_index(key) if key is not None else groups), source
+
+
+def _label_column(name: str, given: Any, assets: tuple[str, ...]) -> pd.Series:
+    if isinstance(given, pd.Series):
+        return given
+    if isinstance(given, Mapping):
+        return pd.Series(dict(given), dtype="object")
+    if isinstance(given, str) or len(given) != len(assets):
+        raise DataError(f"groups: '{name}' needs one label for each of the {len(assets)} assets, in the panel's order.")
+    return pd.Series(list(given), index=list(assets), dtype="object")
+
+
+def _blank(label: object) -> bool:
+    return label is None or label is pd.NA or label != label or not str(label).strip()
+
+
+def _periods(found: Table, dates: Dates) -> NDArray[np.intp]:
+    """The panel row whose period each row falls in; -1 after the panel and well before its first date."""
+    period = np.searchsorted(dates, found.dates, side="left")
+    period[period == len(dates)] = -1
+    if len(dates) > 1:
+        step = np.median(np.diff(dates).astype(np.int64)).astype("timedelta64[ns]")
+        period[found.dates <= dates[0] - step] = -1
+    else:
+        period[found.dates < dates[0]] = -1
+    return period
