@@ -1,0 +1,171 @@
+"""Kernels: pure steps (state, rng) -> (state, info) that every sampler is made of.
+
+A kernel moves a batch of chains x of shape (..., n) on an energy E: (..., n) -> (...) at a temperature T;
+what it aims at is p(x) = exp(-E(x) / T) / Z. It owns no state and no random stream. One step has three parts,
+so that wrappers can come between them and noise can be given from outside:
+
+    draw     the noise of one step, the only use of the random stream
+    propose  where the chain would like to go
+    settle   where it goes: evaluates the energy there and accepts or rejects
+
+At T = 0 the noise is drawn and counts for nothing, so a step is a step of descent and the random stream
+advances as at any other temperature. After the kernels of blackjax (Cabezas et al., 2024).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from portfolio_ebm.energy import Bound
+from portfolio_ebm.errors import ShapeError, SolverError
+
+Temperature = float | Tensor
+"""One number, or a tensor that broadcasts against the chains, shape (...)."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the chains are.
+
+    Attributes:
+        x: (..., n).
+        energy: E(x), (...).
+        gradient: of E at x, (..., n).
+    """
+
+    x: Tensor
+    energy: Tensor
+    gradient: Tensor
+
+
+class Noise(NamedTuple):
+    """The randomness of one step: `normal` (..., n) standard normal, `uniform` (...) on (0, 1]."""
+
+    normal: Tensor
+    uniform: Tensor
+
+
+class Info(NamedTuple):
+    """What a step did: `acceptance` (...), the probability with which its proposal was taken; `accepted` bool (...)."""
+
+    acceptance: Tensor
+    accepted: Tensor
+
+
+class Kernel(ABC):
+    """One step of a Markov chain, for any energy and temperature.
+
+    `exact` says that exp(-E/T) is invariant under the step, up to rounding and whatever the step size.
+
+    Example:
+        >>> state = kernel.init(torch.zeros(64, 3), energy)
+        >>> state, info = kernel.step(state, energy, 1.0, torch.Generator().manual_seed(0))
+    """
+
+    exact: ClassVar[bool] = False
+
+    def init(self, x: Tensor, energy: Bound) -> State:
+        """The state at x (..., n).
+
+        Raises:
+            SolverError: the energy or its gradient is not finite at a starting point.
+        """
+        state = evaluate(x, energy)
+        if not bool(torch.isfinite(state.energy).all()):
+            raise SolverError(
+                f"{_count(~torch.isfinite(state.energy))} of the starting points have an energy that is not finite; "
+                "start the chains where the energy is defined."
+            )
+        return state
+
+    def draw(self, x: Tensor, rng: torch.Generator) -> Noise:
+        """The noise of one step for chains of the shape of x."""
+        normal = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=rng)
+        uniform = 1.0 - torch.rand(x.shape[:-1], dtype=x.dtype, device=x.device, generator=rng)
+        return Noise(normal, uniform)
+
+    @abstractmethod
+    def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
+        """Where the chains would go, (..., n)."""
+
+    @abstractmethod
+    def settle(
+        self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
+    ) -> tuple[State, Info]:
+        """Where they go."""
+
+    @final
+    def move(self, state: State, energy: Bound, temperature: Temperature, noise: Noise) -> tuple[State, Info]:
+        """One step with the noise given: a function of its arguments alone."""
+        return self.settle(state, self.propose(state, temperature, noise), energy, temperature, noise)
+
+    @final
+    def step(self, state: State, energy: Bound, temperature: Temperature, rng: torch.Generator) -> tuple[State, Info]:
+        """One step.
+
+        Raises:
+            SolverError: the energy or its gradient came out as NaN.
+        """
+        return self.move(state, energy, temperature, self.draw(state.x, rng))
+
+
+def evaluate(x: Tensor, energy: Bound) -> State:
+    """E and its gradient at x (..., n), by automatic differentiation.
+
+    An energy of +inf marks a point outside the support; its gradient is taken as zero.
+
+    Raises:
+        SolverError: NaN, which would otherwise be rejected again and again without a word.
+        ShapeError: the energy does not give one number per chain.
+    """
+    point = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        value = energy(point)
+        if value.shape != x.shape[:-1]:
+            raise ShapeError(
+                f"energy of chains {tuple(x.shape)}: got {tuple(value.shape)}, expected {tuple(x.shape[:-1])}."
+            )
+        found = torch.autograd.grad(value.sum(), point, allow_unused=True)[0] if value.requires_grad else None
+    value = value.detach()
+    gradient = torch.zeros_like(x) if found is None else found.detach()
+    outside = torch.isposinf(value)
+    gradient = torch.where(outside.unsqueeze(-1), torch.zeros_like(gradient), gradient)
+    if not bool(torch.isfinite(value.sum() + gradient.sum())):  # one cheap look; the careful one only on suspicion
+        _require(value, gradient, outside)
+    return State(x.detach(), value, gradient)
+
+
+def _require(value: Tensor, gradient: Tensor, outside: Tensor) -> None:
+    bad = ~(torch.isfinite(value) | outside)
+    if bool(bad.any()):
+        raise SolverError(
+            f"The energy is NaN or -inf for {_count(bad)} chains; "
+            "check the estimates behind its terms for missing values."
+        )
+    steep = ~torch.isfinite(gradient).all(-1)
+    if bool(steep.any()):
+        raise SolverError(
+            f"The gradient of the energy is not finite for {_count(steep)} chains, where the energy itself is; "
+            "a term has an infinite slope there, such as a square root at zero."
+        )
+
+
+def _count(mask: Tensor) -> str:
+    return f"{int(mask.sum())} of {mask.numel()}"
+
+
+def spread(temperature: Temperature, like: Tensor) -> Tensor:
+    """The temperature as a tensor that multiplies x (..., n): one more dimension at the end.
+
+    Raises:
+        SolverError: it is negative or not finite.
+    """
+    heat = torch.as_tensor(temperature, dtype=like.dtype, device=like.device)
+    if not bool((torch.isfinite(heat) & (heat >= 0.0)).all()):
+        raise SolverError(f"A temperature must be finite and not negative, got {temperature}.")
+    return heat.unsqueeze(-1)

@@ -1,0 +1,51 @@
+"""Kernels made from kernels.
+
+    Projected(kernel, P)   x' = P(proposal of the kernel)
+
+Projected Langevin is an optimizer's step, not a sampler's: it puts atoms of probability on the boundary. Use it to
+find low energies in a set, never to report a distribution over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from portfolio_ebm.energy import Bound
+from portfolio_ebm.errors import SpecError
+from portfolio_ebm.samplers.kernel import Info, Kernel, Noise, State, Temperature
+
+
+@dataclass(frozen=True)
+class Projected(Kernel):
+    """A kernel whose every proposal is brought back to a set.
+
+    `project` maps (..., n) to the nearest points of the set, (..., n). At T = 0, on a convex set, this is projected
+    gradient descent. The starting points are the caller's to project.
+
+    Raises:
+        SpecError: the kernel is exact; its acceptance rule holds for proposals that nobody has moved.
+
+    Example:
+        >>> Projected(ULA(0.1), lambda x: x.clamp_min(0.0))
+    """
+
+    kernel: Kernel
+    project: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        if self.kernel.exact:
+            raise SpecError(
+                f"Projected({type(self.kernel).__name__}) would break the acceptance rule that makes it exact; "
+                "project ULA instead."
+            )
+
+    def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
+        return self.project(self.kernel.propose(state, temperature, noise))
+
+    def settle(
+        self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
+    ) -> tuple[State, Info]:
+        return self.kernel.settle(state, proposal, energy, temperature, noise)
