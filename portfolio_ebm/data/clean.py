@@ -142,7 +142,7 @@ def check_returns(found: Table) -> None:
 def looks_like_returns(found: Table) -> bool:
     """True where a table holds returns and not prices: signs change, or the numbers are tiny."""
     known = found.values[np.isfinite(found.values)]
-    return bool(known.size) and (float(np.mean(known < 0.0)) > 0.01 or float(np.median(np.abs(known))) < 0.02)
+    return bool(known.size) and (float(np.mean(known < 0.0)) > 0.2 or float(np.median(np.abs(known))) < 0.02)
 
 
 def check_known(names: Iterable[str], known: Iterable[str], source: str, who: str = "asset") -> None:
@@ -209,6 +209,11 @@ def _dates(index: pd.Index[Any], source: str) -> NDArray[np.datetime64]:
     missing = np.flatnonzero(np.asarray(stamps.isna()))
     if missing.size:
         raise DataError(f"{source}: row {missing[0] + 1} has no date; give every row one, as YYYY-MM-DD.")
+    far = np.flatnonzero((stamps.year < 1700) | (stamps.year > 2200))  # nanoseconds since 1970 hold no others
+    if far.size:
+        raise DataError(
+            f"{source}: date column, row {far[0] + 1}: {str(stamps[far[0]])[:10]} is too far; correct the year."
+        )
     local = stamps.tz_localize(None) if stamps.tz is not None else stamps
     midnight = local.normalize()
     exact: NDArray[np.datetime64] = (midnight if midnight.is_unique else local).to_numpy().astype("datetime64[ns]")

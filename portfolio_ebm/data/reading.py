@@ -54,7 +54,7 @@ def read_labels(path: str | Path, what: str = "groups") -> pd.DataFrame:
         frame = _parquet(file).astype("object")
     else:
         header, lines = _lines(file)
-        frame = _parse(file, header, lines, dict.fromkeys(header, "str")).set_index(header[0])
+        frame = _parse(file, header, lines).set_index(header[0])
     frame.index = frame.index.map(str)
     frame.attrs["source"] = file.name
     return frame
@@ -91,15 +91,16 @@ def _parquet(file: Path) -> pd.DataFrame:
 
 def _csv(file: Path) -> pd.DataFrame:
     header, lines = _lines(file)
-    dates, names = header[0], header[1:]
-    try:
-        frame = _parse(file, header, lines, {dates: "str"} | dict.fromkeys(names, "float64"))
-    except ValueError:
-        # The quick parse stops at a cell without saying which; read the text again and find it.
-        text = _parse(file, header, lines, dict.fromkeys(header, "str"))
-        refuse_text(text.set_index(dates), file.name)
-        frame = text.set_index(dates).apply(pd.to_numeric, errors="coerce").reset_index()
-    return frame.set_index(dates)
+    text = _parse(file, header, lines).set_index(header[0])
+    columns = {}
+    for position, name in enumerate(header[1:]):
+        cells = text.iloc[:, position].to_numpy(dtype=object)
+        try:
+            columns[name] = cells.astype(np.float64)  # every digit counts; blanks are NaN already
+        except ValueError:
+            refuse_text(text, file.name)
+            raise DataError(f"{file.name}: column '{name}' has a cell that is not a number.") from None
+    return pd.DataFrame(columns, index=text.index)
 
 
 def _lines(file: Path) -> tuple[list[str], list[str]]:
@@ -147,11 +148,10 @@ def _check_header(name: str, header: Sequence[str]) -> None:
         raise DataError(f"{name}: column '{twice}' is there {header.count(twice)} times; keep one.")
 
 
-def _parse(file: Path, header: list[str], lines: list[str], dtype: dict[str, str]) -> pd.DataFrame:
-    return pd.read_csv(
-        io.StringIO("\n".join(lines)), header=None, names=header, dtype=dtype, index_col=False,
-        skipinitialspace=True, float_precision="round_trip",
-    )  # fmt: skip
+def _parse(file: Path, header: list[str], lines: list[str]) -> pd.DataFrame:
+    """All cells as text, blanks as NaN."""
+    body = io.StringIO("\n".join(lines))
+    return pd.read_csv(body, header=None, names=header, dtype="str", index_col=False, skipinitialspace=True)
 
 
 def refuse_text(frame: pd.DataFrame, source: str) -> None:
@@ -163,11 +163,11 @@ def refuse_text(frame: pd.DataFrame, source: str) -> None:
     for column in frame.columns:
         for row, cell in enumerate(frame[column].to_numpy(dtype=object)):
             if not _numeric(cell):
-                hint = (
-                    "write it without thousands separators"
-                    if "," in str(cell)
-                    else "leave the cell blank where nothing is known"
-                )
+                hint = "leave the cell blank where nothing is known"
+                if "," in str(cell):
+                    hint = "write it without thousands separators"
+                elif frame.index.has_duplicates:
+                    hint = "dates repeat, so this is a long table: pivot it to dates down and names across"
                 raise DataError(
                     f"{source}: column '{column}', row {row + 1} ({str(frame.index[row])[:10]}): "
                     f"'{str(cell)[:24]}' is not a number; {hint}."
