@@ -281,6 +281,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "two benchmarks": (lambda: Panel.from_prices(FRAME, benchmark=FRAME), "one series"),
     "an unknown benchmark": (lambda: Panel.from_prices(FRAME, benchmark="SPX"), "'SPX' is no factor"),
     "an unknown delisting": (lambda: Panel.from_prices(FRAME, delistings={"C": -1.0}), "'C' is no asset"),
+    "delistings without returns": (lambda: Panel.from_prices(FRAME, delistings=["A"]), "final return"),  # type: ignore[arg-type]
     "an impossible delisting": (lambda: Panel.from_prices(FRAME, delistings={"A": -2.0}), "at least -1"),
     "factors of an unknown kind": (lambda: Panel.from_prices(FRAME, factors=FRAME, factors_are="levels"), "'levels'"),  # type: ignore[arg-type]
     "labels of another length": (

@@ -401,3 +401,19 @@ def test_wrong_shapes_and_unknown_extras_are_refused() -> None:
         dataclasses.replace(panel, returns=panel.returns[:, :2])
     with pytest.raises(TypeError, match="takes no 'factor'"):
         Panel.from_prices(ragged_prices(), factor=None)  # type: ignore[call-arg]
+
+
+def test_a_return_before_the_first_date_is_not_the_first_period_s() -> None:
+    weekly = pd.DataFrame({"A": [1.0, 2.0, 3.0]}, index=pd.to_datetime(["2020-01-11", "2020-01-17", "2020-01-24"]))
+    daily = pd.DataFrame({"market": np.full(15, 0.01)}, index=pd.bdate_range("2020-01-06", periods=15))
+    panel = Panel.from_prices(weekly, factors=daily, factors_are="returns")
+    np.testing.assert_allclose(panel.factor_returns[:, 0], [np.nan, 1.01**5 - 1, 1.01**5 - 1], atol=1e-15)
+
+
+def test_the_periods_of_a_year_are_counted_on_the_dates_seen() -> None:
+    months = pd.date_range("2010-01-31", periods=24, freq="ME")
+    index = months.append(pd.bdate_range("2012-01-02", periods=200))  # monthly at first, then daily
+    panel = Panel.from_prices(pd.DataFrame({"A": np.arange(1.0, 225.0)}, index=index))
+    assert (
+        panel.past(23).periods_per_year == 12.0 and panel.past(-1).periods_per_year == panel.periods_per_year == 252.0
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -222,7 +222,9 @@ def _signals(given: object, dates: Dates) -> dict[str, Array]:
 def _delistings(given: object, assets: tuple[str, ...]) -> dict[str, float]:
     if given is None:
         return {}
-    final = {str(name): float(item) for name, item in cast("Mapping[Any, Any]", given).items()}
+    if not isinstance(given, Mapping | pd.Series):
+        raise DataError(f"delistings: got {type(given).__name__}; give {{'name': final return}}.")
+    final = {str(name): float(item) for name, item in given.items()}
     check_known(final, assets, "delistings")
     for name, item in final.items():
         if not -1.0 <= item < np.inf:
