@@ -48,7 +48,7 @@ class Schedule(Spec, ABC):
 
         Example:
             >>> Monthly().horizon(np.arange("2020-01", "2020-12", dtype="datetime64[D]"))
-            30
+            31
         """
         rows = np.flatnonzero(self.decisions(dates))
         spans = np.diff(rows[rows > 0])
