@@ -212,10 +212,10 @@ def test_schedules_by_hand() -> None:
 
 def test_annealing_finds_the_lower_of_two_wells() -> None:
     def wells(x: Tensor) -> Tensor:
-        return ((x * x - 1.0).square() + 0.3 * x).sum(-1)
+        return ((x * x - 1.0).square() + 0.6 * x).sum(-1)
 
     x = torch.ones(64, 1, dtype=torch.float64)
-    hot = anneal(ULA(0.05), wells, x, schedule=Geometric(1.0, 0.05), n_steps=1500, rng=rng())
+    hot = anneal(ULA(0.05), wells, x, schedule=Geometric(1.0, 0.1), n_steps=400, rng=rng())
     cold = anneal(ULA(0.05), wells, x, schedule=Constant(0.0), n_steps=400, rng=rng())
     assert float((hot.state.x < 0).double().mean()) > 0.8
     assert bool((cold.state.x > 0).all())

@@ -1,0 +1,231 @@
+"""The three engines behind `minimize`: active set, interior point, cvxpy; each gives weights and multipliers.
+
+The active set (daqp) takes strictly convex quadratics on polyhedra; the interior point takes CVaR, |trade| costs, a
+turnover cap and smooth terms too; cvxpy with Clarabel takes whatever is convex. All work on an objective scaled to
+order one: portfolio energies are near 1e-5, below what solvers' tolerances see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cvxpy as cp
+import daqp
+import numpy as np
+from numpy.typing import NDArray
+
+from portfolio_ebm.construction.duality import Box, Multipliers
+from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.construction.interior import Ended, Program, interior_point
+from portfolio_ebm.energy import to_cvxpy
+from portfolio_ebm.errors import SolverError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an engine gives: weights, multipliers (None from cvxpy on terms only it knows), a bound of its own."""
+
+    weights: Array
+    duals: Multipliers | None
+    engine: str
+    bound: float | None = None
+
+
+def scale_of(formula: Formula, box: Box) -> float:
+    """The factor that brings the objective's slopes to order one."""
+    start = inside(box)
+    _, gradient, _ = formula.smooth_part(start)
+    sizes = [float(np.abs(gradient).max(initial=0.0)), formula.cost]
+    sizes += [tail.coefficient * float(np.abs(tail.losses).mean()) for tail in formula.tails]
+    largest = max(sizes)
+    return 1.0 / largest if largest > 0.0 else 1.0
+
+
+def inside(box: Box) -> Array:
+    """A point strictly inside the box where it has an inside, near equal weight."""
+    n = len(box.lower)
+    width = np.minimum(np.where(np.isfinite(box.upper - box.lower), box.upper - box.lower, np.inf), 1.0)
+    low = np.where(np.isfinite(box.lower), box.lower + 0.2 * width, -np.inf)
+    high = np.where(np.isfinite(box.upper), box.upper - 0.2 * width, np.inf)
+    return np.minimum(np.maximum(np.full(n, 1.0 / n), low), high)
+
+
+def active_set(formula: Formula, box: Box) -> Found | None:
+    """The exact minimum of a quadratic on a polyhedron by daqp; None where daqp does not end at one."""
+    matrix = formula.matrix
+    if matrix is None or formula.tails or formula.smooth or formula.cost != 0.0 or box.turnover is not None:
+        return None
+    scale = scale_of(formula, box)
+    upper = np.concatenate([box.upper, box.row_upper])
+    lower = np.concatenate([box.lower, box.row_lower])
+    sense = np.where(upper - lower <= 1e-14, 5, 0).astype(np.int32)
+    x, _, flag, info = daqp.solve(
+        np.ascontiguousarray(scale * matrix), scale * formula.linear, np.ascontiguousarray(box.rows),
+        np.minimum(upper, 1e30), np.maximum(lower, -1e30), sense, primal_tol=1e-11, dual_tol=1e-12, iter_limit=10_000,
+    )  # fmt: skip
+    if flag != 1 or not np.isfinite(x).all():
+        return None
+    return Found(np.asarray(x), Multipliers((), np.asarray(info["lam"])[formula.n :] / scale, 0.0), "active set (daqp)")
+
+
+def interior(formula: Formula, box: Box) -> Found | None:
+    """The minimum of a formula whose terms are all known, by the interior point; None where it fails."""
+    free = box.upper - box.lower > 1e-14
+    scale = scale_of(formula, box)
+    program, start, layout = _program(formula, box, free, scale)
+    with np.errstate(all="ignore"):
+        ended = interior_point(program, start)
+    if not ended.converged:
+        return None
+    return _read(formula, box, free, scale, ended, layout)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things stand in z = (free weights, one t per tail, one v per free name under a turnover cap)."""
+
+    n_free: int
+    n_tails: int
+    equal: NDArray[np.bool_]
+    above: NDArray[np.bool_]
+    below: NDArray[np.bool_]
+
+
+def _program(formula: Formula, box: Box, free: Array, scale: float) -> tuple[Program, Array, _Layout]:
+    w0 = np.where(free, inside(box), box.lower)
+    fixed = np.where(free, 0.0, box.lower)
+    k, j = int(free.sum()), len(formula.tails)
+    capped = box.turnover is not None
+    size = k + j + (k if capped else 0)
+    equal = box.row_upper - box.row_lower <= 1e-14
+    above, below = ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
+
+    hinges, offsets, weights = _hinges(formula, free, fixed, scale, size)
+    part = np.zeros((len(box.rows), size))
+    part[:, :k] = box.rows[:, free]
+    moved = box.rows @ fixed
+    rows = [part[above], -part[below]]
+    limits = [(box.row_upper - moved)[above], -(box.row_lower - moved)[below]]
+    lower, upper = np.full(size, -np.inf), np.full(size, np.inf)
+    lower[:k], upper[:k] = box.lower[free], box.upper[free]
+    start = np.zeros(size)
+    start[:k] = w0[free]
+    for i, tail in enumerate(formula.tails):
+        start[k + i] = np.quantile(tail.losses @ w0, max(1.0 - tail.count / len(tail.losses), 0.0))
+    if capped:
+        eye, at = np.eye(k), k + j
+        over, under, total = np.zeros((k, size)), np.zeros((k, size)), np.zeros((1, size))
+        over[:, :k], over[:, at:] = eye, -eye
+        under[:, :k], under[:, at:] = -eye, -eye
+        total[:, at:] = 1.0
+        spent = float(np.abs(box.lower - box.anchor)[~free].sum())
+        rows += [over, under, total]
+        limits += [box.anchor[free], -box.anchor[free], np.array([(box.turnover or 0.0) - spent])]
+        start[at:] = np.abs(w0 - box.anchor)[free] + 0.01
+    fall = np.zeros(size)
+    fall[:k] = -scale * formula.cost
+    fall[k : k + j] = [scale * tail.coefficient for tail in formula.tails]
+
+    def model(z: Array) -> tuple[Array, Array]:
+        w = fixed.copy()
+        w[free] = z[:k]
+        _, g, h = formula.smooth_part(w)
+        gradient, hessian = fall.copy(), np.zeros((size, size))
+        gradient[:k] += scale * g[free]
+        hessian[:k, :k] = scale * h[np.ix_(free, free)]
+        return gradient, hessian
+
+    program = Program(
+        model=model, hinges=hinges, offsets=offsets, weights=weights, rows=np.concatenate(rows), limits=np.concatenate(limits),
+        equal=part[equal], targets=(box.row_upper - moved)[equal], lower=lower, upper=upper,
+    )  # fmt: skip
+    return program, start, _Layout(k, j, equal, above, below)
+
+
+def _hinges(formula: Formula, free: Array, fixed: Array, scale: float, size: int) -> tuple[Array, Array, Array]:
+    """Scenarios above t, and cost * |x| = 2 cost * (x)_+ - cost * x for each free name."""
+    k = int(free.sum())
+    blocks, offsets, weights = [np.zeros((0, size))], [np.zeros(0)], [np.zeros(0)]
+    for i, tail in enumerate(formula.tails):
+        block = np.zeros((len(tail.losses), size))
+        block[:, :k] = tail.losses[:, free]
+        block[:, k + i] = -1.0
+        blocks.append(block)
+        offsets.append(-(tail.losses @ fixed))
+        weights.append(np.full(len(block), scale * tail.cap))
+    if formula.cost > 0.0 and formula.held is not None:
+        block = np.zeros((k, size))
+        block[:, :k] = np.eye(k)
+        blocks.append(block)
+        offsets.append(formula.held[free])
+        weights.append(np.full(k, 2.0 * scale * formula.cost))
+    return np.concatenate(blocks), np.concatenate(offsets), np.concatenate(weights)
+
+
+def _read(formula: Formula, box: Box, free: Array, scale: float, ended: Ended, layout: _Layout) -> Found:
+    point = ended.point
+    w = np.where(free, 0.0, box.lower)
+    w[free] = point.z[: layout.n_free]
+    tails, at = [], 0
+    for tail in formula.tails:
+        tails.append(point.q[at : at + len(tail.losses)] / scale)
+        at += len(tail.losses)
+    rows = np.zeros(len(box.rows))
+    rows[layout.equal] = point.equal_dual
+    n_above, n_below = int(layout.above.sum()), int(layout.below.sum())
+    rows[layout.above] += point.row_dual[:n_above]
+    rows[layout.below] -= point.row_dual[n_above : n_above + n_below]
+    turnover = float(point.row_dual[-1]) if box.turnover is not None else 0.0
+    engine = f"interior point, {ended.steps} steps" + (", then exact on its active set" if ended.exact else "")
+    return Found(w, Multipliers(tuple(tails), rows / scale, turnover / scale), engine)
+
+
+def through_cvxpy(formula: Formula, box: Box) -> Found:
+    """The minimum by cvxpy and Clarabel, for formulas with terms that only cvxpy knows.
+
+    Raises:
+        SolverError: Clarabel did not reach its tolerance.
+    """
+    scale = scale_of(formula, box)
+    w = cp.Variable(formula.n)
+    objective = scale * to_cvxpy(formula.energy, w, formula.ctx)
+    solver: dict[str, Any] = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11, "max_iter": 200}
+    problem = cp.Problem(cp.Minimize(objective), rules(w, box))
+    try:
+        problem.solve(solver=cp.CLARABEL, **solver)
+    except cp.error.SolverError as error:
+        raise SolverError(f"Clarabel failed on {formula.energy!r}{_where(formula)}: {error}") from error
+    if w.value is None or problem.status not in ("optimal", "optimal_inaccurate"):
+        raise SolverError(
+            f"Clarabel ended with '{problem.status}' on {formula.energy!r}{_where(formula)}; check that the energy is "
+            "bounded below over the rules and its coefficients are finite."
+        )
+    return Found(np.asarray(w.value), None, f"Clarabel through cvxpy ({problem.status})")
+
+
+def rules(w: Any, box: Box) -> list[Any]:
+    """The region as cvxpy constraints on `w`."""
+    found: list[Any] = []
+    low, high = np.isfinite(box.lower), np.isfinite(box.upper)
+    if low.any():
+        found.append(w[np.flatnonzero(low)] >= box.lower[low])
+    if high.any():
+        found.append(w[np.flatnonzero(high)] <= box.upper[high])
+    equal = box.row_upper - box.row_lower <= 1e-14
+    above, below = ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
+    if equal.any():
+        found.append(box.rows[equal] @ w == box.row_upper[equal])
+    if above.any():
+        found.append(box.rows[above] @ w <= box.row_upper[above])
+    if below.any():
+        found.append(box.rows[below] @ w >= box.row_lower[below])
+    if box.turnover is not None:
+        found.append(cp.norm1(w - box.anchor) <= box.turnover)
+    return found
+
+
+def _where(formula: Formula) -> str:
+    return f" at {formula.ctx.date}" if formula.ctx.date else ""

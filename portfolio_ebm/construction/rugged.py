@@ -1,0 +1,102 @@
+"""The gradient engine: low energies where nothing but gradients is known.
+
+    1. probe     descents from many starts; where they agree there is one minimum, and no more is done
+    2. anneal    projected Langevin from hot to cold
+    3. kick      cycles of 30 Langevin steps at 3 sd / (n / 2) and 40 descent steps, kept where better; every tenth
+                 cycle the worst quarter of the chains starts anew from copies of the best quarter
+
+Nothing found this way is proven: the result is the best point seen.
+
+Source: Wales and Doye (1997), Global optimization by basin-hopping, J. Phys. Chem. A 101, for the cycles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from portfolio_ebm.construction.chains import Landscape, run_chains
+from portfolio_ebm.samplers.anneal import anneal
+from portfolio_ebm.samplers.kernel import State, evaluate
+from portfolio_ebm.samplers.langevin import ULA
+from portfolio_ebm.samplers.schedules import Constant
+from portfolio_ebm.samplers.wrappers import Projected
+
+KICK_STEPS, DESCENT_STEPS, REPLACE_EVERY = 30, 40, 10
+KICK_HEAT = 3.0
+AGREE = 1e-6
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What the gradient engine saw.
+
+    Attributes:
+        weights: (m, n), where the chains ended.
+        energy: (m,).
+        probed: (m,), the energies of the plain descents.
+        agreed: whether the descents ended at one energy.
+        cycles: how many kicks were done.
+    """
+
+    weights: Tensor
+    energy: Tensor
+    probed: Tensor
+    agreed: bool
+    cycles: int
+
+
+def explore(landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator) -> Explored:
+    """Look for low energies from x0 (m, n) within about n_steps gradient evaluations per chain."""
+    probe = descend(landscape, x0, max(n_steps // 5, DESCENT_STEPS))
+    if float(probe.energy.max() - probe.energy.min()) <= AGREE * landscape.spread:
+        return Explored(probe.x, probe.energy, probe.energy, True, 0)
+    cooled = run_chains(landscape, x0, max(2 * n_steps // 5, 1), rng)
+    now = _better(probe, descend(landscape, cooled.best, DESCENT_STEPS))
+    cycles = max((n_steps - n_steps // 5 - 2 * n_steps // 5) // (KICK_STEPS + DESCENT_STEPS), 1)
+    kernel = Projected(ULA(landscape.step), landscape.project)
+    heat = Constant(KICK_HEAT * landscape.heat)
+    for cycle in range(1, cycles + 1):
+        kicked = anneal(kernel, landscape.energy, now.x, schedule=heat, n_steps=KICK_STEPS, rng=rng).state
+        now = _better(now, descend(landscape, kicked.x, DESCENT_STEPS))
+        if cycle % REPLACE_EVERY == 0 and cycle < cycles:
+            now = _replace_worst(now)
+    return Explored(now.x, now.energy, probe.energy, False, cycles)
+
+
+def descend(landscape: Landscape, x: Tensor, n_steps: int) -> State:
+    """Projected gradient descent with a step of its own for every row, never uphill: (m, n) -> (m, n).
+
+    A step that would raise the energy is not taken and halved; one that was taken grows by a fifth.
+    """
+    now = evaluate(landscape.project(x), landscape.energy)
+    h = torch.full_like(now.energy, landscape.step)
+    for _ in range(n_steps):
+        there = evaluate(landscape.project(now.x - h.unsqueeze(-1) * now.gradient), landscape.energy)
+        down = there.energy < now.energy
+        h = torch.where(down, 1.2 * h, 0.5 * h)
+        now = _take(down, there, now)
+    return now
+
+
+def _better(one: State, other: State) -> State:
+    return _take(other.energy < one.energy, other, one)
+
+
+def _take(mask: Tensor, there: State, here: State) -> State:
+    wide = mask.unsqueeze(-1)
+    return State(
+        torch.where(wide, there.x, here.x),
+        torch.where(mask, there.energy, here.energy),
+        torch.where(wide, there.gradient, here.gradient),
+    )
+
+
+def _replace_worst(now: State) -> State:
+    order = now.energy.argsort(stable=True)
+    quarter = len(order) // 4
+    if quarter:
+        order = torch.cat([order[:-quarter], order[:quarter]])
+    return State(now.x[order], now.energy[order], now.gradient[order])
