@@ -10,7 +10,7 @@ energy(k)    k/2 * ||w - project(w)||^2, the Moreau envelope of the rule
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -41,7 +41,10 @@ class Projection(NamedTuple):
 class Constraint(Spec, ABC):
     """A rule on weights. Subclasses are final, frozen and hold no data."""
 
-    convex: ClassVar[bool] = True
+    @property
+    def convex(self) -> bool:
+        """Whether the rule's set is convex."""
+        return True
 
     @abstractmethod
     def restrict(self, region: Region, ctx: Context) -> Region:

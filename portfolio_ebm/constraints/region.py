@@ -79,11 +79,31 @@ class Region:
         )
 
     def on(self, pattern: Tensor) -> Region:
-        """The convex slice on which exactly the free names of `pattern` (bool (n,)) may be held, each at
-        min_weight or more, and the others are zero."""
+        """The convex slice on which exactly the free names of `pattern` (bool (..., n)) may be held, each at
+        min_weight or more, and the others are zero; empty where a name left out may not be zero."""
         zero = torch.zeros_like(self.lower)
-        keep = pattern | self.frozen
-        floor = self.lower.maximum(zero + self.min_weight) if self.min_weight > 0.0 else self.lower
-        lower = torch.where(self.frozen, self.lower, torch.where(pattern, floor, zero))
-        upper = torch.where(keep, self.upper, zero)
+        floor = self.lower.clamp_min(self.min_weight) if self.min_weight > 0.0 else self.lower
+        lower = torch.where(self.frozen, self.lower, torch.where(pattern, floor, self.lower.maximum(zero)))
+        upper = torch.where(pattern | self.frozen, self.upper, self.upper.minimum(zero))
         return replace(self, lower=lower, upper=upper, at_most=None, min_weight=0.0)
+
+    def relaxed(self) -> Region:
+        """The convex relaxation: any number of names, and each free name anywhere between zero and its cap."""
+        if not self.discrete:
+            return self
+        lower, upper = self.lower, self.upper
+        if self.min_weight > 0.0:
+            # A held name is at min_weight or more, so nothing is short, and a cap below it means out.
+            upper = torch.where(upper < self.min_weight, upper.clamp_max(0.0), upper)
+            lower = torch.where(lower > 0.0, lower.clamp_min(self.min_weight), lower.clamp_min(0.0))
+        lower = torch.where(self.frozen, self.lower, lower)
+        upper = torch.where(self.frozen, self.upper, upper)
+        return replace(self, lower=lower, upper=upper, at_most=None, min_weight=0.0)
+
+    def to(self, like: Tensor) -> Region:
+        """The same region in the dtype and on the device of `like`."""
+        if self.lower.dtype == like.dtype and self.lower.device == like.device:
+            return self
+        moved = {name: getattr(self, name).to(like) for name in ("lower", "upper", "rows", "row_lower", "row_upper")}
+        anchor = None if self.anchor is None else self.anchor.to(like)
+        return replace(self, **moved, anchor=anchor, frozen=self.frozen.to(like.device))

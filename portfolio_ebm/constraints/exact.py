@@ -1,0 +1,93 @@
+"""One row at a time, exactly: the fallback for what the batched dual does not settle.
+
+    minimise 1/2 |w - y|^2   over the box, the rows and the L1 ball,
+
+by a dual active set (daqp) on the lifted problem with t_i >= |w_i - a_i|, sum t <= tau; and the least-distance
+pattern by a small mixed-integer program (HiGHS) where no candidate pattern has a point.
+Source: Arnstroem, Bemporad and Axehill (2022), A dual active-set solver for embedded quadratic programming.
+"""
+
+from __future__ import annotations
+
+from ctypes import c_int
+
+import daqp
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+Array = NDArray[np.float64]
+
+_BIG = 1e30
+_LIFT = 1e-9
+_WIDE = 1e3  # an endless bound, where a finite one is needed
+
+
+def nearest(
+    y: Array, lower: Array, upper: Array, rows: Array, low: Array, high: Array, anchor: Array | None, turnover: float
+) -> tuple[Array, Array, float] | None:
+    """(w, nu, lam): the nearest point and its multipliers; None where the set is empty or daqp gave up.
+
+    y, lower, upper, anchor (n,); rows (m, n); low, high (m,). With an anchor the point is exact up to the
+    small curvature the lifted variables are given, so the caller refines it from the multipliers.
+    """
+    n, m = len(y), len(rows)
+    curvature, cost = np.eye(n), -y
+    blocks = [rows]
+    lows, highs = [lower, low], [upper, high]
+    if anchor is not None:
+        eye = np.eye(n)
+        curvature = np.diag(np.r_[np.ones(n), np.full(n, _LIFT)])
+        cost = np.r_[-y, np.zeros(n)]
+        blocks = [
+            np.c_[rows, np.zeros((m, n))],
+            np.r_[np.zeros(n), np.ones(n)][None],
+            np.c_[eye, -eye],
+            np.c_[-eye, -eye],
+        ]
+        lows = [lower, np.zeros(n), low, [-np.inf], np.full(2 * n, -np.inf)]
+        highs = [upper, np.full(n, np.inf), high, [turnover], anchor, -anchor]
+    stacked = np.ascontiguousarray(np.vstack(blocks), dtype=np.float64)
+    below, above = np.concatenate(lows), np.concatenate(highs)
+    sense = np.where(below == above, 5, 0).astype(c_int)
+    x, _, flag, info = daqp.solve(
+        np.ascontiguousarray(curvature), np.ascontiguousarray(cost), stacked, np.clip(above, -_BIG, _BIG),
+        np.clip(below, -_BIG, _BIG), sense, primal_tol=1e-11, dual_tol=1e-12, iter_limit=20_000,
+    )  # fmt: skip
+    if flag < 0:
+        return None
+    duals = np.asarray(info["lam"])[len(x) :]
+    return np.asarray(x)[:n], duals[:m], float(duals[m]) if anchor is not None else 0.0
+
+
+def possible_pattern(
+    y: Array, lower: Array, upper: Array, rows: Array, low: Array, high: Array, anchor: Array | None, turnover: float,
+    at_most: int, floor: float, frozen: NDArray[np.bool_],
+) -> NDArray[np.bool_] | None:  # fmt: skip
+    """A pattern (n,) whose slice is not empty, nearest to y in the L1 sense; None where there is none.
+
+    Variables w (n), z (n, 0 or 1), e (n) >= |w - y| and t (n) >= |w - anchor|.
+    """
+    n = len(y)
+    lower, upper = np.clip(lower, -_WIDE, _WIDE), np.clip(upper, -_WIDE, _WIDE)
+    eye, none = np.eye(n), np.zeros((n, n))
+    top, bottom = np.where(frozen, 0.0, np.maximum(upper, 0.0)), np.where(frozen, 0.0, np.minimum(lower, 0.0))
+    least = np.where(frozen, 0.0, np.maximum(floor, np.where(floor > 0, lower, 0.0)))
+    loose = np.diag(frozen.astype(float)) * _WIDE
+    move = y if anchor is None else anchor
+    tests = [
+        LinearConstraint(np.c_[rows, np.zeros((len(rows), 3 * n))], low, high),
+        LinearConstraint(np.c_[eye, -np.diag(top) - loose, none, none], -np.inf, 0.0),
+        LinearConstraint(np.c_[eye, np.diag(np.where(floor > 0, -least, -bottom)) + loose, none, none], 0.0, np.inf),
+        LinearConstraint(np.c_[eye, none, -eye, none], -np.inf, y),
+        LinearConstraint(np.c_[eye, none, eye, none], y, np.inf),
+        LinearConstraint(np.c_[eye, none, none, -eye], -np.inf, move),
+        LinearConstraint(np.c_[eye, none, none, eye], move, np.inf),
+        LinearConstraint(np.r_[np.zeros(n), (~frozen).astype(float), np.zeros(2 * n)][None], 0, at_most),
+    ]
+    if anchor is not None:
+        tests.append(LinearConstraint(np.r_[np.zeros(3 * n), np.ones(n)][None], 0, turnover))
+    box = Bounds(np.r_[lower, np.zeros(n), np.zeros(2 * n)], np.r_[upper, np.ones(n), np.full(2 * n, np.inf)])
+    whole = np.r_[np.zeros(n), np.ones(n), np.zeros(2 * n)]
+    found = milp(np.r_[np.zeros(2 * n), np.ones(n), np.zeros(n)], constraints=tests, bounds=box, integrality=whole)
+    return None if found.x is None else (found.x[n : 2 * n] > 0.5) & ~frozen

@@ -1,0 +1,60 @@
+"""Rules on the trade from what is held: Turnover."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import cvxpy as cp
+from pydantic import Field
+from torch import Tensor
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.context import Context
+from portfolio_ebm.types import require_last
+
+
+class Turnover(Constraint):
+    """sum |w - held| <= at_most: buys plus sells, as a fraction of the portfolio.
+
+    Does not bind when nothing is held: the first portfolio has to be bought.
+
+    Example:
+        >>> Turnover(at_most=0.4)  # sells a fifth and buys a fifth
+    """
+
+    at_most: float = Field(gt=0.0)
+
+    def restrict(self, region: Region, ctx: Context) -> Region:
+        held = anchor_of(ctx)
+        if held is None:
+            return region
+        cap = self.at_most if region.turnover is None else min(self.at_most, region.turnover)
+        return replace(region, anchor=held.to(region.lower), turnover=cap)
+
+    def residual(self, w: Tensor, ctx: Context) -> Tensor:
+        """Turnover beyond the cap, (...)."""
+        require_last(w, ctx.n_assets, "Turnover weights")
+        held = anchor_of(ctx)
+        if held is None:
+            return w.new_zeros(w.shape[:-1])
+        return ((w - held.to(w)).abs().sum(-1) - self.at_most).clamp_min(0.0)
+
+    def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
+        held = anchor_of(ctx)
+        return [] if held is None else [cp.norm(w - held.cpu().double().numpy(), 1) <= self.at_most]
+
+    def explain(self) -> str:
+        return f"Buys and sells together are at most {self.at_most:g} of the portfolio."
+
+
+def anchor_of(ctx: Context) -> Tensor | None:
+    """The weights turnover is counted from, or None when nothing is held.
+
+    Raises:
+        ShapeError: the holdings have another number of names than the context.
+    """
+    if ctx.held is None or not bool((ctx.held != 0).any()):
+        return None
+    return require_last(ctx.held, ctx.n_assets, "held weights")

@@ -1,0 +1,161 @@
+"""Rules on single weights and on their sum: Budget, LongOnly, Box.
+
+A name that cannot be traded stays as it is held, so LongOnly and Box leave it alone; it does count in sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Self
+
+import torch
+from pydantic import field_validator, model_validator
+from torch import Tensor
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.context import Context
+from portfolio_ebm.errors import SpecError
+from portfolio_ebm.types import require_last
+
+
+class Budget(Constraint):
+    """sum w = total, or at_least <= sum w <= total; cash is 1 - sum w.
+
+    Example:
+        >>> Budget(total=1.0, at_least=0.9)  # up to a tenth in cash
+    """
+
+    total: float = 1.0
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.at_least is not None and self.at_least > self.total:
+            raise ValueError(f"at_least={self.at_least:g} is above total={self.total:g}; swap them")
+        return self
+
+    @property
+    def least(self) -> float:
+        """The smallest sum of weights allowed."""
+        return self.total if self.at_least is None else self.at_least
+
+    def restrict(self, region: Region, ctx: Context) -> Region:
+        return region.with_row(torch.ones_like(region.lower), self.least, self.total, repr(self))
+
+    def residual(self, w: Tensor, ctx: Context) -> Tensor:
+        """How far the sum of weights is from what is allowed, (...)."""
+        found = require_last(w, ctx.n_assets, "Budget weights").sum(-1)
+        return (found - self.total).maximum(self.least - found).clamp_min(0.0)
+
+    def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
+        found = torch.ones(ctx.n_assets, dtype=torch.float64).numpy() @ w
+        return [found == self.total] if self.least == self.total else [found >= self.least, found <= self.total]
+
+    def explain(self) -> str:
+        if self.least == self.total:
+            return f"The weights add up to {self.total:g}."
+        return f"The weights add up to between {self.least:g} and {self.total:g}; the rest is cash."
+
+
+class LongOnly(Constraint):
+    """w >= 0 for every name that can be traded."""
+
+    def restrict(self, region: Region, ctx: Context) -> Region:
+        return _boxed(region, ctx, torch.zeros_like(region.lower), torch.full_like(region.upper, torch.inf))
+
+    def residual(self, w: Tensor, ctx: Context) -> Tensor:
+        """The largest short position of a name that can be traded, (...)."""
+        return _outside(w, ctx, w.new_zeros(ctx.n_assets), w.new_full((ctx.n_assets,), torch.inf), "LongOnly")
+
+    def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
+        free = _free(ctx)
+        return [w[free] >= 0] if len(free) else []
+
+    def explain(self) -> str:
+        return "No short positions."
+
+
+class Box(Constraint):
+    """lower <= w_i <= upper, for every name that can be traded; `caps` and `floors` tighten single names.
+
+    Example:
+        >>> Box(upper=0.1, caps={"AAPL": 0.05})
+
+    Raises:
+        SpecError: an upper bound below a lower one; with a context, a name it does not have.
+    """
+
+    lower: float = 0.0
+    upper: float = 1.0
+    caps: tuple[tuple[str, float], ...] = ()
+    floors: tuple[tuple[str, float], ...] = ()
+
+    @field_validator("caps", "floors", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        pairs = value.items() if isinstance(value, Mapping) else value
+        return tuple(sorted(tuple(pair) for pair in pairs))
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.upper < self.lower:
+            raise ValueError(f"upper={self.upper:g} is below lower={self.lower:g}; swap them")
+        caps, floors = dict(self.caps), dict(self.floors)
+        if len(caps) < len(self.caps) or len(floors) < len(self.floors):
+            raise ValueError("a name is given twice in caps or in floors; keep one of them")
+        for name in caps.keys() | floors.keys():
+            low, high = max(self.lower, floors.get(name, self.lower)), min(self.upper, caps.get(name, self.upper))
+            if high < low:
+                raise ValueError(
+                    f"'{name}' would have to lie between {low:g} and {high:g}; lower its floor or raise its cap"
+                )
+        return self
+
+    def _bounds(self, ctx: Context, like: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper = like.new_full((ctx.n_assets,), self.lower), like.new_full((ctx.n_assets,), self.upper)
+        for name, cap in self.caps:
+            upper[_place(ctx, name)] = min(cap, self.upper)
+        for name, floor in self.floors:
+            lower[_place(ctx, name)] = max(floor, self.lower)
+        return lower, upper
+
+    def restrict(self, region: Region, ctx: Context) -> Region:
+        return _boxed(region, ctx, *self._bounds(ctx, region.lower))
+
+    def residual(self, w: Tensor, ctx: Context) -> Tensor:
+        """The largest distance of a tradeable name's weight from its bounds, (...)."""
+        return _outside(w, ctx, *self._bounds(ctx, w), "Box")
+
+    def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
+        lower, upper = self._bounds(ctx, torch.zeros(0, dtype=torch.float64))
+        free = _free(ctx)
+        return [w[free] >= lower.numpy()[free], w[free] <= upper.numpy()[free]] if len(free) else []
+
+    def explain(self) -> str:
+        single = [f"{name} at most {cap:g}" for name, cap in self.caps]
+        single += [f"{name} at least {floor:g}" for name, floor in self.floors]
+        return f"Every weight is between {self.lower:g} and {self.upper:g}{''.join('; ' + item for item in single)}."
+
+
+def _free(ctx: Context) -> Any:
+    return ctx.tradeable.cpu().nonzero().flatten().numpy()
+
+
+def _boxed(region: Region, ctx: Context, lower: Tensor, upper: Tensor) -> Region:
+    inf = torch.full_like(lower, torch.inf)
+    return region.with_box(torch.where(ctx.tradeable, lower, -inf), torch.where(ctx.tradeable, upper, inf))
+
+
+def _outside(w: Tensor, ctx: Context, lower: Tensor, upper: Tensor, who: str) -> Tensor:
+    require_last(w, ctx.n_assets, f"{who} weights")
+    beyond = (lower - w).maximum(w - upper).clamp_min(0.0)
+    return torch.where(ctx.tradeable, beyond, torch.zeros_like(beyond)).amax(-1)
+
+
+def _place(ctx: Context, name: str) -> int:
+    if name not in ctx.assets:
+        near = get_close_matches(name, ctx.assets, n=3) or list(ctx.assets[:8])
+        raise SpecError(f"Box: no asset '{name}'; there is {', '.join(near)}.")
+    return ctx.assets.index(name)
