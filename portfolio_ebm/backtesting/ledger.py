@@ -71,23 +71,31 @@ def drift(book: Book, returns: Array, cash_return: float, when: str = "") -> tup
     return Book(book.weights * (1.0 + earned) / (1.0 + gross)), gross
 
 
-def trade(book: Book, target: Array, rate: float) -> Trade:
+def trade(book: Book, target: Array, rate: float, fixed: NDArray[np.bool_] | None = None) -> Trade:
     """Trade from `book` to the weights `target` (n,) of the value left after costs.
 
     q = rate * sum |target (1 - q) - w~| has one solution for rate * sum |target| < 1, and the iteration contracts.
+    Names in `fixed` (n,) have no price and keep their value to the last cent; when they take more than the target gave
+    them, the names bought make room in proportion, so that nothing is bought on credit.
 
     Example:
         >>> trade(Book(np.array([0.0])), np.array([1.0]), 0.001).fraction  # k / (1 + k)
         0.000999000999000999
     """
-    q = 0.0
-    for _ in range(100):
-        step = rate * float(np.abs(target * (1.0 - q) - book.weights).sum())
+    still = np.zeros(len(target), dtype=bool) if fixed is None else fixed
+    kept = float(book.weights[still].sum())
+    wanted, total = float(target[~still].sum()), float(target.sum())
+    q, value = 0.0, book.weights
+    for _ in range(200):
+        room = total * (1.0 - q) - kept
+        scale = room / (wanted * (1.0 - q)) if wanted * (1.0 - q) > room >= 0.0 and still.any() else 1.0
+        value = np.where(still, book.weights, target * scale * (1.0 - q))
+        step = rate * float(np.abs(value - book.weights).sum())
         if abs(step - q) <= 1e-17:
             break
         q = step
-    traded = target * (1.0 - q) - book.weights
-    return Trade(Book(target.copy()), traded, q, float(np.abs(target - book.weights).sum()))
+    weights = np.where(still, book.weights / (1.0 - q), target * scale)
+    return Trade(Book(weights), value - book.weights, q, float(np.abs(weights - book.weights)[~still].sum()))
 
 
 def leave(book: Book, gone: NDArray[np.bool_]) -> Book:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
-import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from portfolio_ebm.backtesting.manifest import manifest, write_folder
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.strategy import Strategy
-
-PINNED = ("numpy", "torch", "cvxpy", "clarabel", "daqp", "pandas", "scipy", "pydantic")
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Result:
         cash_rate: what cash earned per period.
         decisions: one row per decision, failed ones included.
         events: names that left the panel while held.
-        arguments: costs, delay and seed of the run.
+        arguments: costs (the rate that was used), delay, seed, device, start and end of the run.
         manifest: strategy, fingerprints and versions; enough to run it again.
         periods_per_year: of the panel.
     """
@@ -68,27 +62,29 @@ class Result:
         grown: pd.Series[float] = (1.0 + self.net).cumprod().rename("wealth")
         return grown
 
-    def save(self, folder: str | Path) -> Path:
-        """Write manifest.json and parquet files into `folder`, all or nothing; what stood there before is replaced.
+    def since(self, date: Any) -> Result:
+        """The same records from `date` on, for a comparison over shared dates."""
+        when = pd.Timestamp(date)
+        series = ("gross", "costs", "net", "turnover", "cash", "cash_rate", "weights", "trades", "decisions")
+        changes: dict[str, Any] = {name: getattr(self, name).loc[when:] for name in series}
+        return replace(self, **changes)
+
+    def save(self, folder: str | Path, files: Mapping[str, bytes] | None = None) -> Path:
+        """Write manifest.json, parquet files and `files` (by name) into `folder`; nothing is left half-written.
 
         Returns:
             the folder.
+
+        Raises:
+            StoreError: the folder cannot be written.
         """
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        os.chmod(fresh, 0o755)
-        try:
-            for name, frame in self._frames().items():
-                frame.to_parquet(fresh / f"{name}.parquet")
-            text = json.dumps(dict(self.manifest), indent=2, sort_keys=True)
-            (fresh / "manifest.json").write_text(text + "\n")
-            folder.mkdir(exist_ok=True)
-            for item in sorted(fresh.iterdir(), key=lambda path: path.name == "manifest.json"):
-                os.replace(item, folder / item.name)  # the manifest last: it vouches for the others
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        return folder
+        written = dict(files or {})
+        for name, frame in self._frames().items():
+            buffer = io.BytesIO()
+            frame.to_parquet(buffer)
+            written[f"{name}.parquet"] = buffer.getvalue()
+        written["manifest.json"] = (json.dumps(dict(self.manifest), indent=2, sort_keys=True) + "\n").encode()
+        return write_folder(folder, written, last="manifest.json")
 
     def _frames(self) -> dict[str, pd.DataFrame]:
         series = {"gross": self.gross, "costs": self.costs, "net": self.net, "turnover": self.turnover}
@@ -135,26 +131,6 @@ def assemble(
         decisions=pd.DataFrame(decisions).set_index("date"),
         events=pd.DataFrame(events, columns=["date", "asset", "weight", "event"]),
         arguments=arguments,
-        manifest=_manifest(strategy, panel, arguments),
+        manifest=manifest(strategy, panel, arguments),
         periods_per_year=panel.periods_per_year,
     )
-
-
-def _manifest(strategy: Strategy, panel: Panel, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "strategy": strategy.model_dump(mode="json"),
-        "strategy_fingerprint": strategy.fingerprint(),
-        "data_fingerprint": panel.fingerprint(),
-        "package_fingerprint": package_fingerprint(),
-        "arguments": arguments,
-        "versions": {name: version(name) for name in PINNED} | {"python": platform.python_version()},
-    }
-
-
-def package_fingerprint() -> str:
-    """SHA-256 over the package's own source."""
-    root = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return digest.hexdigest()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from portfolio_ebm.allocation import Allocation
@@ -82,6 +83,7 @@ def backtest(
         raise SpecError(f"delay={delay}: a trade cannot come before its decision; use 0 or more periods.")
     rows = decision_rows(strategy, panel, start, end)
     last = len(panel) - 1 if end is None else panel.row(end)
+    arguments = {"costs": rate, "delay": delay, "seed": seed, "device": device, "start": start, "end": end}
     run = _Run(Book(np.zeros(panel.n_assets)))
     planned = set(rows)
     for t in range(rows[0], last + 1):
@@ -94,7 +96,7 @@ def backtest(
             if progress is not None:
                 progress(len(run.decisions), len(rows), _day(panel, t))
         _record(run, t, gross, done)
-    return assemble(strategy, panel, run.days, run.decisions, run.events, {"costs": rate, "delay": delay, "seed": seed})
+    return assemble(strategy, panel, run.days, run.decisions, run.events, arguments)
 
 
 def decision_rows(strategy: Strategy, panel: Panel, start: str | None = None, end: str | None = None) -> list[int]:
@@ -112,9 +114,9 @@ def decision_rows(strategy: Strategy, panel: Panel, start: str | None = None, en
         )
     inside = np.ones(len(panel), dtype=bool)
     if start is not None:
-        inside &= panel.dates >= np.datetime64(start, "ns")
+        inside &= panel.dates >= _stamp(start, "start")
     if end is not None:
-        inside &= panel.dates <= np.datetime64(end, "ns")
+        inside &= panel.dates <= _stamp(end, "end")
     rows: NDArray[np.intp] = np.flatnonzero(scheduled & enough & inside)
     if not len(rows):
         first = _day(panel, int(np.flatnonzero(scheduled & enough)[0]))
@@ -163,15 +165,8 @@ def _execute(run: _Run, panel: Panel, t: int, rate: float) -> Trade | None:
     if not due:
         return None
     _, target, row = due[-1]
-    tradeable = panel.tradeable[t]
-    reachable = np.where(tradeable, target, run.book.weights)
-    missed = float(np.abs(reachable - target).sum())
-    # What cannot be sold still takes its share: the names that can be bought make room, never on credit.
-    room = max(float(target.sum()), 0.0) - float(reachable[~tradeable].sum())
-    wanted = float(reachable[tradeable].sum())
-    if missed > 0.0 and wanted > room > 0.0:
-        reachable = np.where(tradeable, reachable * (room / wanted), reachable)
-    done = trade(run.book, reachable, rate)
+    done = trade(run.book, target, rate, ~panel.tradeable[t])
+    missed = float(np.abs(done.book.weights - target).sum())
     run.book = done.book
     run.decisions[row].update(executed=panel.dates[t], turnover=done.turnover, unfilled=missed)
     return done
@@ -207,7 +202,9 @@ def describe(allocation: Allocation) -> dict[str, Any]:
     row |= {f"low: {name}": low for name, (low, _) in allocation.ranges.items()}
     row |= {f"high: {name}": high for name, (_, high) in allocation.ranges.items()}
     row |= {f"stage: {name}": value for name, value in allocation.ablation.items()}
-    return row | {f"search: {name}": value for name, value in allocation.diagnostics.items()}
+    # Wall-clock times stay out of the records: the same seed must give the same bytes.
+    search = {name: value for name, value in allocation.diagnostics.items() if "second" not in name}
+    return row | {f"search: {name}": value for name, value in search.items()}
 
 
 def _record(run: _Run, t: int, gross: float, done: Trade | None) -> None:
@@ -218,6 +215,16 @@ def _record(run: _Run, t: int, gross: float, done: Trade | None) -> None:
         "turnover": 0.0 if done is None else done.turnover, "weights": run.book.weights,
         "traded": None if done is None else done.traded,
     })  # fmt: skip
+
+
+def _stamp(text: str, what: str) -> np.datetime64:
+    try:
+        stamp = pd.Timestamp(text)
+    except (ValueError, TypeError, OverflowError):
+        raise DataError(f"{what}: '{text}' is not a date; write it as YYYY-MM-DD.") from None
+    if pd.isna(stamp):
+        raise DataError(f"{what}: '{text}' is not a date; write it as YYYY-MM-DD.")
+    return np.datetime64(stamp.tz_localize(None), "ns")
 
 
 def _day(panel: Panel, t: int) -> str:
