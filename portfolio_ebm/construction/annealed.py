@@ -2,7 +2,7 @@
 
     relaxation -> starts -> projected annealed Langevin chains -> swaps over patterns -> exact polish -> certificate
 
-One optimizer whose engine follows from the problem (engines.py): a choice of names runs the pattern engine, an energy
+One optimizer whose engine follows from the problem (stages.py): a choice of names runs the pattern engine, an energy
 that is not convex the gradient engine, and a convex problem is solved outright. The status names the engine; the
 ablation says what each stage was worth; the bound, where the energy is convex, how far from optimal the result can be.
 """
@@ -21,7 +21,7 @@ from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.chains import random_portfolios, starts, survey
 from portfolio_ebm.construction.convex import relaxation
-from portfolio_ebm.construction.engines import Effort, Found, convex_engine, gradient_engine, pattern_engine
+from portfolio_ebm.construction.stages import Effort, Found, convex_engine, gradient_engine, pattern_engine
 from portfolio_ebm.construction.infeasible import explain_infeasible
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
@@ -70,8 +70,6 @@ class AnnealedLangevin(Constructor):
             region = region_of(constraint, ctx)
             found, bound = self._find(energy, region, ctx, rng)
         except InfeasibleError as error:
-            if error.conflict:
-                raise
             raise explain_infeasible(constraint, ctx) from error
         if found is None:
             raise explain_infeasible(constraint, ctx)
