@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, m
 from pydantic_core import PydanticUndefined
 from torch import Tensor
 
+import portfolio_ebm
 from portfolio_ebm.errors import ShapeError, SpecError
 
 bps: float = 1e-4
@@ -84,7 +85,7 @@ class Spec(BaseModel):
         if not (isinstance(value, dict) and "kind" in value and "kind" not in cls.model_fields):
             return handler(value)
         fields = {name: item for name, item in value.items() if name != "kind"}
-        target = Spec.registry.get(value["kind"])
+        target = _known(value["kind"])
         if target is None or not issubclass(target, cls):
             raise SpecError(
                 f"'{value['kind']}' is not a known {cls.__name__}; import the module that defines it first."
@@ -124,6 +125,13 @@ class Spec(BaseModel):
     __str__ = __repr__
 
 
+def _known(kind: Any) -> type[Spec] | None:
+    """The spec called `kind`; the package's own load on first use, so one may not be in the registry yet."""
+    if kind not in Spec.registry and kind in portfolio_ebm.__all__:
+        getattr(portfolio_ebm, kind)
+    return Spec.registry.get(kind)
+
+
 def _sentence(kind: str, error: ValidationError) -> str:
     parts = []
     for item in error.errors():
@@ -156,7 +164,7 @@ def lift(x: Tensor, like: Tensor, event_dims: int = 1) -> Tensor:
     """
     batch = x.ndim - event_dims
     extra = max(like.ndim - 1 - batch, 0) if batch > 0 else 0
-    return x.reshape(*x.shape[:batch], *([1] * extra), *x.shape[batch:])
+    return x.reshape((*x.shape[:batch], *([1] * extra), *x.shape[batch:]))
 
 
 def generator(seed: int, key: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -1,0 +1,249 @@
+"""Convex(): the exact minimum of a convex formula over convex rules, with the proof that it is one.
+
+`minimize` picks the engine by structure (see engines.py), re-evaluates the weights on the torch face, and proves them by a
+dual bound and a KKT residual that do not trust the engine. `relaxation` bounds a discrete region from below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from torch import Tensor
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.base import Constructor, Solution
+from portfolio_ebm.construction.duality import Box, prove
+from portfolio_ebm.construction.engines import Found, active_set, interior, scale_of, through_cvxpy
+from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.errors import InfeasibleError, SpecError
+from portfolio_ebm.types import Status
+
+Array = NDArray[np.float64]
+
+KKT = 1e-8
+"""A minimum is proven where its KKT residual, relative to the largest slope, or its scaled gap is below this."""
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """The least energy over a convex region, with its proof.
+
+    Attributes:
+        weights: (n,), on the region to rounding.
+        value: E(weights), re-evaluated on the torch face.
+        bound: a true lower bound on E over the region, or None where none could be had.
+        kkt: the KKT residual relative to the largest slope, or None where no multipliers are known.
+        status: ok where bound or KKT residual proves the minimum to 1e-8; the sentence names the engine.
+    """
+
+    weights: Tensor
+    value: float
+    bound: float | None
+    kkt: float | None
+    status: Status
+
+
+def minimize(energy: Energy, region: Region, ctx: Context) -> Minimum:
+    """The minimum of a convex energy over a convex region.
+
+    Raises:
+        SpecError: a term is not convex, or the region is discrete.
+        InfeasibleError: the region is empty.
+        SolverError: no engine reached a usable minimum; e.g. the energy is unbounded below.
+
+    Example:
+        >>> minimize(Variance(), Region.free(3).with_box(0, 1).with_row(torch.ones(3), 1, 1, "Budget()"), ctx).kkt < 1e-8
+        True
+    """
+    return solve(take_apart(energy, ctx), region)
+
+
+def solve(formula: Formula, region: Region) -> Minimum:
+    """`minimize` for a formula taken apart already: for many regions in one context."""
+    if region.discrete:
+        raise SpecError(
+            "The region holds a choice of names, so it is not convex; use AnnealedLangevin(), or relaxation() for a bound."
+        )
+    box = Box.of(region)
+    if (box.lower > box.upper + 1e-12).any():
+        raise InfeasibleError("The region is empty: a lower bound on a weight is above its upper bound.", region.names)
+    box = replace(box, upper=np.maximum(box.lower, box.upper))
+    if np.array_equal(box.lower, box.upper):
+        return _only_point(formula, box, region)
+    best: Minimum | None = None
+    for engine in (active_set, interior):
+        found = engine(formula, box) if formula.exact else None
+        if found is not None:
+            minimum = _proven(formula, box, region, found)
+            if minimum.status.ok:
+                return minimum
+            best = minimum if best is None or minimum.value < best.value else best
+    require_feasible(box, region.names)
+    if best is not None and best.bound is not None and best.value - best.bound <= 1e-6 * _size(formula, best.value):
+        return best
+    return _proven(formula, box, region, through_cvxpy(formula, box))
+
+
+def relaxation(energy: Energy, region: Region, ctx: Context) -> Minimum:
+    """A lower bound on a convex energy over a discrete region, by its continuous relaxation.
+
+    With 0 <= y <= 1, sum y <= at_most and w <= upper * y on the free names, y is least at w / upper: the choice becomes
+    the one row sum_i w_i / upper_i <= at_most. A free name may be left out, so its lower bound falls to zero at least.
+    `weights` are those of the relaxation, not a portfolio of the discrete region.
+
+    Raises: as `minimize`.
+    """
+    return minimize(energy, relaxed(region), ctx)
+
+
+def relaxed(region: Region) -> Region:
+    """The convex region that `relaxation` minimizes over; it holds every slice of the discrete one."""
+    if not region.discrete:
+        return region
+    zero = torch.zeros_like(region.lower)
+    lower = torch.where(region.frozen, region.lower, region.lower.minimum(zero))
+    if region.min_weight > 0.0:
+        lower = torch.where(region.frozen, lower, zero)
+    upper = torch.where(region.frozen, region.upper, region.upper.maximum(zero))
+    hull = replace(region, lower=lower, upper=upper, at_most=None, min_weight=0.0)
+    if region.at_most is None:
+        return hull
+    box = Box.of(hull)
+    _, cap = box.implied()
+    free = ~region.frozen.cpu().numpy()
+    if not np.isfinite(cap[free]).all() or (box.lower[free] < 0.0).any():
+        return hull
+    inverse = np.where(free, 1.0 / np.maximum(cap, 1e-12), 0.0)
+    # A name that cannot be held at all (upper 0) takes no choice.
+    inverse = np.where(cap <= 1e-12, 0.0, inverse)
+    row = torch.as_tensor(inverse, dtype=region.lower.dtype, device=region.lower.device)
+    return hull.with_row(row, -torch.inf, float(region.at_most), "at most (relaxed)")
+
+
+def require_feasible(box: Box, names: tuple[str, ...]) -> None:
+    """Raise InfeasibleError where no weights obey the box, the rows and the turnover cap."""
+    n = len(box.lower)
+    a_ub, b_ub, a_eq, b_eq = linear_rows(box)
+    capped = box.turnover is not None
+    bounds = np.column_stack([box.lower, box.upper])
+    if capped:
+        bounds = np.concatenate([bounds, np.column_stack([np.zeros(n), np.full(n, np.inf)])])
+    found = linprog(np.zeros(len(bounds)), A_ub=a_ub, b_ub=b_ub, A_eq=a_eq, b_eq=b_eq, bounds=bounds, method="highs")
+    if found.status == 2:
+        raise InfeasibleError(f"No weights obey all of: the box of each name, {', '.join(names) or 'no rows'}"
+                              + (f", turnover of at most {box.turnover:g}" if capped else "") + ".", names)  # fmt: skip
+
+
+def linear_rows(box: Box) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+    """A_ub, b_ub, A_eq, b_eq over (w, v), v >= |w - anchor| present under a turnover cap only."""
+    n, capped = len(box.lower), box.turnover is not None
+    pad = np.zeros((len(box.rows), n)) if capped else np.zeros((len(box.rows), 0))
+    rows = np.concatenate([box.rows, pad], axis=1)
+    equal = box.row_upper - box.row_lower <= 1e-14
+    above, below = ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
+    left, right = [rows[above], -rows[below]], [box.row_upper[above], -box.row_lower[below]]
+    if capped:
+        eye = np.eye(n)
+        left += [np.hstack([eye, -eye]), np.hstack([-eye, -eye]), np.concatenate([np.zeros(n), np.ones(n)])[None]]
+        right += [box.anchor, -box.anchor, np.array([box.turnover])]
+    a_ub, b_ub = np.concatenate(left), np.concatenate(right)
+    return (
+        a_ub if len(a_ub) else None, b_ub if len(a_ub) else None,
+        rows[equal] if equal.any() else None, box.row_upper[equal] if equal.any() else None,
+    )  # fmt: skip
+
+
+def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum:
+    """Clean the weights, evaluate them, and prove what can be proven."""
+    weights = cleaned(found.weights, box, region)
+    value = formula.evaluate(weights)
+    bound, kkt = found.bound, None
+    if found.duals is not None:
+        proof = prove(formula, box, weights, found.duals)
+        bound, kkt = proof.bound, proof.kkt
+    gap = np.inf if bound is None else (value - bound) / _size(formula, value)
+    ok = gap <= KKT or (kkt is not None and kkt <= KKT)
+    said = f"gap {max(value - bound, 0.0):.1e}" if bound is not None else "no bound"
+    said += f", KKT residual {kkt:.1e}" if kkt is not None else ""
+    sentence = (
+        f"Exact minimum by {found.engine}: {said}." if ok else f"Minimum by {found.engine}, not proven to 1e-8: {said}."
+    )
+    bound = None if bound is None else min(bound, value)
+    return Minimum(torch.as_tensor(weights).to(region.lower), value, bound, kkt, Status(ok, sentence))
+
+
+def _only_point(formula: Formula, box: Box, region: Region) -> Minimum:
+    require_feasible(box, region.names)
+    value = formula.evaluate(box.lower)
+    weights = torch.as_tensor(box.lower).to(region.lower)
+    return Minimum(weights, value, value, 0.0, Status(True, "The rules leave one portfolio only."))
+
+
+def cleaned(w: Array, box: Box, region: Region) -> Array:
+    """The weights put onto the region exactly: clipped, and projected where a row or the turnover is off by rounding."""
+    inner = np.clip(w, box.lower, box.upper)
+    if _off(inner, box) <= 1e-14:
+        return inner
+    from portfolio_ebm.constraints.combine import project_region
+
+    snapped = project_region(torch.as_tensor(inner).to(region.lower), region).weights.cpu().numpy()
+    return snapped if _off(snapped, box) < _off(inner, box) else inner
+
+
+def _off(w: Array, box: Box) -> float:
+    """The largest violation of a row or of the turnover cap."""
+    at = box.rows @ w
+    off = max(float((at - box.row_upper).max(initial=0.0)), float((box.row_lower - at).max(initial=0.0)))
+    return off if box.turnover is None else max(off, float(np.abs(w - box.anchor).sum()) - box.turnover)
+
+
+def _size(formula: Formula, value: float) -> float:
+    """The size that gaps are relative to: the energy's, or its largest slope's where the energy is near zero."""
+    return max(abs(value), 1e-3 / scale_of(formula, Box.of(Region.free(formula.n))))
+
+
+class Convex(Constructor):
+    """The exact minimum of a convex energy over convex rules.
+
+    The Solution carries a dual bound; `gap` is zero to rounding. Refuses what it cannot solve exactly.
+
+    Example:
+        >>> Strategy("min-variance", market=SampleMoments(), energy=Variance(), constructor=Convex())
+
+    Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization.
+    """
+
+    def build(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Solution:
+        """See Constructor.
+
+        Raises:
+            SpecError: a term or a rule is not convex; the message names it.
+            InfeasibleError: no portfolio obeys the rules; names the smallest set in conflict.
+            SolverError: no minimum was reached.
+        """
+        from portfolio_ebm.constraints.combine import region_of
+        from portfolio_ebm.construction.certificate import certify
+        from portfolio_ebm.construction.infeasible import explain_infeasible
+
+        refuse_non_convex(energy)
+        for rule in constraint.rules():
+            if not rule.convex:
+                raise SpecError(
+                    f"{rule!r} is a choice of names, which Convex() cannot make; use constructor=AnnealedLangevin()."
+                )
+        try:
+            region = region_of(constraint, ctx)
+            found = minimize(energy, region, ctx)
+        except InfeasibleError as error:
+            raise explain_infeasible(constraint, ctx) from error
+        return certify(
+            found.weights, energy, constraint, ctx, bound=found.bound, status=found.status, rng=rng,
+            diagnostics={} if found.kkt is None else {"kkt": found.kkt},
+        )  # fmt: skip
