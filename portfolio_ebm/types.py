@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, dataclass_transform
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 from pydantic_core import PydanticUndefined
 from torch import Tensor
 
@@ -40,6 +40,7 @@ class Status:
         return self.ok
 
 
+@dataclass_transform(kw_only_default=False, field_specifiers=(Field,))
 class Spec(BaseModel):
     """Base of every spec: frozen, data-free, compared by value.
 
