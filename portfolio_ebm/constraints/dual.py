@@ -97,6 +97,30 @@ def solve(problem: Problem, theta: Tensor, tolerance: Tensor, max_steps: int = 4
     return _tidy(problem, w, best), best, converged
 
 
+def first_guess(problem: Problem, w: Tensor) -> Tensor:
+    """Multipliers (B, M) that a point found without the other rows suggests: on its free names y - w is
+    nu + lam for a buy and nu - lam for a sell, nu on the budget row."""
+    theta = problem.y.new_zeros(len(w), len(problem.low))
+    budget = (problem.rows == 1.0).all(-1).nonzero().flatten()
+    if len(budget) == 0:
+        return theta
+    free = (w > problem.lower) & (w < problem.upper)
+    gap = problem.y - w
+
+    def mean(mask: Tensor) -> Tensor:
+        return torch.where(mask, gap, torch.zeros_like(gap)).sum(-1) / mask.sum(-1)
+
+    if problem.anchor is None:
+        theta[:, budget[0]] = mean(free).nan_to_num(0.0)
+        return theta
+    buys, sells = mean(free & (w > problem.anchor)), mean(free & (w < problem.anchor))
+    both = ~buys.isnan() & ~sells.isnan()
+    alone = torch.where(buys.isnan(), sells, buys).nan_to_num(0.0)
+    theta[:, budget[0]] = torch.where(both, 0.5 * (buys + sells), alone)
+    theta[:, -1] = torch.where(both, 0.5 * (buys - sells), torch.zeros_like(alone)).clamp_min(0.0)
+    return theta
+
+
 def _target(problem: Problem, theta: Tensor, values: Tensor) -> Tensor:
     """The bound each row value should reach, (B, M); NaN for a row that rests: no multiplier and inside."""
     equal = problem.low == problem.high

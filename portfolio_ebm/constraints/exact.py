@@ -2,7 +2,7 @@
 
     minimise 1/2 |w - y|^2   over the box, the rows and the L1 ball,
 
-by a dual active set (daqp) on the lifted problem with t_i >= |w_i - a_i|, sum t <= tau; and the least-distance
+by a dual active set (daqp), with t_i >= |w_i - a_i| where turnover has a kink; and the least-distance
 pattern by a small mixed-integer program (HiGHS) where no candidate pattern has a point.
 Source: Arnstroem, Bemporad and Axehill (2022), A dual active-set solver for embedded quadratic programming.
 """
@@ -16,48 +16,59 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from portfolio_ebm.errors import InfeasibleError
+
 Array = NDArray[np.float64]
 
 _BIG = 1e30
 _LIFT = 1e-9
+_EMPTY = -1  # daqp's flag for an empty set
 _WIDE = 1e3  # an endless bound, where a finite one is needed
 
 
 def nearest(
-    y: Array, lower: Array, upper: Array, rows: Array, low: Array, high: Array, anchor: Array | None, turnover: float
-) -> tuple[Array, Array, float] | None:
-    """(w, nu, lam): the nearest point and its multipliers; None where the set is empty or daqp gave up.
+    y: Array, lower: Array, upper: Array, rows: Array, low: Array, high: Array, anchor: Array | None, turnover: float,
+    start: Array,
+) -> tuple[Array, Array, float] | None:  # fmt: skip
+    """(w, nu, lam): the nearest point and its multipliers; None where daqp gave up.
 
-    y, lower, upper, anchor (n,); rows (m, n); low, high (m,). With an anchor the point is exact up to the
-    small curvature the lifted variables are given, so the caller refines it from the multipliers.
+    y, lower, upper, anchor (n,); rows (m, n); low, high (m,); `start` (n,) guesses which bounds are tight.
+    Only names that may both rise and fall from their anchor are lifted. Where one is, the point is exact up
+    to the small curvature the lifted variables are given, so the caller refines it from the multipliers.
+
+    Raises:
+        InfeasibleError: the set is empty.
     """
     n, m = len(y), len(rows)
-    curvature, cost = np.eye(n), -y
-    blocks = [rows]
-    lows, highs = [lower, low], [upper, high]
-    if anchor is not None:
-        eye = np.eye(n)
-        curvature = np.diag(np.r_[np.ones(n), np.full(n, _LIFT)])
-        cost = np.r_[-y, np.zeros(n)]
-        blocks = [
-            np.c_[rows, np.zeros((m, n))],
-            np.r_[np.zeros(n), np.ones(n)][None],
-            np.c_[eye, -eye],
-            np.c_[-eye, -eye],
-        ]
-        lows = [lower, np.zeros(n), low, [-np.inf], np.full(2 * n, -np.inf)]
-        highs = [upper, np.full(n, np.inf), high, [turnover], anchor, -anchor]
-    stacked = np.ascontiguousarray(np.vstack(blocks), dtype=np.float64)
-    below, above = np.concatenate(lows), np.concatenate(highs)
+    if anchor is None:
+        curvature, cost, matrix, primal = np.eye(n), -y, rows, start
+        below, above = np.concatenate([lower, low]), np.concatenate([upper, high])
+    else:
+        lifted = np.flatnonzero((lower < anchor) & (anchor < upper))
+        k = len(lifted)
+        sign = np.where(anchor <= lower, 1.0, -1.0)
+        sign[lifted] = 0.0
+        curvature = np.diag(np.concatenate([np.ones(n), np.full(k, _LIFT)]))
+        cost = np.concatenate([-y, np.zeros(k)])
+        pick, eye = np.eye(n)[lifted], np.eye(k)
+        traded = np.concatenate([sign, np.ones(k)])[None]
+        matrix = np.vstack([np.c_[rows, np.zeros((m, k))], traded, np.c_[pick, -eye], np.c_[-pick, -eye]])
+        below = np.concatenate([lower, np.zeros(k), low, np.full(1 + 2 * k, -_BIG)])
+        above = np.concatenate(
+            [upper, np.full(k, _BIG), high, [turnover + sign @ anchor], anchor[lifted], -anchor[lifted]]
+        )
+        primal = np.concatenate([start, np.abs(start - anchor)[lifted]])
     sense = np.where(below == above, 5, 0).astype(c_int)
     x, _, flag, info = daqp.solve(
-        np.ascontiguousarray(curvature), np.ascontiguousarray(cost), stacked, np.clip(above, -_BIG, _BIG),
-        np.clip(below, -_BIG, _BIG), sense, primal_tol=1e-11, dual_tol=1e-12, iter_limit=20_000,
+        curvature, cost, np.ascontiguousarray(matrix), np.clip(above, -_BIG, _BIG), np.clip(below, -_BIG, _BIG),
+        sense, primal_start=primal, primal_tol=1e-11, dual_tol=1e-12, iter_limit=20_000,
     )  # fmt: skip
+    if flag == _EMPTY:
+        raise InfeasibleError("The box, the rows and the turnover cap have no point in common.")
     if flag < 0:
         return None
-    duals = np.asarray(info["lam"])[len(x) :]
-    return np.asarray(x)[:n], duals[:m], float(duals[m]) if anchor is not None else 0.0
+    duals = np.asarray(info["lam"])[len(cost) :]
+    return np.asarray(x)[:n], duals[:m], 0.0 if anchor is None else float(duals[m])
 
 
 def possible_pattern(

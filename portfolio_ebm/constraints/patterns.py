@@ -164,10 +164,7 @@ def _best(y: Tensor, proposals: Tensor, region: Region) -> tuple[Tensor, Tensor,
 
 def _rank(score: Tensor) -> Tensor:
     """0 for the largest entry of a row, 1 for the next, ... (..., n)."""
-    order = score.argsort(dim=-1, descending=True, stable=True)
-    return torch.zeros_like(order).scatter(
-        -1, order, torch.arange(score.shape[-1], device=score.device).expand_as(order)
-    )
+    return _places(score.argsort(dim=-1, descending=True, stable=True))
 
 
 def _two_ends(y: Tensor, region: Region, limit: int) -> Tensor:
@@ -177,64 +174,60 @@ def _two_ends(y: Tensor, region: Region, limit: int) -> Tensor:
     return ((rank < p) | (rank >= int(free.sum()) - (limit - p))) & free
 
 
-def _relaxed_score(y: Tensor, region: Region) -> tuple[Tensor, Tensor]:
-    """(rank of every free name in the relaxed projection, ties by y; the relaxed projection), (B, n)."""
+def _places(order: Tensor) -> Tensor:
+    """The place of every name in an order (..., n) of names, and the other way round."""
+    return torch.zeros_like(order).scatter(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
+
+
+def _relaxed_order(y: Tensor, region: Region) -> tuple[Tensor, Tensor]:
+    """(free names by size in the relaxed projection, ties by y, must-holds first; that projection), (B, n)."""
     r = region.relaxed()
     w, _ = project_polyhedron(y, r.lower, r.upper, r.rows, r.row_lower, r.row_upper, r.anchor, r.turnover)
     must = (region.lower > 0) | (region.upper < 0)
     score = torch.where(must, torch.full_like(w, torch.inf), w.abs()).masked_fill(region.frozen, -torch.inf)
-    by_y = _score(y, region).argsort(dim=-1, descending=True, stable=True)
-    order = by_y.gather(-1, score.gather(-1, by_y).argsort(dim=-1, descending=True, stable=True))
-    rank = torch.zeros_like(order).scatter(-1, order, torch.arange(y.shape[-1], device=y.device).expand_as(order))
-    return rank, w
+    return _then_by(score, _score(y, region).argsort(dim=-1, descending=True, stable=True)), w
 
 
-def _with_kept(kept: Tensor, rank: Tensor, size: Tensor, region: Region) -> Tensor:
-    """`kept` filled up to `size` free names in the order of `rank`, bool."""
-    rest = torch.where(kept | region.frozen, region.n + rank, rank)
-    place = _rank(-rest.to(torch.float64))
-    room = size - kept.sum(-1, keepdim=True)
-    return kept | ((place < room) & ~region.frozen)
+def _then_by(score: Tensor, order: Tensor) -> Tensor:
+    """Names by score, largest first; ties as they come in `order`."""
+    return order.gather(-1, score.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
+
+
+def _with_kept(kept: Tensor, order: Tensor, place: Tensor, size: Tensor, region: Region) -> Tensor:
+    """`kept` (B, C, n) filled up to `size` (B, C) free names in an order (B, n) with places (B, n)."""
+    open_ = ~(kept | region.frozen)
+    order, place = (x.unsqueeze(1).expand(kept.shape) for x in (order, place))
+    count = open_.gather(-1, order).cumsum(-1).gather(-1, place)
+    room = size.unsqueeze(-1) - kept.sum(-1, keepdim=True)
+    return kept | (open_ & (count <= room))
 
 
 def _near_holdings(y: Tensor, region: Region, limit: int) -> Tensor:
     """Patterns for box, budget and turnover: for a few sizes, the fewest of the largest holdings that must
     stay for the turnover cap to hold, filled up from the relaxation. All of them (h = size) need the least
     turnover any pattern of that size needs, so a region with a point gives a pattern with one."""
-    assert region.anchor is not None
-    rank, w = _relaxed_score(y, region)
-    weight = region.anchor.expand_as(y).masked_fill(region.frozen, -torch.inf)
-    order = torch.zeros_like(rank).scatter(-1, rank, torch.arange(y.shape[-1], device=y.device).expand_as(rank))
-    by_weight = order.gather(-1, weight.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
-    held_rank = torch.zeros_like(order).scatter(
-        -1, by_weight, torch.arange(y.shape[-1], device=y.device).expand_as(order)
-    )
-    cap = float(region.turnover or 0.0) + TOLERANCE
+    assert region.anchor is not None and region.turnover is not None
+    order, w = _relaxed_order(y, region)
+    place, free = _places(order), ~region.frozen
+    weight = region.anchor.masked_fill(region.frozen, -torch.inf).expand_as(y)
+    held = _places(_then_by(weight, order)).unsqueeze(1)
 
     def pattern(size: Tensor, kept: Tensor) -> Tensor:
-        return _with_kept((held_rank < kept.unsqueeze(-1)) & ~region.frozen, rank, size.unsqueeze(-1), region)
+        return _with_kept((held < kept.unsqueeze(-1)) & free, order, place, size, region)
 
-    def allowed(size: Tensor, kept: Tensor) -> Tensor:
-        return turnover_needed(pattern(size, kept), region) <= cap
-
-    every = torch.arange(limit + 1, device=y.device)
-    if region.min_weight == 0.0:
-        sizes = [torch.full((len(y),), limit, device=y.device)]
-    else:
-        fit = _sizes_that_fit(every, region)
-        needs = torch.stack([turnover_needed(pattern(k.expand(len(y)), k.expand(len(y))), region) for k in fit], -1)
-        like = ((w >= 0.5 * region.min_weight) & ~region.frozen).sum(-1).clamp(int(fit.min()), int(fit.max()))
-        sizes = [fit.max().expand(len(y)), fit.min().expand(len(y)), like, fit[needs.argmin(-1)]]
-    proposals = []
-    for size in sizes:
-        low, high = torch.full_like(size, -1), size.clone()
-        while bool((high - low > 1).any()):
-            # The first look is at h = 0: no holding has to stay.
-            middle = torch.where(low < 0, torch.zeros_like(low), (low + high) // 2)
-            fine = allowed(size, middle)
-            low, high = torch.where(fine, low, middle), torch.where(fine, middle, high)
-        proposals.append(pattern(size, high))
-    return torch.stack(proposals, 1)
+    size = torch.full((len(y), 1), limit, device=y.device)
+    if region.min_weight > 0.0:
+        fit = _sizes_that_fit(torch.arange(limit + 1, device=y.device), region)
+        needs = turnover_needed((held[0] < fit.unsqueeze(-1)) & free, region)
+        like = ((w >= 0.5 * region.min_weight) & free).sum(-1).clamp(int(fit.min()), int(fit.max()))
+        size = torch.stack([like, *(k.expand_as(like) for k in (fit.max(), fit.min(), fit[needs.argmin()]))], -1)
+    low, high = torch.full_like(size, -1), size.clone()
+    while bool((high - low > 1).any()):
+        # The first look is at h = 0: no holding has to stay.
+        middle = torch.where(low < 0, torch.zeros_like(low), (low + high) // 2)
+        fine = turnover_needed(pattern(size, middle), region) <= region.turnover + 0.1 * TOLERANCE
+        low, high = torch.where(fine, low, middle), torch.where(fine, middle, high)
+    return pattern(size, high)
 
 
 def turnover_needed(pattern: Tensor, region: Region) -> Tensor:
@@ -258,23 +251,22 @@ def turnover_needed(pattern: Tensor, region: Region) -> Tensor:
 
 def _near_relaxation(y: Tensor, region: Region, limit: int) -> Tensor:
     """Patterns for any region: prefixes of the relaxed projection, with the largest holdings kept or not."""
-    rank, w = _relaxed_score(y, region)
-    like = ((w.abs() >= max(0.5 * region.min_weight, 1e-9)) & ~region.frozen).sum(-1).clamp_max(limit)
+    order, w = _relaxed_order(y, region)
+    place, free = _places(order), ~region.frozen
+    like = ((w.abs() >= max(0.5 * region.min_weight, 1e-9)) & free).sum(-1).clamp_max(limit)
     sizes = [torch.full_like(like, limit)]
     if region.min_weight > 0.0:
         sizes += [like, (like - 1).clamp_min(0), (like + 1).clamp_max(limit)]
-    proposals = [(rank < size.unsqueeze(-1)) & ~region.frozen for size in sizes]
+    size = torch.stack(sizes, -1)
+    proposals = [(place.unsqueeze(1) < size.unsqueeze(-1)) & free]
     if region.anchor is not None:
-        held = _rank(region.anchor.abs().masked_fill(region.frozen, -1.0).expand_as(y))
-        must = (region.lower > 0) | (region.upper < 0)
+        must = ((region.lower > 0) | (region.upper < 0)) & free
+        held = _rank(region.anchor.abs().masked_fill(~free, -1.0)).expand_as(place).unsqueeze(1)
         for share in (0.5, 1.0):
-            for size in sizes[:2]:
-                keep = (held < (share * size).ceil().unsqueeze(-1)) & (region.anchor != 0) & ~region.frozen
-                fits = (keep | must).sum(-1, keepdim=True) <= size.unsqueeze(-1)
-                proposals.append(
-                    _with_kept(torch.where(fits, keep | must, must & ~region.frozen), rank, size.unsqueeze(-1), region)
-                )
-    return torch.stack(proposals, 1)
+            keep = (held < (share * size).ceil().unsqueeze(-1)) & (region.anchor != 0) & free
+            fits = (keep | must).sum(-1, keepdim=True) <= size.unsqueeze(-1)
+            proposals.append(_with_kept(torch.where(fits, keep | must, must), order, place, size, region))
+    return torch.cat(proposals, 1)
 
 
 def _repair(

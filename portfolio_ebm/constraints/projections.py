@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from portfolio_ebm.constraints.dual import Problem, solve
+from portfolio_ebm.constraints.dual import Problem, first_guess, solve
 from portfolio_ebm.constraints.exact import nearest
 from portfolio_ebm.constraints.simplex import box_budget_turnover
 from portfolio_ebm.errors import DataError, InfeasibleError, ShapeError
@@ -20,6 +20,8 @@ from portfolio_ebm.types import require_last
 
 TOLERANCE = 1e-10
 """A residual above this marks a row that no point satisfies, or that was not solved."""
+
+_ONE_BY_ONE_UP_TO = 48  # names; there a compiled active set for each row beats the batched dual on a CPU
 
 HELD = 1e-9
 """A weight of at most this size counts as zero when names are counted."""
@@ -100,12 +102,10 @@ def project_polyhedron(
         total = (total[1], total[1])
     w = box_budget_turnover(flat, low, high, total, held, turnover)
     left = violation(w, low, high, a, floor, cap, held, turnover)
-    open_ = left > 1e-13
-    if not bool(budget.all()) and bool(open_.any()):
-        w[open_], left[open_] = _by_dual(
-            Problem(flat, low, high, *_bounds(a, floor, cap, turnover if held is not None else None), held).at(open_),
-            turnover,
-        )
+    more = left > 1e-13
+    if not bool(budget.all()) and bool(more.any()):
+        problem = Problem(flat, low, high, a, *_bounds(floor, cap, None if held is None else turnover), held).at(more)
+        w[more], left[more] = _by_dual(problem, w[more], left[more], turnover)
     return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
 
 
@@ -137,51 +137,69 @@ def _flatten(y: Tensor, lower: Tensor | float, upper: Tensor | float) -> tuple[T
     return flat, bounds[0], bounds[1]
 
 
-def _bounds(rows: Tensor, low: Tensor, high: Tensor, turnover: float | None) -> tuple[Tensor, Tensor, Tensor]:
+def _bounds(low: Tensor, high: Tensor, turnover: float | None) -> tuple[Tensor, Tensor]:
     if turnover is None:
-        return rows, low, high
+        return low, high
     one = low.new_ones(1)
-    return rows, torch.cat([low, -torch.inf * one]), torch.cat([high, turnover * one])
+    return torch.cat([low, -torch.inf * one]), torch.cat([high, turnover * one])
 
 
-def _by_dual(problem: Problem, turnover: float | None) -> tuple[Tensor, Tensor]:
-    m = problem.rows.shape[0]
-
-    def measured(part: Problem, w: Tensor) -> Tensor:
-        return violation(w, part.lower, part.upper, part.rows, part.low[:m], part.high[:m], part.anchor, turnover)
-
+def _by_dual(problem: Problem, near: Tensor, left: Tensor, turnover: float | None) -> tuple[Tensor, Tensor]:
+    """(w, violation) for the rows of a problem: by the batched dual where names are many or the device is an
+    accelerator, and one by one where they are few or the dual has not converged. `near` (B, n) with violation
+    `left` is what is given back for a row whose set is empty."""
+    m, device = problem.rows.shape[0], problem.y.device
     scale = 1.0 + problem.y.abs().amax(-1)
-    w, _, converged = solve(problem, problem.y.new_zeros(len(problem.y), len(problem.low)), 1e-13 * scale)
-    left = measured(problem, w)
-    for i in (~converged | (left > TOLERANCE)).nonzero().flatten():
-        one = i.unsqueeze(0)
-        part = problem.at(one)
-        point = _one_exactly(part, turnover)
-        if point is None:
-            # The set is empty (or could not be searched): the violation left says so.
-            left[i] = measured(part, w[one]).clamp_min(2 * TOLERANCE)[0]
-            continue
-        start, theta = point
-        refined, _, settled = solve(part, theta, 1e-12 * scale[one])
-        better = settled & (measured(part, refined) <= TOLERANCE)
-        w[one] = torch.where(better.unsqueeze(-1), refined, start)
-        left[i] = measured(part, w[one])[0]
-    return w, left
+    w, still = near.clone(), torch.ones(len(near), dtype=torch.bool, device=device)
+
+    def accept(rows: Tensor, part: Problem, theta: Tensor, steps: int) -> None:
+        found, _, settled = solve(part, theta, 1e-13 * scale[rows], steps)
+        error = violation(found, part.lower, part.upper, part.rows, part.low[:m], part.high[:m], part.anchor, turnover)
+        good = settled & (error <= TOLERANCE)
+        w[rows[good]], left[rows[good]], still[rows[good]] = found[good], error[good], False
+
+    if device.type != "cpu" or problem.y.shape[-1] > _ONE_BY_ONE_UP_TO:
+        every = torch.arange(len(near), device=device)
+        accept(every, problem, first_guess(problem, near), 40)
+    rest = still.nonzero().flatten()
+    solved = [] if len(rest) == 0 else _one_by_one(problem.at(rest), near[rest], turnover)
+    full = [i for i, point in enumerate(solved) if point is not None]
+    if not full:
+        return w, torch.where(still, left.clamp_min(2 * TOLERANCE), left)
+    rows = rest[full]
+    part = problem.at(rows)
+    w[rows] = torch.stack([point[0] for point in solved if point is not None])
+    theta = torch.stack([point[1] for point in solved if point is not None])
+    left[rows] = violation(
+        w[rows], part.lower, part.upper, part.rows, part.low[:m], part.high[:m], part.anchor, turnover
+    )
+    empty = still.clone()
+    empty[rows] = False
+    accept(rows, part, theta, 3)
+    return w, torch.where(empty, left.clamp_min(2 * TOLERANCE), left)
 
 
-def _one_exactly(part: Problem, turnover: float | None) -> tuple[Tensor, Tensor] | None:
-
-    n, m = part.y.shape[-1], part.rows.shape[0]
-    low, high = part.lower.expand(1, n)[0], part.upper.expand(1, n)[0]
-    if bool((low > high).any()):
-        return None
-    anchor = None if part.anchor is None else part.anchor.expand(1, n)[0].cpu().numpy()
-    found = nearest(
-        part.y[0].cpu().numpy(), low.cpu().numpy(), high.cpu().numpy(), part.rows.cpu().numpy(),
-        part.low[:m].cpu().numpy(), part.high[:m].cpu().numpy(), anchor, turnover or 0.0,
-    )  # fmt: skip
-    if found is None:
-        return None
-    w, nu, lam = found
-    theta = [*nu, lam] if anchor is not None else [*nu]
-    return part.y.new_tensor(w).unsqueeze(0), part.y.new_tensor(theta).unsqueeze(0)
+def _one_by_one(part: Problem, near: Tensor, turnover: float | None) -> list[tuple[Tensor, Tensor] | None]:
+    """(w, theta) of every row by the exact active set, None where the set is empty or the search gave up."""
+    m = part.rows.shape[0]
+    y, start = part.y.cpu().numpy(), near.cpu().numpy()
+    lower, upper = (x.expand(part.y.shape).cpu().numpy() for x in (part.lower, part.upper))
+    anchors = None if part.anchor is None else part.anchor.expand(part.y.shape).cpu().numpy()
+    rows, low, high = (x.cpu().numpy() for x in (part.rows, part.low[:m], part.high[:m]))
+    points: list[tuple[Tensor, Tensor] | None] = []
+    for i in range(len(y)):
+        anchor = None if anchors is None else anchors[i]
+        found = None
+        try:
+            if (lower[i] <= upper[i]).all():
+                found = nearest(y[i], lower[i], upper[i], rows, low, high, anchor, turnover or 0.0, start[i])
+        except InfeasibleError:
+            if part.lower.ndim == part.upper.ndim == 1 and (part.anchor is None or part.anchor.ndim == 1):
+                return [None] * len(y)  # One set for every row: empty for one, empty for all.
+        if found is None:
+            points.append(None)
+        else:
+            w, nu, lam = found
+            theta = [*nu] if anchor is None else [*nu, lam]
+            points.append((part.y.new_tensor(w), part.y.new_tensor(theta)))
+    return points
