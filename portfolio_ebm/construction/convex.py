@@ -1,7 +1,7 @@
 """Convex(): the exact minimum of a convex formula over convex rules, with the proof that it is one.
 
-`minimize` picks the engine by structure (see engines.py), re-evaluates the weights on the torch face, and proves them by a
-dual bound and a KKT residual that do not trust the engine. `relaxation` bounds a discrete region from below.
+`minimize` picks the engine by structure (see engines.py), re-evaluates the weights on the torch face, and proves
+them by a dual bound and a KKT residual that do not trust the engine. `relaxation` bounds a discrete region from below.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def minimize(energy: Energy, region: Region, ctx: Context) -> Minimum:
         SolverError: no engine reached a usable minimum; e.g. the energy is unbounded below.
 
     Example:
-        >>> minimize(Variance(), Region.free(3).with_box(0, 1).with_row(torch.ones(3), 1, 1, "Budget()"), ctx).kkt < 1e-8
+        >>> minimize(Variance(), region_of(Budget() & LongOnly(), ctx), ctx).kkt < 1e-8
         True
     """
     return solve(take_apart(energy, ctx), region)
@@ -69,7 +69,8 @@ def solve(formula: Formula, region: Region) -> Minimum:
     """`minimize` for a formula taken apart already: for many regions in one context."""
     if region.discrete:
         raise SpecError(
-            "The region holds a choice of names, so it is not convex; use AnnealedLangevin(), or relaxation() for a bound."
+            "The region holds a choice of names, so it is not convex; use AnnealedLangevin(), "
+            "or relaxation() for a bound."
         )
     box = Box.of(region)
     if (box.lower > box.upper + 1e-12).any():
@@ -105,26 +106,20 @@ def relaxation(energy: Energy, region: Region, ctx: Context) -> Minimum:
 
 def relaxed(region: Region) -> Region:
     """The convex region that `relaxation` minimizes over; it holds every slice of the discrete one."""
-    if not region.discrete:
-        return region
-    zero = torch.zeros_like(region.lower)
-    lower = torch.where(region.frozen, region.lower, region.lower.minimum(zero))
-    if region.min_weight > 0.0:
-        lower = torch.where(region.frozen, lower, zero)
-    upper = torch.where(region.frozen, region.upper, region.upper.maximum(zero))
-    hull = replace(region, lower=lower, upper=upper, at_most=None, min_weight=0.0)
+    hull = region.relaxed()
     if region.at_most is None:
         return hull
     box = Box.of(hull)
     _, cap = box.implied()
     free = ~region.frozen.cpu().numpy()
-    if not np.isfinite(cap[free]).all() or (box.lower[free] < 0.0).any():
+    # A name that must be held takes one choice; one that cannot be held takes none.
+    must, can = free & (box.lower > 0.0), free & (cap > 0.0)
+    choice = can & ~must
+    if not np.isfinite(cap[choice]).all() or (box.lower[free] < 0.0).any():
         return hull
-    inverse = np.where(free, 1.0 / np.maximum(cap, 1e-12), 0.0)
-    # A name that cannot be held at all (upper 0) takes no choice.
-    inverse = np.where(cap <= 1e-12, 0.0, inverse)
+    inverse = np.where(choice, 1.0 / np.where(choice, cap, 1.0), 0.0)
     row = torch.as_tensor(inverse, dtype=region.lower.dtype, device=region.lower.device)
-    return hull.with_row(row, -torch.inf, float(region.at_most), "at most (relaxed)")
+    return hull.with_row(row, -torch.inf, float(region.at_most - int(must.sum())), "Cardinality, relaxed")
 
 
 def require_feasible(box: Box, names: tuple[str, ...]) -> None:
@@ -187,7 +182,7 @@ def _only_point(formula: Formula, box: Box, region: Region) -> Minimum:
 
 
 def cleaned(w: Array, box: Box, region: Region) -> Array:
-    """The weights put onto the region exactly: clipped, and projected where a row or the turnover is off by rounding."""
+    """The weights put onto the region exactly: clipped, and projected where a row or the turnover is off."""
     inner = np.clip(w, box.lower, box.upper)
     if _off(inner, box) <= 1e-14:
         return inner

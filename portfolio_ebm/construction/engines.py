@@ -22,6 +22,7 @@ from portfolio_ebm.energy import to_cvxpy
 from portfolio_ebm.errors import SolverError
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def inside(box: Box) -> Array:
     width = np.minimum(np.where(np.isfinite(box.upper - box.lower), box.upper - box.lower, np.inf), 1.0)
     low = np.where(np.isfinite(box.lower), box.lower + 0.2 * width, -np.inf)
     high = np.where(np.isfinite(box.upper), box.upper - 0.2 * width, np.inf)
-    return np.minimum(np.maximum(np.full(n, 1.0 / n), low), high)
+    return np.asarray(np.clip(np.full(n, 1.0 / n), low, high))
 
 
 def active_set(formula: Formula, box: Box) -> Found | None:
@@ -89,12 +90,12 @@ class _Layout:
 
     n_free: int
     n_tails: int
-    equal: NDArray[np.bool_]
-    above: NDArray[np.bool_]
-    below: NDArray[np.bool_]
+    equal: Mask
+    above: Mask
+    below: Mask
 
 
-def _program(formula: Formula, box: Box, free: Array, scale: float) -> tuple[Program, Array, _Layout]:
+def _program(formula: Formula, box: Box, free: Mask, scale: float) -> tuple[Program, Array, _Layout]:
     w0 = np.where(free, inside(box), box.lower)
     fixed = np.where(free, 0.0, box.lower)
     k, j = int(free.sum()), len(formula.tails)
@@ -139,13 +140,13 @@ def _program(formula: Formula, box: Box, free: Array, scale: float) -> tuple[Pro
         return gradient, hessian
 
     program = Program(
-        model=model, hinges=hinges, offsets=offsets, weights=weights, rows=np.concatenate(rows), limits=np.concatenate(limits),
-        equal=part[equal], targets=(box.row_upper - moved)[equal], lower=lower, upper=upper,
+        model=model, hinges=hinges, offsets=offsets, weights=weights, rows=np.concatenate(rows),
+        limits=np.concatenate(limits), equal=part[equal], targets=(box.row_upper - moved)[equal], lower=lower, upper=upper,
     )  # fmt: skip
     return program, start, _Layout(k, j, equal, above, below)
 
 
-def _hinges(formula: Formula, free: Array, fixed: Array, scale: float, size: int) -> tuple[Array, Array, Array]:
+def _hinges(formula: Formula, free: Mask, fixed: Array, scale: float, size: int) -> tuple[Array, Array, Array]:
     """Scenarios above t, and cost * |x| = 2 cost * (x)_+ - cost * x for each free name."""
     k = int(free.sum())
     blocks, offsets, weights = [np.zeros((0, size))], [np.zeros(0)], [np.zeros(0)]
@@ -165,7 +166,7 @@ def _hinges(formula: Formula, free: Array, fixed: Array, scale: float, size: int
     return np.concatenate(blocks), np.concatenate(offsets), np.concatenate(weights)
 
 
-def _read(formula: Formula, box: Box, free: Array, scale: float, ended: Ended, layout: _Layout) -> Found:
+def _read(formula: Formula, box: Box, free: Mask, scale: float, ended: Ended, layout: _Layout) -> Found:
     point = ended.point
     w = np.where(free, 0.0, box.lower)
     w[free] = point.z[: layout.n_free]

@@ -143,7 +143,8 @@ def refuse_non_convex(energy: Energy) -> None:
         term = part.energy
         if term.curvature == "none" or not isinstance(term, ConvexEnergy):
             raise SpecError(
-                f"{term!r} is not convex in the weights, and Convex() takes convex terms only; use constructor=AnnealedLangevin()."
+                f"{term!r} is not convex in the weights, and Convex() takes convex terms only; "
+                "use constructor=AnnealedLangevin()."
             )
         if part.coefficient < 0.0 and term.curvature != "affine":
             raise SpecError(

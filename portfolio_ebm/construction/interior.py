@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dgetrf, dgetrs
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Model = Callable[[Array], tuple[Array, Array]]
 """z -> (gradient, Hessian) of phi."""
 
@@ -69,27 +70,23 @@ class Ended:
 def interior_point(program: Program, start: Array, *, tolerance: float = 1e-12, max_steps: int = 100) -> Ended:
     """The minimum from `start`, strictly inside the box. The objective should be scaled to order one."""
     point = _initial(program, start)
-    best, best_error, stalled = point, np.inf, 0
-    for step in range(max_steps):
+    best, best_error, stalled, steps = point, np.inf, 0, 0
+    while steps < max_steps and stalled < 8:
         gradient, hessian = program.model(point.z)
         error = max(_residual(program, point, gradient), _gap(program, point))
-        if not np.isfinite(error):
-            break
+        stalled = 0 if error < 0.95 * best_error else stalled + 1
         if error < best_error:
-            stalled = 0 if error < 0.95 * best_error else stalled + 1
             best, best_error = point, error
-        else:
-            stalled += 1
-        if error <= tolerance or stalled >= 8:
+        if error <= tolerance or not np.isfinite(error):
             break
         moved = _advance(program, point, gradient, hessian)
         if moved is None:
             break
-        point = moved
+        point, steps = moved, steps + 1
     exact = _on_active_set(program, best)
     if exact is not None:
-        return Ended(exact, True, True, step)
-    return Ended(best, best_error <= 1e-8, False, step)
+        return Ended(exact, True, True, steps)
+    return Ended(best, best_error <= 1e-8, False, steps)
 
 
 def _initial(program: Program, start: Array) -> Iterate:
@@ -102,8 +99,8 @@ def _initial(program: Program, start: Array) -> Iterate:
     q = 0.5 * program.weights * (1.0 + tilt / (1.0 + np.sqrt(1.0 + tilt * tilt)))
     y = np.maximum(program.limits - program.rows @ start, 0.1)
     return Iterate(
-        z=start, q=q, u=mu / (program.weights - q), r=mu / q, y=y, row_dual=mu / y, lower_dual=mu / below, upper_dual=mu / above,
-        equal_dual=np.zeros(len(program.targets)),
+        z=start, q=q, u=mu / (program.weights - q), r=mu / q, y=y, row_dual=mu / y,
+        lower_dual=mu / below, upper_dual=mu / above, equal_dual=np.zeros(len(program.targets)),
     )  # fmt: skip
 
 
@@ -192,8 +189,8 @@ def _length(program: Program, p: Iterate, d: Iterate) -> float:
     below, above = _room(program, p.z)
     a = program.weights - p.q
     pairs = (
-        (p.q, d.q), (a, -d.q), (p.u, d.u), (p.r, d.r), (p.y, d.y), (p.row_dual, d.row_dual), (p.lower_dual, d.lower_dual),
-        (p.upper_dual, d.upper_dual), (below, np.where(np.isfinite(program.lower), d.z, 0.0)),
+        (p.q, d.q), (a, -d.q), (p.u, d.u), (p.r, d.r), (p.y, d.y), (p.row_dual, d.row_dual),
+        (p.lower_dual, d.lower_dual), (p.upper_dual, d.upper_dual), (below, np.where(np.isfinite(program.lower), d.z, 0.0)),
         (above, np.where(np.isfinite(program.upper), -d.z, 0.0)),
     )  # fmt: skip
     fastest = 1.0
@@ -223,22 +220,10 @@ def _on_active_set(program: Program, p: Iterate) -> Iterate | None:
     active = np.concatenate([program.hinges[kink], program.rows[tight], program.equal])
     goal = np.concatenate([program.offsets[kink], program.limits[tight], program.targets])
     pull = program.hinges[top].T @ program.weights[top]
-    k, m = int(free.sum()), len(goal)
-    for _ in range(6):
-        gradient, hessian = program.model(z)
-        system = np.zeros((k + m, k + m))
-        system[:k, :k] = hessian[np.ix_(free, free)]
-        system[:k, k:] = active[:, free].T
-        system[k:, :k] = active[:, free]
-        right = np.concatenate([-(gradient + pull)[free], goal - active @ z])
-        solved = _least(system, right)
-        if solved is None:
-            return None
-        z = z.copy()
-        z[free] += solved[:k]
-        if float(np.abs(solved[:k]).max(initial=0.0)) < 1e-13:
-            break
-    duals = solved[k:]
+    ended = _newton(program, z, free, active, goal, pull)
+    if ended is None:
+        return None
+    z, duals = ended
     n_kink, n_tight = int(kink.sum()), int(tight.sum())
     q = np.where(top, program.weights, 0.0)
     q[kink] = duals[:n_kink]
@@ -250,12 +235,36 @@ def _on_active_set(program: Program, p: Iterate) -> Iterate | None:
     gap = program.hinges @ z - program.offsets
     found = replace(
         p, z=z, q=q, u=np.maximum(gap, 0.0), r=np.maximum(-gap, 0.0), y=program.limits - program.rows @ z,
-        row_dual=row_dual, lower_dual=np.where(low, slope, 0.0), upper_dual=np.where(high, -slope, 0.0), equal_dual=equal_dual,
+        row_dual=row_dual, lower_dual=np.where(low, slope, 0.0), upper_dual=np.where(high, -slope, 0.0),
+        equal_dual=equal_dual,
     )  # fmt: skip
     return found if _signs_hold(program, found, slope, kink, top, free) else None
 
 
-def _signs_hold(program: Program, p: Iterate, slope: Array, kink: Array, top: Array, free: Array) -> bool:
+def _newton(
+    program: Program, z: Array, free: Mask, active: Array, goal: Array, pull: Array
+) -> tuple[Array, Array] | None:
+    """Newton's method for min phi + pull'z subject to active z = goal over the free entries: (z, multipliers)."""
+    k, m = int(free.sum()), len(goal)
+    duals = np.zeros(m)
+    for _ in range(6):
+        gradient, hessian = program.model(z)
+        system = np.zeros((k + m, k + m))
+        system[:k, :k] = hessian[np.ix_(free, free)]
+        system[:k, k:] = active[:, free].T
+        system[k:, :k] = active[:, free]
+        solved = _least(system, np.concatenate([-(gradient + pull)[free], goal - active @ z]))
+        if solved is None:
+            return None
+        z = z.copy()
+        z[free] += solved[:k]
+        duals = solved[k:]
+        if float(np.abs(solved[:k]).max(initial=0.0)) < 1e-13:
+            break
+    return z, duals
+
+
+def _signs_hold(program: Program, p: Iterate, slope: Array, kink: Mask, top: Mask, free: Mask) -> bool:
     tiny = 1e-11
     gap = program.hinges @ p.z - program.offsets
     scale = float(program.weights.max(initial=0.0))

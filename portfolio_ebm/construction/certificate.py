@@ -1,0 +1,139 @@
+"""certify: nothing leaves a constructor before its energy, its rules and its terms have been measured again.
+
+The energy and the residuals of a Solution are evaluated here, on the torch face and by the rules themselves, whatever
+the solver claimed. `ranges` tells which terms decide: each term's least and largest share over feasible portfolios.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import project_region, region_of
+from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy, breakdown
+from portfolio_ebm.errors import InfeasibleError, SolverError
+from portfolio_ebm.types import Status, require_last
+
+FEASIBLE = 1e-9
+"""A residual above this, in the rule's own units, is a broken rule."""
+
+SAMPLES = 64
+
+
+def certify(
+    weights: Tensor,
+    energy: Energy,
+    constraint: Constraint,
+    ctx: Context,
+    *,
+    bound: float | None,
+    status: Status,
+    rng: torch.Generator,
+    **extras: Any,
+) -> Solution:
+    """The Solution at `weights` (n,), measured; `extras` are its other fields (ablation, ensemble, diagnostics).
+
+    A bound above the energy by rounding is lowered to it, so that the gap is never negative.
+
+    Raises:
+        SolverError: a rule is broken by more than 1e-9, the energy is not finite, or the bound is above the energy by
+            more than rounding; the message says which.
+    """
+    residuals = residuals_of(weights, constraint, ctx)
+    for rule, residual in residuals.items():
+        if not residual <= FEASIBLE:
+            raise SolverError(
+                f"The portfolio{_where(ctx)} breaks {rule} by {residual:.3g}, beyond the tolerance of "
+                f"{FEASIBLE:g}; it was not let out. "
+                "Scale the rules to weights near one, or loosen the ones that leave no room."
+            )
+    return measured(weights, energy, constraint, ctx, residuals, bound=bound, status=status, rng=rng, **extras)
+
+
+def measured(
+    weights: Tensor,
+    energy: Energy,
+    constraint: Constraint,
+    ctx: Context,
+    residuals: Mapping[str, float],
+    *,
+    bound: float | None,
+    status: Status,
+    rng: torch.Generator,
+    **extras: Any,
+) -> Solution:
+    """`certify` without the refusal of broken rules; for portfolios that are fixed, not found.
+
+    Raises:
+        SolverError: the energy is not finite, or below its bound.
+    """
+    require_last(weights, ctx.n_assets, "weights")
+    value = float(energy.bind(ctx)(weights))
+    shares = {name: float(share) for name, share in breakdown(energy, weights, ctx).items()}
+    for name, share in {**shares, repr(energy): value}.items():
+        if not abs(share) < float("inf"):
+            raise SolverError(
+                f"{name} is {share}{_where(ctx)}; check that its estimates are finite on the tradeable names."
+            )
+    if bound is not None:
+        size = max(abs(value), sum(abs(share) for share in shares.values()))
+        if bound > value + 1e-8 * size + 1e-14:
+            raise SolverError(
+                f"The energy {value:.10g}{_where(ctx)} is below its proven bound {bound:.10g}; "
+                "the bound or a term is wrong."
+            )
+        bound = min(bound, value)
+    return Solution(
+        weights=weights, status=status, energy=value, bound=bound, residuals=dict(residuals), breakdown=shares,
+        ranges=ranges_of(weights, energy, constraint, ctx, rng), **extras,
+    )  # fmt: skip
+
+
+def residuals_of(weights: Tensor, constraint: Constraint, ctx: Context) -> dict[str, float]:
+    """By rule, how far it is broken, in its own units."""
+    return {repr(rule): float(rule.residual(weights, ctx)) for rule in constraint.rules()}
+
+
+def ranges_of(
+    weights: Tensor, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator
+) -> dict[str, tuple[float, float]]:
+    """Each term's (least, largest) share over feasible portfolios: `weights`, and those nearest to what is held, to
+    single names and to random points. {} for an energy without terms."""
+    if not energy.terms():
+        return {}
+    found = torch.cat([weights.unsqueeze(0), feasible_sample(weights, constraint, ctx, rng)])
+    shares = breakdown(energy, found, ctx)
+    return {name: (float(share.min()), float(share.max())) for name, share in shares.items()}
+
+
+def feasible_sample(
+    weights: Tensor, constraint: Constraint, ctx: Context, rng: torch.Generator, size: int = SAMPLES
+) -> Tensor:
+    """`size` feasible portfolios that reach into the corners: (size, n); fewer than none only where there is none."""
+    n = ctx.n_assets
+    region = region_of(constraint, ctx)
+    picked = torch.randperm(n, generator=rng, device=rng.device)[: size // 2].to(weights.device)
+    singles = torch.eye(n, dtype=weights.dtype, device=weights.device)[picked]
+    random = torch.randn(size - len(singles), n, generator=rng, dtype=weights.dtype, device=rng.device).to(
+        weights.device
+    )
+    # Long steps end on vertices and edges, short ones inside.
+    length = torch.logspace(-1, 1, len(random), dtype=weights.dtype, device=weights.device).unsqueeze(-1)
+    points = torch.cat([2.0 * singles, weights + length * random / n**0.5])
+    if ctx.held is not None:
+        points[-1] = ctx.held.to(points)
+    try:
+        return project_region(points, region).weights
+    except InfeasibleError:
+        # Nothing but the portfolio itself is known to be feasible.
+        return points[:0]
+
+
+def _where(ctx: Context) -> str:
+    return f" at {ctx.date}" if ctx.date else ""
