@@ -2,7 +2,7 @@
 
 With value V = cash + sum(shares * price) and target weights w, a name's target is w V / price shares. Trades are in
 whole lots: every target is first rounded down, which never needs more cash than the weights leave, and the cash that
-rounding sets free then buys one more lot each of the names that are furthest below their target, as long as it lasts.
+rounding sets free then buys one more lot each where that is nearer to the target, dearest shortfall first.
 A target of zero sells everything, fractions of a share included.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from portfolio_ebm.errors import DataError, SpecError
 
@@ -102,7 +103,7 @@ def size_orders(
     Example:
         >>> held = Holdings(pd.Series({"A": 10.0}), pd.Series({"A": 10.0, "B": 30.0}), cash=50.0)
         >>> size_orders({"A": 0.5, "B": 0.5}, held).table["trade"].to_dict()
-        {'A': -3.0, 'B': 2.0}
+        {'A': -2.0, 'B': 2.0}
     """
     if lot < 0.0 or cost_rate < 0.0:
         raise SpecError(f"lot={lot}, cost_rate={cost_rate}: neither can be negative.")
@@ -113,16 +114,16 @@ def size_orders(
     held = holdings.shares.reindex(names).fillna(0.0).astype(float)
     prices = holdings.prices.reindex(names).astype(float)
     moving = np.array([name not in frozen for name in names]) & ((weights != 0.0) | (held != 0.0)).to_numpy()
-    bare = [
-        name for name, moves, p in zip(names, moving, prices, strict=True) if moves and not (p > 0.0 and p < np.inf)
-    ]
+    known = (prices > 0.0) & (prices < np.inf)
+    bare = [name for name, moves, there in zip(names, moving, known, strict=True) if moves and not there]
     if bare:
         raise DataError(f"No price for {', '.join(bare)} at that date, so it cannot be traded; give one, or drop it.")
     value = holdings.value
     # Costs are paid from the portfolio: the targets are of the value that is left after them.
     spent = float((weights * value - held * prices.fillna(0.0)).abs()[moving].sum()) * cost_rate
     ideal = np.where(moving, weights * (value - spent) / prices, held)
-    trade = _whole(ideal, held.to_numpy(), prices.to_numpy(), holdings.cash, cost_rate, lot)
+    shares, paid = np.asarray(held, dtype=np.float64), np.asarray(prices, dtype=np.float64)
+    trade = _whole(ideal, shares, paid, holdings.cash, cost_rate, lot)
     worth = np.nan_to_num(prices.to_numpy())
     costs = float(np.abs(trade) @ worth) * cost_rate
     after = holdings.cash - float(trade @ worth) - costs
@@ -136,7 +137,7 @@ def size_orders(
     return Orders(table, value, holdings.cash, after, costs)
 
 
-Shares = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+Shares = NDArray[np.float64]
 
 
 def _whole(ideal: Shares, held: Shares, prices: Shares, cash: float, rate: float, lot: float) -> Shares:
@@ -152,7 +153,7 @@ def _whole(ideal: Shares, held: Shares, prices: Shares, cash: float, rate: float
     for i in np.argsort(-(gap - trade) * worth, kind="stable"):
         short = (gap[i] - trade[i]) / lot
         price = lot * worth[i] * (1.0 + rate if trade[i] >= 0.0 else 1.0 - rate)
-        if 0.5 <= short < 1.0 and spare - price >= min(0.0, reserve) - 1e-9:
+        if 0.5 <= short < 1.0 and spare - price >= reserve - 1e-9:
             trade[i] += lot
             spare -= price
     return trade

@@ -79,18 +79,18 @@ def assumptions(result: Result, panel: Panel) -> list[str]:
     """What the figures rest on: costs, delay, cash, what left, who survived."""
     given = result.arguments
     rate, delay = float(given["costs"]), int(given["delay"])
-    when = (
-        "the decision's own close" if delay == 0 else f"the close {delay} period{'s' * (delay > 1)} after the decision"
+    late = f"the close {delay} period{'s' * (delay > 1)} after the decision"
+    when = late if delay else "the decision's own close"
+    cash = (
+        "Cash earns the panel's cash rate." if panel.cash_rate.any() else "Cash earns nothing: no cash rate was given."
     )
-    lines = [
+    return [
         f"Trades are made at {when}, at the closing price, in fractions of a share and of any size: nothing is "
         "charged for moving the market.",
         f"Costs are {rate * 1e4:g} basis points of traded value, paid from the portfolio."
         if rate
         else "Trading is free of costs in this run; real trading is not.",
-        "Cash earns the panel's cash rate."
-        if panel.cash_rate.any()
-        else "Cash earns nothing, as no cash rate was given.",
+        cash,
         "A decision sees the closing prices of its own date and nothing later; a name without a price is not traded.",
         f"{len(result.events)} name(s) left while held, and were turned into cash at their last price or final return."
         if len(result.events)

@@ -97,7 +97,7 @@ def _term_rows(terms: Any) -> list[dict[str, str]]:
             "name": name, "share": f"{share * 1e4:.2f}",
             "range": f"{low * 1e4:.2f} to {high * 1e4:.2f}" if known else "–",
             "part": f"{part:.0%}" if known else "–",
-            "verdict": "" if not known else "decides nothing" if part < 0.01 else "decides little" if part < 0.1 else "",
+            "verdict": "decides nothing" if part < 0.01 else "decides little" if part < 0.1 else "",
         })  # fmt: skip
     return rows
 
@@ -116,8 +116,8 @@ def _proof(result: Result) -> str:
     known = table.loc[table["gap"].notna()]
     share = known["proven"].astype(bool).mean()
     return (
-        f"{share:.0%} of {len(known)} decisions are proven optimal to eight digits. For the others the bound leaves room "
-        f"for at most {known['gap'].max() * 1e4:.3f} bps of energy (median {known['gap'].median() * 1e4:.3f} bps); "
+        f"{share:.0%} of {len(known)} decisions are proven optimal to eight digits. For the others the bound leaves "
+        f"room for at most {known['gap'].max() * 1e4:.3f} bps of energy (median {known['gap'].median() * 1e4:.3f} bps); "
         "how much of that room is real is not known."
     )
 
