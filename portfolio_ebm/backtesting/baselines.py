@@ -46,4 +46,4 @@ def baselines(strategy: Strategy, lookback: int = 252) -> tuple[Strategy, ...]:
 
 def convex_rules(constraint: Constraint) -> tuple[Constraint, ...]:
     """The rules of `constraint` whose set is convex."""
-    return tuple(rule for rule in constraint.rules() if type(rule).convex)
+    return tuple(rule for rule in constraint.rules() if rule.convex)

@@ -90,7 +90,7 @@ def assumptions(result: Result, panel: Panel) -> list[str]:
         f"Costs are {rate * 1e4:g} basis points of traded value, paid from the portfolio."
         if rate
         else "Trading is free of costs in this run; real trading is not.",
-        cash,
+        f"Cash earns {cash}.",
         "A decision sees the closing prices of its own date and nothing later; a name without a price is not traded.",
         f"{len(result.events)} name(s) left while held, and were turned into cash at their last price or final return."
         if len(result.events)

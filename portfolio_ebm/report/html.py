@@ -115,9 +115,10 @@ def _proof(result: Result) -> str:
         return "No bound is known for these decisions, so nothing is said about how far from optimal they are."
     known = table.loc[table["gap"].notna()]
     share = known["proven"].astype(bool).mean()
+    largest, middle = known["gap"].max() * 1e4, known["gap"].median() * 1e4
     return (
         f"{share:.0%} of {len(known)} decisions are proven optimal to eight digits. For the others the bound leaves "
-        f"room for at most {known['gap'].max() * 1e4:.3f} bps of energy (median {known['gap'].median() * 1e4:.3f} bps); "
+        f"room for at most {largest:.3f} bps of energy (median {middle:.3f} bps); "
         "how much of that room is real is not known."
     )
 
