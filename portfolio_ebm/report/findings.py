@@ -81,9 +81,7 @@ def assumptions(result: Result, panel: Panel) -> list[str]:
     rate, delay = float(given["costs"]), int(given["delay"])
     late = f"the close {delay} period{'s' * (delay > 1)} after the decision"
     when = late if delay else "the decision's own close"
-    cash = (
-        "Cash earns the panel's cash rate." if panel.cash_rate.any() else "Cash earns nothing: no cash rate was given."
-    )
+    cash = "the panel's cash rate" if panel.cash_rate.any() else "nothing, as no cash rate was given"
     return [
         f"Trades are made at {when}, at the closing price, in fractions of a share and of any size: nothing is "
         "charged for moving the market.",

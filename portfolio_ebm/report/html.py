@@ -115,6 +115,8 @@ def _proof(result: Result) -> str:
         return "No bound is known for these decisions, so nothing is said about how far from optimal they are."
     known = table.loc[table["gap"].notna()]
     share = known["proven"].astype(bool).mean()
+    if share == 1.0:
+        return f"All {len(known)} decisions are proven optimal to eight digits: no feasible portfolio is better."
     largest, middle = known["gap"].max() * 1e4, known["gap"].median() * 1e4
     return (
         f"{share:.0%} of {len(known)} decisions are proven optimal to eight digits. For the others the bound leaves "

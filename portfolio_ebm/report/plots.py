@@ -29,14 +29,13 @@ POINTS = 1500
 def wealth(results: Sequence[Result]) -> str:
     """Growth of one, net of costs, on a logarithmic scale."""
     figure = go.Figure()
-    for item, colour in zip(findings.shared(results), LEAD, strict=False):
+    for place, (item, colour) in enumerate(zip(findings.shared(results), LEAD, strict=False)):
         grown = _thin(item.wealth())
-        lead = item is not None and item.name == results[0].name
         figure.add_scatter(
             x=grown.index, y=grown.round(5), name=item.name, mode="lines",
-            line={"color": colour, "width": 2.2 if lead else 1.6}, hovertemplate="%{y:.3f}",
+            line={"color": colour, "width": 1.6 if place else 2.2}, hovertemplate="%{y:.3f}",
         )  # fmt: skip
-    figure.update_yaxes(type="log", title="growth of 1", dtick="D1" if _spread(results) > 3.0 else None)
+    figure.update_yaxes(type="log", title="growth of 1", dtick="D2" if _spread(results) > 3.0 else None)
     return _json(figure, 360)
 
 
@@ -73,7 +72,8 @@ def weights(result: Result) -> str:
     for (name, line), colour in zip(parts.items(), colours, strict=False):
         figure.add_scatter(
             x=line.index, y=line.round(6), name=name, mode="lines", stackgroup=None if short else "one",
-            line={"color": colour, "width": 1.4 if short else 0.4, "shape": "hv"}, hovertemplate="%{y:.1%}",
+            line={"color": colour if short else "white", "width": 1.4 if short else 0.5, "shape": "hv"},
+            fillcolor=None if short else colour, hovertemplate="%{y:.1%}",
         )  # fmt: skip
     figure.update_yaxes(tickformat=".0%", title="weight", range=None if short else [0, 1])
     return _json(figure, 380)
@@ -84,11 +84,12 @@ def trading(result: Result) -> str:
     figure = make_subplots(specs=[[{"secondary_y": True}]])
     moved = result.turnover[result.turnover > 0.0]
     figure.add_bar(x=moved.index, y=moved.round(5), name="turnover", marker_color=LEAD[0], hovertemplate="%{y:.1%}")
-    spent = _thin(result.costs.cumsum())
-    figure.add_scatter(
-        x=spent.index, y=spent.round(6), name="costs so far", mode="lines", line={"color": LEAD[2], "width": 1.8},
-        hovertemplate="%{y:.2%}", secondary_y=True,
-    )  # fmt: skip
+    if result.costs.any():
+        spent = _thin(result.costs.cumsum())
+        figure.add_scatter(
+            x=spent.index, y=spent.round(6), name="costs so far", mode="lines", line={"color": LEAD[2], "width": 1.8},
+            hovertemplate="%{y:.2%}", secondary_y=True,
+        )  # fmt: skip
     figure.update_yaxes(tickformat=".0%", title="turnover", secondary_y=False)
     figure.update_yaxes(tickformat=".1%", title="costs so far", showgrid=False, rangemode="tozero", secondary_y=True)
     return _json(figure, 280)

@@ -50,6 +50,8 @@ def notes(result: Result) -> list[str]:
     if "gap" in decisions and decisions["gap"].notna().any():
         share = decisions["proven"].eq(True).mean()
         lines[0] += f" Proven optimal: {share:.0%}; largest gap to the bound {decisions['gap'].max():.1e}."
+    if not result.arguments["costs"]:
+        lines.append("No trading costs: the strategy has no TradingCost term, or costs were set to none.")
     if len(failed):
         lines.append(f"First failure, {failed.index[0]:%Y-%m-%d}: {failed['status'].iloc[0]}")
     return lines
