@@ -28,14 +28,14 @@ CARDS = (
 )
 
 
-def render(result: Result, others: Sequence[Result], strategy: Strategy, panel: Panel) -> str:
-    """The report of `result` beside `others` as one self-contained HTML document.
+def render(strategy: Strategy, panel: Panel, results: Sequence[Result]) -> str:
+    """The report of `results[0]`, a run of `strategy`, beside the others as one self-contained HTML document.
 
     Example:
-        >>> html = render(result, [one_over_n], strategy, panel)
+        >>> html = render(strategy, panel, [result, one_over_n])
         >>> Path("report.html").write_text(html, encoding="utf-8")
     """
-    results = [result, *others]
+    result, others = results[0], results[1:]
     table = findings.table(results)
     dates = findings.shared(results)[0].net.index
     terms, stages = decisions.term_table(result), decisions.stage_table(result)
