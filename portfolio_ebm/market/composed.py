@@ -1,0 +1,191 @@
+"""FactorEBMMarket: the composed market at one date, as a density of the next day and as an outlook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from portfolio_ebm.market.base import Marginals, Market, Outlook
+from portfolio_ebm.market.dependence import Dependence, scores
+from portfolio_ebm.market.scenarios import Scales, compound, simulate, structured
+from portfolio_ebm.market.states import FAMILY, Series
+from portfolio_ebm.models.conditional import Conditional, State, shape_nodes, truncated_shape
+from portfolio_ebm.types import Status, require_last
+
+if TYPE_CHECKING:
+    from portfolio_ebm.market.factor_ebm import FactorEBM
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of parts (the factors, or the residuals) at today's state.
+
+    Attributes:
+        law: the parts' laws of the next day, batch shape (M, 1).
+        dependence: their copula.
+        correlation: R for the next day, (M, M).
+    """
+
+    law: Conditional
+    dependence: Dependence
+    correlation: Tensor
+
+    @classmethod
+    def of(cls, series: Series, parameters: Tensor, dependence: Dependence, u: Array, *, pool: bool = False) -> Block:
+        """The block at the last row of its states; with `pool`, a part too young for a scale has the median one."""
+        state = series.state.rows(slice(-1, None))
+        young = torch.from_numpy(~series.ready[-1])
+        if pool and bool(young.any()) and not bool(young.all()):
+            level = torch.where(young[:, None], state.level[~young].median(), state.level)
+            flat = torch.where(young[:, None, None], 1.0, state.ratios)
+            zero = torch.where(young[:, None, None], 0.0, state.features)
+            still = torch.where(young[:, None, None], 0.0, state.drift)
+            state = State(level, flat, zero, still)
+        return cls(Conditional(FAMILY, parameters, state), dependence, dependence.correlation(u))
+
+    def log_probs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Each part's log density (..., M) and the copula's (...), at x (..., M); NaN entries are left out."""
+        here = ~torch.isnan(x)
+        value = torch.where(here, x, self.law.location[:, 0]).reshape(-1, x.shape[-1], 1)
+        single = self.law.log_prob(value)[..., 0].reshape(x.shape)
+        u = self.law.cdf(value)[..., 0].reshape(x.shape).clamp(1e-12, 1 - 1e-12)
+        t = torch.from_numpy(scores(u.numpy(), self.dependence.freedom))
+        t = torch.where(here, t, torch.nan)
+        return torch.where(here, single, 0.0), self.dependence.log_density(t, self.correlation)
+
+    def sample(self, size: int, rng: torch.Generator, bound: float = 1e4) -> Tensor:
+        """Draws (size, M): the copula, then each part's inverse cdf from its table."""
+        t = self.dependence.draw(torch.linalg.cholesky(self.correlation), (size,), rng)
+        z = truncated_shape(self.law, bound, 8192).quantile(self.dependence.level(t))
+        return self.law.location[:, 0] + self.law.scale[:, 0] * z
+
+
+@dataclass(frozen=True)
+class FactorEBMMarket(Market):
+    """A fitted FactorEBM at one date. A day's returns are one row of K factors, as the panel has them, then n assets.
+
+    Attributes:
+        assets, factors: names.
+        status, refitted, date, spec: how it was fitted.
+        blocks: factors, residuals.
+        loadings: B on the orthogonal factors, (n, K).
+        beta: each factor's beta to the market, (K,), zero for the market itself.
+        market: the market's column, or None.
+        factor_mean, residual_mean: shrunk means a period, (K,) and (n,).
+
+    Example:
+        >>> market.log_prob(torch.cat([factor_returns, asset_returns], -1))      # nats
+        >>> market.sample(1000, rng)[:, len(market.factors):]                    # assets of the next day
+    """
+
+    assets: tuple[str, ...]
+    factors: tuple[str, ...]
+    status: Status
+    refitted: tuple[str, ...]
+    date: str
+    spec: FactorEBM
+    blocks: tuple[Block, Block]
+    loadings: Tensor
+    beta: Tensor
+    market: int | None
+    factor_mean: Tensor
+    residual_mean: Tensor
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names of the entries of a day's row."""
+        return (*self.factors, *self.assets)
+
+    def parts(self, r: Tensor) -> dict[str, Tensor]:
+        """Each part's normalised energy at the day's returns r (..., K + n), nats; they add up to `energy`.
+
+        An asset that is NaN is integrated out; so is a factor, which makes every residual unknown.
+
+        Raises:
+            ShapeError: r has not one entry a factor and an asset.
+        """
+        require_last(r, len(self.series), "FactorEBMMarket")
+        with torch.no_grad():
+            x, eps = self._split(r)
+            found: dict[str, Tensor] = {}
+            for block, value, labels, name in (
+                (self.blocks[0], x, self.factors, "factor"),
+                (self.blocks[1], eps, tuple(f"{a} residual" for a in self.assets), "residual"),
+            ):
+                single, joint = block.log_probs(value)
+                found |= {label: -single[..., i] for i, label in enumerate(labels)}
+                found[f"{name} dependence"] = -joint
+            return found
+
+    def energy(self, r: Tensor) -> Tensor:
+        """The normalised joint energy -log p(r | past), (...), nats."""
+        return torch.stack(list(self.parts(r).values())).sum(0)
+
+    def log_prob(self, r: Tensor) -> Tensor:
+        """log p of the next day's factor and asset returns r (..., K + n) in decimals, nats."""
+        return -self.energy(r)
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """Exact ancestral draws of the next day's row, (n, K + number of assets)."""
+        with torch.no_grad():
+            x = self.blocks[0].sample(n, rng)
+            eps = self.blocks[1].sample(n, rng)
+            assets = x @ self.loadings.mT + eps
+            factors = x if self.market is None else x + self.beta * x[:, self.market : self.market + 1]
+            return torch.cat([factors, assets], -1)
+
+    def outlook(self, horizon: int, rng: torch.Generator) -> Outlook:
+        """Mean, structured covariance, scenarios and free-energy tables over the next `horizon` periods.
+
+        The shapes of the laws are those of the next day, the scales follow their recursions; the marginals have the
+        forecast deviation of the period and the shape of one day, truncated at the declared bound.
+        """
+        with torch.no_grad():
+            law = self._law()
+            shape = truncated_shape(law, self.spec.bound)
+            scales = Scales.of(law, shape)
+            variance = scales.forecast(horizon)
+            parts = tuple((block.dependence, block.correlation) for block in self.blocks)
+            innovations = simulate(scales, parts, horizon, self.spec.scenarios, rng)
+            step = self.loadings @ self.factor_mean + self.residual_mean
+            return Outlook(
+                mean=horizon * step,
+                covariance=structured(variance, self.loadings, self.blocks[0].correlation, self.blocks[1].correlation),
+                scenarios=compound(innovations, self.loadings, step),
+                marginals=self._marginals(law, variance),
+                horizon=float(horizon),
+            )
+
+    def _marginals(self, law: Conditional, variance: Tensor) -> Marginals:
+        z, log_mass = shape_nodes(law, self.spec.bound, self.spec.nodes)
+        weight = log_mass.exp()
+        z = z - (weight * z).sum(-1, keepdim=True)
+        spread = (weight * z.square()).sum(-1, keepdim=True).sqrt()
+        eye = torch.eye(len(self.assets), dtype=z.dtype)
+        return Marginals(
+            names=(*self.factors, *(f"{name} residual" for name in self.assets)),
+            exposures=torch.cat([self.loadings, eye], -1),
+            values=z / spread * variance.sqrt()[:, None],
+            log_mass=log_mass,
+            bound=self.spec.bound,
+        )
+
+    def _law(self) -> Conditional:
+        """All parts as one batch of laws."""
+        first, second = (block.law for block in self.blocks)
+        joined = [torch.cat([getattr(first.state, n), getattr(second.state, n)]) for n in State.__dataclass_fields__]
+        return Conditional(FAMILY, torch.cat([first.flat, second.flat]), State(*joined))
+
+    def _split(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """(f, r) -> (x, eps), a map of determinant one."""
+        k = len(self.factors)
+        f, assets = r[..., :k], r[..., k:]
+        x = f if self.market is None else f - self.beta * f[..., self.market : self.market + 1]
+        return x, assets - x @ self.loadings.mT

@@ -1,0 +1,203 @@
+"""FactorEBM: factor energies trained alone, residual energies, a dependence energy, added into one market.
+
+    E(f, r | past) = sum_k [E_k(x_k) + log Z_k] + sum_i [E_i(eps_i) + log Z_i] + E_dep(x) + E_dep(eps),
+    x = f less its causal beta times the market (the market itself as it is),   eps = r - B x.
+
+The map (f, r) -> (x, eps) has determinant one, so the sum is the normalised joint energy of the day's returns.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from portfolio_ebm.data.past import Past
+from portfolio_ebm.errors import DataError
+from portfolio_ebm.market.base import MarketModel
+from portfolio_ebm.market.checks import check_assets, check_factors
+from portfolio_ebm.market.composed import Block, FactorEBMMarket
+from portfolio_ebm.market.dependence import Dependence
+from portfolio_ebm.market.loadings import loadings, orthogonalise
+from portfolio_ebm.market.states import FAMILY, states
+from portfolio_ebm.market.store import Store
+from portfolio_ebm.market.training import VERSION, Calendar, Trained, levels, train, train_dependence
+from portfolio_ebm.types import Status
+
+Array = NDArray[np.float64]
+
+
+class FactorEBM(MarketModel):
+    """A market of factor energies.
+
+    Energies are trained by exact maximum likelihood at the end of the last completed year on up to `lookback` periods
+    and kept in a store by content; states, loadings and dependence matrices are brought up to every date. Adding a
+    factor trains that factor's energy only: a factor's series and state are made of itself and the market alone.
+
+    Expected returns are shrunk sample means: a part with n observations keeps n / (n + n_0) of its mean, which is the
+    posterior mean under a zero-centred normal prior on its Sharpe ratio a year with deviation `sharpe_prior`
+    (n_0 = periods a year / sharpe_prior^2); residuals have half of that deviation.
+
+    Attributes:
+        factors: names of the factors; () means all the panel has.
+        lookback: periods up to the anchor that energies are trained on.
+        refit: when energies are trained anew: the end of the year "YE", quarter "QE" or month "ME".
+        scenarios: joint scenarios of an outlook.
+        residual: "energy" trains one energy an asset; "ewma" keeps the untrained EWMA Student-t law.
+        dependence: "t" for the t copula with moving correlations, "none" for an independent sum.
+        min_history: observations of every factor needed before a date can be fitted; half of them by the anchor.
+        orthogonalise: style factors less their causal beta times the market; False takes them as they are.
+        market: the market factor's name; without it the panel's market, else the panel's first factor.
+        sharpe_prior: prior deviation of a factor's Sharpe ratio a year; small shrinks means to zero.
+        bound: truncation of the densities behind free energies and scenarios, in their own standard deviations.
+        nodes: quadrature nodes of the free-energy tables.
+
+    Example:
+        >>> market = FactorEBM(factors=("market", "MTUM", "QUAL")).fit(panel.past("2020-01-31"))
+        >>> market.outlook(21, generator(0, "2020-01-31")).covariance.dense()
+    """
+
+    factors: tuple[str, ...] = ()
+    lookback: int = Field(default=1260, ge=100)
+    refit: Literal["YE", "QE", "ME"] = "YE"
+    scenarios: int = Field(default=1000, ge=1)
+    residual: Literal["energy", "ewma"] = "energy"
+    dependence: Literal["t", "none"] = "t"
+    min_history: int = Field(default=504, ge=100)
+    orthogonalise: bool = True
+    market: str | None = None
+    sharpe_prior: float = Field(default=0.5, gt=0)
+    bound: float = Field(default=10.0, ge=4, le=50)
+    nodes: int = Field(default=64, ge=16)
+
+    @property
+    def history(self) -> int:
+        return self.min_history
+
+    def fit(self, past: Past) -> FactorEBMMarket:
+        """The market as known at the end of `past`; what was trained anew is in `refitted`.
+
+        Raises:
+            DataError: too little history, an unknown factor, or a series that cannot be used; names it and the remedy.
+            FitError: an energy could not be trained.
+            StoreError: a stored fit cannot be read; names the file.
+        """
+        names, column = self._columns(past)
+        calendar = Calendar.of(past.dates, self.refit, self.lookback)
+        raw = past.factor_returns[calendar.start :, column]
+        returns = past.returns[calendar.start :]
+        check_factors(raw, names, past, self.min_history)
+        check_assets(returns, past)
+        reference = past.factor_returns[calendar.start :, past.factors.index(self._market(past))]
+        return self._assemble(past, names, raw, returns, reference, calendar)
+
+    def _assemble(
+        self, past: Past, names: tuple[str, ...], raw: Array, returns: Array, reference: Array, calendar: Calendar
+    ) -> FactorEBMMarket:
+        name = self._market(past)
+        market = names.index(name) if name in names else None
+        store, fewest = Store.default(), self.min_history // 2
+        x, beta = raw, np.zeros((len(raw) + 1, len(names)))
+        if self.orthogonalise:
+            x, beta = orthogonalise(raw, reference)
+            x[:, market], beta[:, market] = raw[:, market], 0.0
+        factor_series = states(x, reference)
+        facts = {"orthogonalised": self.orthogonalise}
+        factor_fit = train(
+            factor_series, [f"factor {each}" for each in names], calendar, store, fewest=fewest, facts=facts,
+            data=lambda m, rows: (raw[:rows, m], reference[:rows]),
+        )  # fmt: skip
+        loaded = loadings(returns, x, market)
+        residual_series = states(loaded.residuals, reference)
+        facts |= {"factors": list(names), "market": name}
+        residual_fit = self._residuals(past, residual_series, calendar, store, facts, (returns, raw, reference))
+        factor_u, residual_u = (
+            levels(factor_series, factor_fit.parameters),
+            levels(residual_series, residual_fit.parameters),
+        )
+        copulas: list[tuple[Dependence, bool]] = [(Dependence.none(), False)] * 2
+        if self.dependence == "t":
+            copulas = [
+                train_dependence(u, fit.keys, f"{label} dependence", calendar, store, fewest=fewest, data=data)
+                for u, fit, label, data in (
+                    (factor_u, factor_fit, "factor", (raw, reference)),
+                    (residual_u, residual_fit, "residual", (returns, raw, reference)),
+                )
+            ]
+        anew = [*factor_fit.anew, *residual_fit.anew]
+        anew += [f"{label} dependence" for label, (_, new) in zip(("factor", "residual"), copulas, strict=True) if new]
+        return FactorEBMMarket(
+            assets=past.assets,
+            factors=names,
+            status=self._status(calendar, factor_fit, residual_fit, copulas),
+            refitted=(*anew, "loadings"),
+            date=past.date,
+            spec=self,
+            blocks=(
+                Block.of(factor_series, factor_fit.parameters, copulas[0][0], factor_u),
+                Block.of(residual_series, residual_fit.parameters, copulas[1][0], residual_u, pool=True),
+            ),
+            loadings=torch.from_numpy(loaded.today.copy()),
+            beta=torch.from_numpy(np.nan_to_num(beta[-1])),
+            market=market,
+            factor_mean=_shrunk_mean(x, past.periods_per_year, self.sharpe_prior),
+            residual_mean=_shrunk_mean(loaded.residuals, past.periods_per_year, self.sharpe_prior / 2),
+        )
+
+    def _residuals(
+        self, past: Past, series: Any, calendar: Calendar, store: Store, facts: dict[str, Any], data: tuple[Array, ...]
+    ) -> Trained:
+        labels = [f"residual {name}" for name in past.assets]
+        if self.residual == "ewma":
+            keys = tuple(f"ewma {VERSION} {name}" for name in past.assets)
+            return Trained(FAMILY.prior()[0].expand(len(labels), -1), keys, (), ())
+        returns, raw, reference = data
+        return train(
+            series, labels, calendar, store, fewest=self.min_history // 2, facts=facts,
+            data=lambda m, rows: (returns[:rows, m], raw[:rows], reference[:rows]),
+        )  # fmt: skip
+
+    def _status(self, calendar: Calendar, factor: Trained, residual: Trained, copulas: Any) -> Status:
+        trained_to = next((name for name in calendar.names if name), "")
+        said = f"{len(factor.keys)} factor and {len(residual.keys)} residual energies, trained to {trained_to}"
+        problems = [*factor.problems, *residual.problems]
+        problems += [f"dependence: {copula.status}" for copula, _ in copulas if not copula.status.ok]
+        # A name too young for its own energy is an ordinary thing; a fit that did not converge is not.
+        bad = [text for text in problems if "kept at the prior" not in text]
+        shown = "; ".join([*bad, *(text for text in problems if text not in bad)][:6])
+        return Status(not bad, said + (f"; {shown}" if shown else ""))
+
+    def _columns(self, past: Past) -> tuple[tuple[str, ...], list[int]]:
+        if not past.factors:
+            raise DataError(
+                f"{past.date}: the panel has no factors; pass factors= (CLI: --factors FILE), or use SampleMoments."
+            )
+        names = self.factors or past.factors
+        unknown = [name for name in names if name not in past.factors]
+        if unknown or len(set(names)) < len(names):
+            what = f"has no factor {', '.join(unknown)}" if unknown else "is asked for the same factor twice"
+            raise DataError(f"{past.date}: the panel {what}; it has {', '.join(past.factors)}.")
+        market = self._market(past)
+        if self.orthogonalise and market not in names and len(names) > 0:
+            raise DataError(
+                f"FactorEBM takes style factors orthogonal to the market, and '{market}' is not among its factors; "
+                "add it, or set orthogonalise=False."
+            )
+        return tuple(names), [past.factors.index(name) for name in names]
+
+    def _market(self, past: Past) -> str:
+        name = self.market or past.market or past.factors[0]
+        if name not in past.factors:
+            raise DataError(
+                f"{past.date}: the panel has no factor '{name}' to be the market; it has {', '.join(past.factors)}."
+            )
+        return name
+
+
+def _shrunk_mean(x: Array, periods_per_year: float, sharpe: float) -> torch.Tensor:
+    """n / (n + n_0) times the mean of each column of x (T, M), zero where nothing was observed."""
+    seen = (~np.isnan(x)).sum(axis=0)
+    return torch.from_numpy(np.nansum(x, axis=0) / (seen + periods_per_year / sharpe**2))
