@@ -64,7 +64,7 @@ def backtest(
 
     device_of(device)
     results, skipped = _walk(given, start, end, seed, device)
-    page = render(results[0], results[1:], strategy=given.strategy, panel=given.panel)
+    page = render(given.strategy, given.panel, results)
     results[0].save(folder, {"report.html": page.encode()})
     console = Console(highlight=False)
     print_results(results, console)
