@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.errors import InfeasibleError, SolverError
 
 Array = NDArray[np.float64]
 
 _BIG = 1e30
 _LIFT = 1e-9
+_NO_POINT = 2  # scipy's status for an infeasible program
 _EMPTY = -1  # daqp's flag for an empty set
 _WIDE = 1e3  # an endless bound, where a finite one is needed
 
@@ -78,6 +79,9 @@ def possible_pattern(
     """A pattern (n,) whose slice is not empty, nearest to y in the L1 sense; None where there is none.
 
     Variables w (n), z (n, 0 or 1), e (n) >= |w - y| and t (n) >= |w - anchor|.
+
+    Raises:
+        SolverError: HiGHS gave up without an answer.
     """
     n = len(y)
     lower, upper = np.clip(lower, -_WIDE, _WIDE), np.clip(upper, -_WIDE, _WIDE)
@@ -100,5 +104,13 @@ def possible_pattern(
         tests.append(LinearConstraint(np.r_[np.zeros(3 * n), np.ones(n)][None], 0, turnover))
     box = Bounds(np.r_[lower, np.zeros(n), np.zeros(2 * n)], np.r_[upper, np.ones(n), np.full(2 * n, np.inf)])
     whole = np.r_[np.zeros(n), np.ones(n), np.zeros(2 * n)]
-    found = milp(np.r_[np.zeros(2 * n), np.ones(n), np.zeros(n)], constraints=tests, bounds=box, integrality=whole)
-    return None if found.x is None else (found.x[n : 2 * n] > 0.5) & ~frozen
+    near = np.r_[np.zeros(2 * n), np.ones(n), np.zeros(n)]
+    # HiGHS now and then ends in an error on a sound program; without presolve, or asked for any point, it does not.
+    for cost, presolve in ((near, True), (near, False), (0.0 * near, True)):
+        found = milp(cost, constraints=tests, bounds=box, integrality=whole, options={"presolve": presolve})
+        if found.x is not None:
+            pattern: NDArray[np.bool_] = (found.x[n : 2 * n] > 0.5) & ~frozen
+            return pattern
+        if found.status == _NO_POINT:
+            return None
+    raise SolverError(f"The search for names that fit the rules ended with: {found.message}; loosen a rule a little.")

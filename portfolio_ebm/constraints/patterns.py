@@ -8,7 +8,7 @@ Every way here proposes patterns, projects y onto each one's convex slice exactl
     budget and turnover          the h largest holdings and the best of the relaxation, h the least one that
                                  the turnover cap allows; the turnover a pattern needs is known in closed form
     anything else                prefixes of the relaxed projection; not proven nearest
-    no proposal has a point      a small mixed-integer program, exact about emptiness
+        and where none has a point   a small mixed-integer program, exact about emptiness
 """
 
 from __future__ import annotations
@@ -37,16 +37,13 @@ def nearest_with_pattern(y: Tensor, region: Region) -> Found:
     limit = _limit(region)
     if proven and _long(region):
         w, pattern, left = _prefixes(flat, region, limit)
+    elif proven:
+        w, pattern, left = _best(flat, _two_ends(flat, region, limit), region)
+    elif alike and budget and _long(region):
+        w, pattern, left = _best(flat, _near_holdings(flat, region, limit), region)
     else:
-        if proven:
-            proposals = _two_ends(flat, region, limit)
-        elif alike and budget and _long(region):
-            proposals = _near_holdings(flat, region, limit)
-        else:
-            proposals = _near_relaxation(flat, region, limit)
-        w, pattern, left = _best(flat, proposals, region)
-        missing = left > TOLERANCE
-        if bool(missing.any()) and not proven:
+        w, pattern, left = _best(flat, _near_relaxation(flat, region, limit), region)
+        if bool((left > TOLERANCE).any()):
             w, pattern, left = _repair(flat, region, limit, (w, pattern, left))
     return w.reshape(y.shape).to(y.dtype), pattern.reshape(y.shape), left.reshape(y.shape[:-1]), proven
 

@@ -104,6 +104,8 @@ def sorted_root(v: Tensor, lower: Tensor, upper: Tensor, total: Tensor) -> Tenso
 def fill(v: Tensor, lower: Tensor, upper: Tensor, total: Tensor) -> Tensor:
     """The point of {lower <= x <= upper, sum x = total} nearest to v, (B, n); the nearest corner where
     the budget cannot be met. What rounding leaves of the budget is spread over the free names."""
+    # A budget out of reach has no root to look for: its nearest corner has.
+    total = total.maximum(lower.sum(-1)).minimum(upper.sum(-1))
     if v.shape[-1] > _SORT_UP_TO or not bool((upper - lower).sum().isfinite()):
         return _spread(v, shift_root(v, lower, upper, total), lower, upper, total)
     x = _spread(v, sorted_root(v, lower, upper, total), lower, upper, total)
