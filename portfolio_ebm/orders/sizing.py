@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from portfolio_ebm.backtesting.ledger import Book, trade
 from portfolio_ebm.errors import DataError, SpecError
 
 
@@ -119,18 +120,18 @@ def size_orders(
     if bare:
         raise DataError(f"No price for {', '.join(bare)} at that date, so it cannot be traded; give one, or drop it.")
     value = holdings.value
-    # Costs are paid from the portfolio: the targets are of the value that is left after them.
-    spent = float((weights * value - held * prices.fillna(0.0)).abs()[moving].sum()) * cost_rate
-    ideal = np.where(moving, weights * (value - spent) / prices, held)
-    shares, paid = np.asarray(held, dtype=np.float64), np.asarray(prices, dtype=np.float64)
-    trade = _whole(ideal, shares, paid, holdings.cash, cost_rate, lot)
-    worth = np.nan_to_num(prices.to_numpy())
-    costs = float(np.abs(trade) @ worth) * cost_rate
-    after = holdings.cash - float(trade @ worth) - costs
+    # The backtest's own ledger: costs are paid from the portfolio, names that cannot be traded keep their place.
+    worth = np.asarray(prices.fillna(0.0), dtype=np.float64)
+    before = Book(np.asarray(held, dtype=np.float64) * worth / value)
+    money = (before.weights + trade(before, np.asarray(weights, dtype=np.float64), cost_rate, ~moving).traded) * value
+    ideal = np.where(moving, money / np.where(worth > 0.0, worth, 1.0), held)
+    bought = _whole(ideal, np.asarray(held, dtype=np.float64), worth, holdings.cash, cost_rate, lot)
+    costs = float(np.abs(bought) @ worth) * cost_rate
+    after = holdings.cash - float(bought @ worth) - costs
     table = pd.DataFrame(
         {
-            "price": prices, "held": held, "target_weight": weights, "target": held + trade, "trade": trade,
-            "value": trade * worth, "weight_after": (held + trade) * worth / (value - costs),
+            "price": prices, "held": held, "target_weight": weights, "target": held + bought, "trade": bought,
+            "value": bought * worth, "weight_after": (held + bought) * worth / (value - costs),
         },
         index=pd.Index(names, name="ticker"),
     )  # fmt: skip
@@ -140,20 +141,19 @@ def size_orders(
 Shares = NDArray[np.float64]
 
 
-def _whole(ideal: Shares, held: Shares, prices: Shares, cash: float, rate: float, lot: float) -> Shares:
+def _whole(ideal: Shares, held: Shares, worth: Shares, cash: float, rate: float, lot: float) -> Shares:
     """Trades in whole lots, towards `ideal` from below, with the spare cash spread over what is furthest below it."""
     gap = ideal - held
     if lot == 0.0:
         return gap
     # A hair is added so that 3 shares that come out as 2.9999999996 are 3.
-    trade = np.where(ideal == 0.0, -held, np.floor(gap / lot + 1e-9) * lot)
-    worth = np.nan_to_num(prices)
-    spare = cash - float(trade @ worth) - float(np.abs(trade) @ worth) * rate
+    done = np.where(ideal == 0.0, -held, np.floor(gap / lot + 1e-9) * lot)
+    spare = cash - float(done @ worth) - float(np.abs(done) @ worth) * rate
     reserve = cash - float(gap @ worth) - float(np.abs(gap) @ worth) * rate  # what the target itself leaves in cash
-    for i in np.argsort(-(gap - trade) * worth, kind="stable"):
-        short = (gap[i] - trade[i]) / lot
-        price = lot * worth[i] * (1.0 + rate if trade[i] >= 0.0 else 1.0 - rate)
+    for i in np.argsort(-(gap - done) * worth, kind="stable"):
+        short = (gap[i] - done[i]) / lot
+        price = lot * worth[i] * (1.0 + rate if done[i] >= 0.0 else 1.0 - rate)
         if 0.5 <= short < 1.0 and spare - price >= reserve - 1e-9:
-            trade[i] += lot
+            done[i] += lot
             spare -= price
-    return trade
+    return done
