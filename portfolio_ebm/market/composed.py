@@ -63,7 +63,7 @@ class Block:
     def sample(self, size: int, rng: torch.Generator, bound: float = 1e4) -> Tensor:
         """Draws (size, M): the copula, then each part's inverse cdf from its table."""
         t = self.dependence.draw(torch.linalg.cholesky(self.correlation), (size,), rng)
-        z = truncated_shape(self.law, bound, 8192).quantile(self.dependence.level(t))
+        z = self.dependence.carry(truncated_shape(self.law, bound, 8192))(t)
         return self.law.location[:, 0] + self.law.scale[:, 0] * z
 
 

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.signal import lfilter
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtr, stdtr, stdtrit
 from torch import Tensor
 
+from portfolio_ebm.models.conditional import Shape
 from portfolio_ebm.training.quasi_newton import minimise
 from portfolio_ebm.types import Status
 
@@ -34,6 +35,7 @@ REFERENCE_FREEDOM = 8.0
 LEAST_IDENTITY = 0.01
 MOST_ROWS = 400
 MOST_NAMES = 25
+REACH, KNOTS = 9.0, 8192
 
 
 @dataclass(frozen=True)
@@ -74,20 +76,45 @@ class Dependence:
     def draw(self, root: Tensor, size: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """t scores (*size, K) with the correlation root @ root.T."""
         k = len(root)
-        normal = torch.randn((*size, k), generator=rng, dtype=root.dtype, device=root.device) @ root.mT
+        normal: Tensor = torch.randn((*size, k), generator=rng, dtype=root.dtype, device=root.device) @ root.mT
         if math.isinf(self.freedom):
             return normal
         # nu is even: chi-squared with nu degrees is the sum of nu / 2 exponentials, each -2 log of a uniform.
         shape = (*size, round(self.freedom / 2))
         uniform = torch.rand(shape, generator=rng, dtype=root.dtype, device=root.device)
-        mix = -2 * torch.log1p(-uniform).sum(-1) / self.freedom
-        return normal / mix.clamp_min(1e-12).sqrt()[..., None]
+        mix: Tensor = -2 * torch.log1p(-uniform).sum(-1) / self.freedom
+        drawn: Tensor = normal / mix.clamp_min(1e-12).sqrt()[..., None]
+        return drawn
 
     def level(self, x: Tensor) -> Tensor:
         """u = T_nu(x), any shape."""
         if math.isinf(self.freedom):
-            return torch.special.ndtr(x)
+            return torch.from_numpy(np.asarray(ndtr(x.numpy())))
         return torch.from_numpy(np.asarray(stdtr(self.freedom, x.numpy())))
+
+    def carry(self, shape: Shape) -> Carry:
+        """The map from scores to each part's own z, as a table."""
+        y = torch.linspace(-REACH, REACH, KNOTS, dtype=shape.z.dtype)
+        u = self.level(torch.sinh(y)).clamp(1e-15, 1 - 1e-15)
+        return Carry(shape.quantile(u[:, None].expand(-1, len(shape.z))).T.contiguous())
+
+
+@dataclass(frozen=True)
+class Carry:
+    """z = F^{-1}(T_nu(x)) for each of M parts, linear between knots that are equally spaced in asinh(x).
+
+    Attributes:
+        z: (M, KNOTS).
+    """
+
+    z: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """z at scores x (S, M)."""
+        place = ((torch.asinh(x) + REACH) * ((KNOTS - 1) / (2 * REACH))).clamp(0, KNOTS - 1.000001).T
+        left = place.long()
+        low, high = self.z.gather(1, left), self.z.gather(1, left + 1)
+        return torch.addcmul(low, place - left, high - low).T
 
 
 def scores(u: Array, freedom: float) -> Array:
@@ -114,10 +141,13 @@ def log_copula(x: Tensor, correlation: Tensor, freedom: float) -> Tensor:
     solved = torch.linalg.solve_triangular(root, x[..., None], upper=False).squeeze(-1)
     log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     d, nu = on.sum(-1), freedom
-    half = torch.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - d * (math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2))
+    half: Tensor = (
+        torch.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - d * (math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2))
+    )
     joint = -(nu + d) / 2 * torch.log1p(solved.square().sum(-1) / nu)
     single = -(nu + 1) / 2 * (on * torch.log1p(x * x / nu)).sum(-1)
-    return half - 0.5 * log_det + joint - single
+    density: Tensor = half - 0.5 * log_det + joint - single
+    return density
 
 
 def correlations(x: Array, half_life: float, rows: NDArray[np.int64]) -> Array:

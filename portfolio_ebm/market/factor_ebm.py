@@ -8,6 +8,8 @@ The map (f, r) -> (x, eps) has determinant one, so the sum is the normalised joi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +24,9 @@ from portfolio_ebm.market.checks import check_assets, check_factors
 from portfolio_ebm.market.composed import Block, FactorEBMMarket
 from portfolio_ebm.market.dependence import Dependence
 from portfolio_ebm.market.loadings import loadings, orthogonalise
-from portfolio_ebm.market.states import FAMILY, states
+from portfolio_ebm.market.states import Series, states
 from portfolio_ebm.market.store import Store
-from portfolio_ebm.market.training import VERSION, Calendar, Trained, levels, train, train_dependence
+from portfolio_ebm.market.training import YOUNG, Calendar, levels, train, train_dependence, untrained
 from portfolio_ebm.types import Status
 
 Array = NDArray[np.float64]
@@ -86,89 +88,62 @@ class FactorEBM(MarketModel):
             StoreError: a stored fit cannot be read; names the file.
         """
         names, column = self._columns(past)
+        name = self._market(past)
         calendar = Calendar.of(past.dates, self.refit, self.lookback)
         raw = past.factor_returns[calendar.start :, column]
         returns = past.returns[calendar.start :]
+        reference = past.factor_returns[calendar.start :, past.factors.index(name)]
         check_factors(raw, names, past, self.min_history)
         check_assets(returns, past)
-        reference = past.factor_returns[calendar.start :, past.factors.index(self._market(past))]
-        return self._assemble(past, names, raw, returns, reference, calendar)
-
-    def _assemble(
-        self, past: Past, names: tuple[str, ...], raw: Array, returns: Array, reference: Array, calendar: Calendar
-    ) -> FactorEBMMarket:
-        name = self._market(past)
         market = names.index(name) if name in names else None
-        store, fewest = Store.default(), self.min_history // 2
         x, beta = raw, np.zeros((len(raw) + 1, len(names)))
         if self.orthogonalise:
             x, beta = orthogonalise(raw, reference)
             x[:, market], beta[:, market] = raw[:, market], 0.0
-        factor_series = states(x, reference)
-        facts = {"orthogonalised": self.orthogonalise}
-        factor_fit = train(
-            factor_series, [f"factor {each}" for each in names], calendar, store, fewest=fewest, facts=facts,
-            data=lambda m, rows: (raw[:rows, m], reference[:rows]),
-        )  # fmt: skip
         loaded = loadings(returns, x, market)
-        residual_series = states(loaded.residuals, reference)
-        facts |= {"factors": list(names), "market": name}
-        residual_fit = self._residuals(past, residual_series, calendar, store, facts, (returns, raw, reference))
-        factor_u, residual_u = (
-            levels(factor_series, factor_fit.parameters),
-            levels(residual_series, residual_fit.parameters),
+        own = {"orthogonalised": self.orthogonalise}
+        joint = own | {"factors": list(names), "market": name}
+        parts = (
+            _Inputs("factor", names, states(x, reference), own, (raw, reference)),
+            _Inputs("residual", past.assets, states(loaded.residuals, reference), joint, (returns, reference, raw)),
         )
-        copulas: list[tuple[Dependence, bool]] = [(Dependence.none(), False)] * 2
-        if self.dependence == "t":
-            copulas = [
-                train_dependence(u, fit.keys, f"{label} dependence", calendar, store, fewest=fewest, data=data)
-                for u, fit, label, data in (
-                    (factor_u, factor_fit, "factor", (raw, reference)),
-                    (residual_u, residual_fit, "residual", (returns, raw, reference)),
-                )
-            ]
-        anew = [*factor_fit.anew, *residual_fit.anew]
-        anew += [f"{label} dependence" for label, (_, new) in zip(("factor", "residual"), copulas, strict=True) if new]
+        factor, residual = (self._block(inputs, calendar) for inputs in parts)
         return FactorEBMMarket(
             assets=past.assets,
             factors=names,
-            status=self._status(calendar, factor_fit, residual_fit, copulas),
-            refitted=(*anew, "loadings"),
+            status=_status(len(names), len(past.assets), calendar, factor.problems + residual.problems),
+            refitted=(*factor.anew, *residual.anew, "loadings"),
             date=past.date,
             spec=self,
-            blocks=(
-                Block.of(factor_series, factor_fit.parameters, copulas[0][0], factor_u),
-                Block.of(residual_series, residual_fit.parameters, copulas[1][0], residual_u, pool=True),
-            ),
+            blocks=(factor.block, residual.block),
             loadings=torch.from_numpy(loaded.today.copy()),
             beta=torch.from_numpy(np.nan_to_num(beta[-1])),
-            market=market,
+            market=market if self.orthogonalise else None,
             factor_mean=_shrunk_mean(x, past.periods_per_year, self.sharpe_prior),
             residual_mean=_shrunk_mean(loaded.residuals, past.periods_per_year, self.sharpe_prior / 2),
         )
 
-    def _residuals(
-        self, past: Past, series: Any, calendar: Calendar, store: Store, facts: dict[str, Any], data: tuple[Array, ...]
-    ) -> Trained:
-        labels = [f"residual {name}" for name in past.assets]
-        if self.residual == "ewma":
-            keys = tuple(f"ewma {VERSION} {name}" for name in past.assets)
-            return Trained(FAMILY.prior()[0].expand(len(labels), -1), keys, (), ())
-        returns, raw, reference = data
-        return train(
-            series, labels, calendar, store, fewest=self.min_history // 2, facts=facts,
-            data=lambda m, rows: (returns[:rows, m], raw[:rows], reference[:rows]),
-        )  # fmt: skip
-
-    def _status(self, calendar: Calendar, factor: Trained, residual: Trained, copulas: Any) -> Status:
-        trained_to = next((name for name in calendar.names if name), "")
-        said = f"{len(factor.keys)} factor and {len(residual.keys)} residual energies, trained to {trained_to}"
-        problems = [*factor.problems, *residual.problems]
-        problems += [f"dependence: {copula.status}" for copula, _ in copulas if not copula.status.ok]
-        # A name too young for its own energy is an ordinary thing; a fit that did not converge is not.
-        bad = [text for text in problems if "kept at the prior" not in text]
-        shown = "; ".join([*bad, *(text for text in problems if text not in bad)][:6])
-        return Status(not bad, said + (f"; {shown}" if shown else ""))
+    def _block(self, inputs: _Inputs, calendar: Calendar) -> _Built:
+        """The energies and the dependence of one block, read or trained, at today's states."""
+        store, fewest = Store.default(), self.min_history // 2
+        labels = [f"{inputs.label} {name}" for name in inputs.names]
+        own, *shared = inputs.data
+        if inputs.label == "residual" and self.residual == "ewma":
+            fit = untrained(labels)
+        else:
+            fit = train(
+                inputs.series, labels, calendar, store, fewest=fewest, facts=inputs.facts,
+                data=lambda m, rows: (own[:rows, m], *(array[:rows] for array in shared)),
+            )  # fmt: skip
+        u, anew, problems = levels(inputs.series, fit.parameters), fit.anew, fit.problems
+        dependence = Dependence.none()
+        if self.dependence == "t":
+            what = f"{inputs.label} dependence"
+            dependence, new = train_dependence(u, fit.keys, what, calendar, store, fewest=fewest, data=inputs.data)
+            anew = (*anew, what) if new else anew
+            problems = problems if dependence.status.ok else (*problems, f"{what}: {dependence.status}")
+        block = Block.of(inputs.series, fit.parameters, dependence, u, pool=inputs.label == "residual")
+        return _Built(block, anew, problems)
 
     def _columns(self, past: Past) -> tuple[tuple[str, ...], list[int]]:
         if not past.factors:
@@ -195,6 +170,33 @@ class FactorEBM(MarketModel):
                 f"{past.date}: the panel has no factor '{name}' to be the market; it has {', '.join(past.factors)}."
             )
         return name
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What one block is made from: `data` is its own columns (T, M), then arrays that all columns share."""
+
+    label: str
+    names: tuple[str, ...]
+    series: Series
+    facts: Mapping[str, Any]
+    data: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class _Built:
+    block: Block
+    anew: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def _status(factors: int, assets: int, calendar: Calendar, problems: tuple[str, ...]) -> Status:
+    """Ok unless a fit did not converge; a name too young for its own energy is an ordinary thing, and said."""
+    trained_to = next((name for name in calendar.names if name), "no anchor yet")
+    bad = [text for text in problems if YOUNG not in text]
+    shown = "; ".join([*bad, *(text for text in problems if text not in bad)][:6])
+    said = f"{factors} factor and {assets} residual energies, trained to {trained_to}"
+    return Status(not bad, said + (f"; {shown}" if shown else ""))
 
 
 def _shrunk_mean(x: Array, periods_per_year: float, sharpe: float) -> torch.Tensor:

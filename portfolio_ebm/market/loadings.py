@@ -61,7 +61,7 @@ def orthogonalise(series: Array, market: Array, half_life: float = HALF_LIFE) ->
     days = np.concatenate([np.zeros((1, series.shape[1])), np.cumsum(both, axis=0)])
     ready = (days >= WARM_UP) & (np.nan_to_num(power) > 0)
     beta = np.where(ready, cross / np.where(ready, power, 1.0), np.nan)
-    return series - beta[:-1] * market[:, None], beta
+    return series - beta[:-1] * market[:, None], np.asarray(beta, dtype=np.float64)
 
 
 def loadings(returns: Array, factors: Array, market: int | None, half_life: float = HALF_LIFE) -> Loadings:
@@ -72,7 +72,7 @@ def loadings(returns: Array, factors: Array, market: int | None, half_life: floa
     periods, n = returns.shape
     k = factors.shape[1]
     lam = 0.5 ** (1.0 / half_life)
-    whole = ~np.isnan(factors).any(axis=1)
+    whole: NDArray[np.bool_] = np.logical_not(np.isnan(factors).any(axis=1))
     f = np.where(whole[:, None], factors, 0.0)
     prior = np.zeros(k)
     if market is not None:
@@ -80,7 +80,7 @@ def loadings(returns: Array, factors: Array, market: int | None, half_life: floa
     path = np.empty((periods + 1, n, k))
     path[0] = prior
     days = np.zeros(n)
-    seen = ~np.isnan(returns) & whole[:, None]
+    seen: NDArray[np.bool_] = np.logical_and(~np.isnan(returns), whole[:, None])
     patterns, member = np.unique(seen, axis=1, return_inverse=True)
     for g in range(patterns.shape[1]):
         who = np.flatnonzero(member.reshape(-1) == g)

@@ -6,8 +6,8 @@ and lets that scale follow its own recursion,
     sigma^2 = a_0 + sum_j a_j v_j,   v_j <- lam_j v_j + (1 - lam_j) e^2   (downside ones: 2 min(e, 0)^2),
 
 the shape of z staying as it is today. The asset's simple return of the step is mean + B f + eps, and the steps
-compound. The expected variance obeys the same recursion with e^2 replaced by kappa sigma^2, kappa = var z: no simulation
-is needed for it.
+compound. The expected variance obeys the same recursion with e^2 replaced by kappa sigma^2, kappa = var z, and needs
+no simulation.
 """
 
 from __future__ import annotations
@@ -91,12 +91,15 @@ def simulate(
         rng: the source of randomness.
     """
     lam = _decay(scales.share)
-    roots = [(dependence, torch.linalg.cholesky(r)) for dependence, r in parts if len(r)]
+    blocks, at = [], 0
+    for dependence, r in parts:
+        shape = scales.shape.parts(slice(at, at + len(r)))
+        blocks.append((dependence, torch.linalg.cholesky(r), dependence.carry(shape)))
+        at += len(r)
     v = scales.variances.expand(size, -1, -1)
     steps = []
     for _ in range(horizon):
-        u = torch.cat([d.level(d.draw(root, (size,), rng)) for d, root in roots], -1)
-        z = scales.shape.quantile(u) - scales.shape.mean
+        z = torch.cat([carry(d.draw(root, (size,), rng)) for d, root, carry in blocks], -1) - scales.shape.mean
         e = (scales.constant + (scales.share * v).sum(-1)).sqrt() * z
         square, down = e.square(), 2 * e.clamp_max(0).square()
         moves = torch.stack([square] * len(HALF_LIVES) + [down] * len(DOWNSIDE), -1)
@@ -106,7 +109,7 @@ def simulate(
 
 
 def compound(innovations: Tensor, loadings: Tensor, mean: Tensor) -> Tensor:
-    """Simple returns over the holding period, (size, n), from innovations (h, size, K + n), B (n, K), step means (n,)."""
+    """Simple returns over the holding period, (size, n), from innovations (h, size, K + n), B (n, K), means (n,)."""
     k = loadings.shape[1]
     steps = mean + innovations[..., :k] @ loadings.mT + innovations[..., k:]
     return torch.expm1(torch.log1p(steps.clamp_min(FLOOR)).sum(0))

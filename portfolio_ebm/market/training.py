@@ -29,6 +29,10 @@ VERSION = 1
 """Raised when the same configuration and data would train to something else."""
 
 
+YOUNG = "kept at the prior"
+"""What is said of a series with too little history for an energy of its own."""
+
+
 @dataclass(frozen=True)
 class Calendar:
     """Rows (counted from the window's first) at which energies may be trained, most settled first.
@@ -103,11 +107,12 @@ def train(
     scored = series.scored
     counts = scored.numpy().cumsum(axis=1).astype(np.float64)
     parameters: list[Tensor] = [prior] * len(labels)
-    keys, problems, missing = [""] * len(labels), [], {}
+    keys, problems = [""] * len(labels), list[str]()
+    missing: dict[int, list[int]] = {}
     for m, label in enumerate(labels):
         found = calendar.choose(counts[m], fewest)
         if found is None:
-            problems.append(f"{label}: {int(counts[m, -1])} usable rows, fewer than {fewest}: kept at the prior")
+            problems.append(f"{label}: {int(counts[m, -1])} usable rows, fewer than {fewest}: {YOUNG}")
             continue
         row, _ = found
         keys[m] = key(
@@ -125,6 +130,12 @@ def train(
             _note(entry, labels[m], problems)
     anew = tuple(labels[m] for models in missing.values() for m in models)
     return Trained(torch.stack(parameters), tuple(keys), anew, tuple(problems))
+
+
+def untrained(labels: Sequence[str]) -> Trained:
+    """The prior, a plain EWMA Student-t law, for every label."""
+    keys = tuple(f"prior {VERSION}" for _ in labels)
+    return Trained(FAMILY.prior()[0].expand(len(labels), -1), keys, (), ())
 
 
 def _train_batch(

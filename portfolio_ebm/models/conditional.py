@@ -250,13 +250,17 @@ class Shape:
     variance: Tensor
     downside: Tensor
 
+    def parts(self, which: slice) -> Shape:
+        """Some of the M parts."""
+        return Shape(self.z[which], self.mass[which], self.mean[which], self.variance[which], self.downside[which])
+
     def quantile(self, u: Tensor) -> Tensor:
         """z at u (..., M), linear between knots."""
         return interpolate(u.reshape(-1, u.shape[-1]), self.mass, self.z).reshape(u.shape)
 
 
 def shape_nodes(law: Conditional, bound: float, nodes: int = NODES) -> tuple[Tensor, Tensor]:
-    """Quadrature of z truncated at `bound` deviations around its mean: z and log mass, (M, nodes), masses adding to 1."""
+    """Quadrature of z cut at `bound` deviations from its mean: z and log mass, (M, nodes); the masses add to 1."""
     mean, variance = (item[:, 0] for item in law.shape_moments())
     edge = bound * variance.sqrt()
     z, log_weight = (item.T for item in interval_rule(mean - edge, mean + edge, nodes))

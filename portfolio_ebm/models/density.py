@@ -41,7 +41,7 @@ class Density(ABC):
 
     @property
     def batch(self) -> torch.Size:
-        return torch.broadcast_shapes(self.location.shape, self.scale.shape)
+        return torch.Size(torch.broadcast_shapes(self.location.shape, self.scale.shape))
 
     def log_z(self, nodes: int = NODES) -> Tensor:
         """log of the integral of exp(-E), shape `batch`."""
