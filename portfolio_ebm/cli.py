@@ -6,6 +6,7 @@ stdout, progress to stderr. Everything heavy is imported inside the commands, so
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from portfolio_ebm.errors import DataError, PortfolioEBMError, StoreError
+from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,6 +228,7 @@ def _record(strategy: Strategy, allocation: Allocation, orders: Orders | None, s
         "ranges": {name: list(pair) for name, pair in allocation.ranges.items()},
         "refitted": list(allocation.refitted),
     }  # fmt: skip
+    record = {name: _finite(value) for name, value in record.items()}
     if orders is not None:
         record |= {
             "value": orders.value, "cash_before": orders.cash_before, "cash_after": orders.cash_after,
@@ -238,6 +240,15 @@ def _record(strategy: Strategy, allocation: Allocation, orders: Orders | None, s
             ],
         }  # fmt: skip
     return record
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities: a bound of minus infinity, for one, is null."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_orders(folder: Path, record: dict[str, Any], allocation: Allocation, orders: Orders | None) -> None:
@@ -302,13 +313,17 @@ def _compile(strategy: Strategy, past: Past) -> None:
     """Bring the rules together on the last decision date: unknown groups and rules in conflict are told here."""
     import torch
 
-    from portfolio_ebm.constraints.combine import region_of
+    from portfolio_ebm.constraints.combine import project_region, region_of
+    from portfolio_ebm.construction.infeasible import explain_infeasible
     from portfolio_ebm.context import Context
 
     ctx = Context(assets=past.assets, market=None, held=None, tradeable=torch.tensor(past.tradeable),
                   groups=past.groups, date=past.date)  # fmt: skip
     region = region_of(strategy.constraint, ctx)
-    strategy.constraint.project(torch.full((region.n,), 1.0 / region.n, dtype=torch.float64), ctx)
+    try:
+        project_region(torch.full((region.n,), 1.0 / region.n, dtype=torch.float64), region)
+    except InfeasibleError:
+        raise explain_infeasible(strategy.constraint, ctx) from None
 
 
 if __name__ == "__main__":
