@@ -37,7 +37,7 @@ def stage_table(result: Result) -> pd.DataFrame:
     rows = []
     for name in _named(table, "stage: "):
         above = ((table[f"stage: {name}"] - table["energy"]) * 1e4).dropna()
-        if len(above):
+        if len(above) and name != "final":
             # Engines agree to about eight digits; a smaller difference is no improvement.
             rows.append((name, above.mean(), above.max(), float((above > 1e-4).mean()), len(above)))
     columns = ["stage", "mean", "worst", "improved", "dates"]

@@ -87,11 +87,12 @@ def trading(result: Result) -> str:
     if result.costs.any():
         spent = _thin(result.costs.cumsum())
         figure.add_scatter(
-            x=spent.index, y=spent.round(6), name="costs so far", mode="lines", line={"color": LEAD[2], "width": 1.8},
+            x=spent.index, y=spent.round(6), name="costs so far", mode="lines",
+            line={"color": LEAD[2], "width": 1.8, "shape": "hv"},
             hovertemplate="%{y:.2%}", secondary_y=True,
         )  # fmt: skip
     figure.update_yaxes(tickformat=".0%", title="turnover", secondary_y=False)
-    figure.update_yaxes(tickformat=".1%", title="costs so far", showgrid=False, rangemode="tozero", secondary_y=True)
+    figure.update_yaxes(tickformat=".2%", title="costs so far", showgrid=False, rangemode="tozero", secondary_y=True)
     return _json(figure, 280)
 
 
@@ -115,7 +116,7 @@ def terms(table: pd.DataFrame) -> str:
 def stages(result: Result) -> str:
     """Energy of each stage above that of the final portfolio, date by date, in basis points."""
     figure = go.Figure()
-    columns = [name for name in result.decisions if str(name).startswith("stage: ")]
+    columns = [name for name in result.decisions if str(name).startswith("stage: ") and name != "stage: final"]
     for name, colour in zip(columns, MANY, strict=False):
         above = (result.decisions[name] - result.decisions["energy"]) * 1e4
         figure.add_scatter(
