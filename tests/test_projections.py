@@ -153,7 +153,13 @@ def test_a_converged_row_is_not_moved_by_the_others() -> None:
     a, low, high = set_["rows"], set_["row_lower"], set_["row_upper"]
     inf = t(torch.inf)
     m = Problem(
-        y, set_["lower"], set_["upper"], a, torch.cat([low, -inf]), torch.cat([high, t(set_["turnover"])]), set_["anchor"]
+        y,
+        set_["lower"],
+        set_["upper"],
+        a,
+        torch.cat([low, -inf]),
+        torch.cat([high, t(set_["turnover"])]),
+        set_["anchor"],
     )
     start = first_guess(m, y.clamp(0.0, 0.3))
     tolerance = torch.full((16,), 1e-13, dtype=torch.float64)
@@ -168,7 +174,9 @@ def test_a_converged_row_is_not_moved_by_the_others() -> None:
 def test_the_dual_says_when_it_stopped_early() -> None:
     y, set_ = draw(n=20, rows=4, turnover=False, batch=8, seed=1)
     m = Problem(y, set_["lower"], set_["upper"], set_["rows"], set_["row_lower"], set_["row_upper"], None)
-    _, _, done = solve(m, torch.zeros(8, 5, dtype=torch.float64), torch.full((8,), 1e-13, dtype=torch.float64), max_steps=1)
+    _, _, done = solve(
+        m, torch.zeros(8, 5, dtype=torch.float64), torch.full((8,), 1e-13, dtype=torch.float64), max_steps=1
+    )
     assert not bool(done.any())
 
 
@@ -232,9 +240,9 @@ def test_caps_that_add_up_to_the_budget_within_rounding_are_met() -> None:
 
 
 def test_an_empty_capped_simplex_is_an_error_in_words() -> None:
-    with pytest.raises(InfeasibleError, match="caps add up to 0.8"):
+    with pytest.raises(InfeasibleError, match=r"caps add up to 0\.8"):
         capped_simplex(torch.zeros(4, dtype=torch.float64), 0.0, 0.2, 1.0)
-    with pytest.raises(InfeasibleError, match="floors add up to 1.2"):
+    with pytest.raises(InfeasibleError, match=r"floors add up to 1\.2"):
         capped_simplex(torch.zeros(4, dtype=torch.float64), 0.3, 0.4, 1.0)
 
 

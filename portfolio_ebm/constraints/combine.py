@@ -97,7 +97,7 @@ def region_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> R
     """
     if ctx.tradeable.ndim != 1 or ctx.tradeable.shape[0] != ctx.n_assets:
         raise ShapeError(
-            f"region_of: got tradeable of shape {tuple(ctx.tradeable.shape)}, expected ({ctx.n_assets},): one date at a time."
+            f"region_of tradeable: got shape {tuple(ctx.tradeable.shape)}, expected ({ctx.n_assets},): one date at a time."
         )
     region = Region.free(ctx.n_assets, device=ctx.tradeable.device)
     region = constraint.restrict(replace(region, frozen=~ctx.tradeable), ctx)

@@ -136,7 +136,8 @@ def _newton(g: Tensor, error: Tensor, moving: Tensor, floor: Tensor) -> Tensor:
     diagonal = torch.diagonal(hessian, dim1=-2, dim2=-1)
     ridge = torch.where(diagonal > 1e-12 * floor, 1e-10 * floor, floor)
     hessian = hessian + torch.diag_embed(torch.where(moving, ridge, torch.ones_like(ridge)))
-    return torch.linalg.solve(hessian, torch.where(moving, error, torch.zeros_like(error)))
+    step: Tensor = torch.linalg.solve(hessian, torch.where(moving, error, torch.zeros_like(error)))
+    return step
 
 
 def _advance(part: Problem, theta: Tensor, w: Tensor, target: Tensor, error: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Source: Arnstroem, Bemporad and Axehill (2022), A dual active-set solver for emb
 from __future__ import annotations
 
 from ctypes import c_int
+from dataclasses import dataclass
 
 import daqp
 import numpy as np
@@ -27,19 +28,30 @@ _EMPTY = -1  # daqp's flag for an empty set
 _WIDE = 1e3  # an endless bound, where a finite one is needed
 
 
-def nearest(
-    y: Array, lower: Array, upper: Array, rows: Array, low: Array, high: Array, anchor: Array | None, turnover: float,
-    start: Array,
-) -> tuple[Array, Array, float] | None:  # fmt: skip
+@dataclass(frozen=True)
+class Cut:
+    """A box (n,) cut by rows (m, n) with bounds (m,) and, where there is an anchor (n,), by turnover."""
+
+    lower: Array
+    upper: Array
+    rows: Array
+    low: Array
+    high: Array
+    anchor: Array | None
+    turnover: float
+
+
+def nearest(y: Array, cut: Cut, start: Array) -> tuple[Array, Array, float] | None:
     """(w, nu, lam): the nearest point and its multipliers; None where daqp gave up.
 
-    y, lower, upper, anchor (n,); rows (m, n); low, high (m,); `start` (n,) guesses which bounds are tight.
+    y (n,); `start` (n,) guesses which bounds are tight.
     Only names that may both rise and fall from their anchor are lifted. Where one is, the point is exact up
     to the small curvature the lifted variables are given, so the caller refines it from the multipliers.
 
     Raises:
         InfeasibleError: the set is empty.
     """
+    lower, upper, rows, low, high, anchor = cut.lower, cut.upper, cut.rows, cut.low, cut.high, cut.anchor
     n, m = len(y), len(rows)
     if anchor is None:
         curvature, cost, matrix, primal = np.eye(n), -y, rows, start
@@ -56,7 +68,7 @@ def nearest(
         matrix = np.vstack([np.c_[rows, np.zeros((m, k))], traded, np.c_[pick, -eye], np.c_[-pick, -eye]])
         below = np.concatenate([lower, np.zeros(k), low, np.full(1 + 2 * k, -_BIG)])
         above = np.concatenate(
-            [upper, np.full(k, _BIG), high, [turnover + sign @ anchor], anchor[lifted], -anchor[lifted]]
+            [upper, np.full(k, _BIG), high, [cut.turnover + sign @ anchor], anchor[lifted], -anchor[lifted]]
         )
         primal = np.concatenate([start, np.abs(start - anchor)[lifted]])
     sense = np.where(below == above, 5, 0).astype(c_int)
@@ -73,9 +85,8 @@ def nearest(
 
 
 def possible_pattern(
-    y: Array, lower: Array, upper: Array, rows: Array, low: Array, high: Array, anchor: Array | None, turnover: float,
-    at_most: int, floor: float, frozen: NDArray[np.bool_],
-) -> NDArray[np.bool_] | None:  # fmt: skip
+    y: Array, cut: Cut, at_most: int, floor: float, frozen: NDArray[np.bool_]
+) -> NDArray[np.bool_] | None:
     """A pattern (n,) whose slice is not empty, nearest to y in the L1 sense; None where there is none.
 
     Variables w (n), z (n, 0 or 1), e (n) >= |w - y| and t (n) >= |w - anchor|.
@@ -84,14 +95,15 @@ def possible_pattern(
         SolverError: HiGHS gave up without an answer.
     """
     n = len(y)
-    lower, upper = np.clip(lower, -_WIDE, _WIDE), np.clip(upper, -_WIDE, _WIDE)
+    lower, upper = np.clip(cut.lower, -_WIDE, _WIDE), np.clip(cut.upper, -_WIDE, _WIDE)
+    rows, anchor = cut.rows, cut.anchor
     eye, none = np.eye(n), np.zeros((n, n))
     top, bottom = np.where(frozen, 0.0, np.maximum(upper, 0.0)), np.where(frozen, 0.0, np.minimum(lower, 0.0))
     least = np.where(frozen, 0.0, np.maximum(floor, np.where(floor > 0, lower, 0.0)))
     loose = np.diag(frozen.astype(float)) * _WIDE
     move = y if anchor is None else anchor
     tests = [
-        LinearConstraint(np.c_[rows, np.zeros((len(rows), 3 * n))], low, high),
+        LinearConstraint(np.c_[rows, np.zeros((len(rows), 3 * n))], cut.low, cut.high),
         LinearConstraint(np.c_[eye, -np.diag(top) - loose, none, none], -np.inf, 0.0),
         LinearConstraint(np.c_[eye, np.diag(np.where(floor > 0, -least, -bottom)) + loose, none, none], 0.0, np.inf),
         LinearConstraint(np.c_[eye, none, -eye, none], -np.inf, y),
@@ -101,7 +113,7 @@ def possible_pattern(
         LinearConstraint(np.r_[np.zeros(n), (~frozen).astype(float), np.zeros(2 * n)][None], 0, at_most),
     ]
     if anchor is not None:
-        tests.append(LinearConstraint(np.r_[np.zeros(3 * n), np.ones(n)][None], 0, turnover))
+        tests.append(LinearConstraint(np.r_[np.zeros(3 * n), np.ones(n)][None], 0, cut.turnover))
     box = Bounds(np.r_[lower, np.zeros(n), np.zeros(2 * n)], np.r_[upper, np.ones(n), np.full(2 * n, np.inf)])
     whole = np.r_[np.zeros(n), np.ones(n), np.zeros(2 * n)]
     near = np.r_[np.zeros(2 * n), np.ones(n), np.zeros(n)]

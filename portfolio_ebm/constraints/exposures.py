@@ -60,4 +60,4 @@ class Group(Constraint):
     def explain(self) -> str:
         ends = [f"at least {self.lower:g}"] if self.lower is not None else []
         ends += [f"at most {self.upper:g}"] if self.upper is not None else []
-        return f"{self.grouping} '{self.label}' weighs {' and '.join(ends)}."
+        return f"Names with {self.grouping} '{self.label}' together weigh {' and '.join(ends)}."

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from portfolio_ebm.constraints.exact import possible_pattern
+from portfolio_ebm.constraints.exact import Cut, possible_pattern
 from portfolio_ebm.constraints.projections import TOLERANCE, project_polyhedron
 from portfolio_ebm.constraints.region import Region
 
@@ -173,7 +173,9 @@ def _two_ends(y: Tensor, region: Region, limit: int) -> Tensor:
 
 def _places(order: Tensor) -> Tensor:
     """The place of every name in an order (..., n) of names, and the other way round."""
-    return torch.zeros_like(order).scatter(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
+    return torch.zeros_like(order).scatter(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
 
 
 def _relaxed_order(y: Tensor, region: Region) -> tuple[Tensor, Tensor]:
@@ -274,16 +276,9 @@ def _repair(
     w, pattern, left = found
     arrays = [x.cpu().numpy() for x in (region.lower, region.upper, region.rows, region.row_lower, region.row_upper)]
     anchor = None if region.anchor is None else region.anchor.cpu().numpy()
+    cut = Cut(*arrays, anchor=anchor, turnover=region.turnover or 0.0)
     for i in (left > TOLERANCE).nonzero().flatten():
-        chosen = possible_pattern(
-            y[i].cpu().numpy(),
-            *arrays,
-            anchor,
-            region.turnover or 0.0,
-            limit,
-            region.min_weight,
-            region.frozen.cpu().numpy(),
-        )
+        chosen = possible_pattern(y[i].cpu().numpy(), cut, limit, region.min_weight, region.frozen.cpu().numpy())
         if chosen is None:
             break  # The region is the same for every row: empty for one, empty for all.
         one = i.unsqueeze(0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.dual import Problem, first_guess, solve
-from portfolio_ebm.constraints.exact import nearest
+from portfolio_ebm.constraints.exact import Cut, nearest
 from portfolio_ebm.constraints.simplex import box_budget_turnover
 from portfolio_ebm.errors import DataError, InfeasibleError, ShapeError
 from portfolio_ebm.types import require_last
@@ -69,7 +69,7 @@ def capped_simplex(
         )
     if bool(long.any()) or bool((low > high).any()):
         raise InfeasibleError(
-            f"The floors add up to {float(low.sum(-1).max()):g} (budget {most:g}), or one is above its cap: lower a floor."
+            f"The floors add up to {float(low.sum(-1).max()):g} (budget {most:g}), or one is above its cap: lower it."
         )
     return box_budget_turnover(flat, low, high, (least, most), None, None).reshape(y.shape).to(y.dtype)
 
@@ -192,7 +192,7 @@ def _one_by_one(part: Problem, near: Tensor, turnover: float | None) -> list[tup
         found = None
         try:
             if (lower[i] <= upper[i]).all():
-                found = nearest(y[i], lower[i], upper[i], rows, low, high, anchor, turnover or 0.0, start[i])
+                found = nearest(y[i], Cut(lower[i], upper[i], rows, low, high, anchor, turnover or 0.0), start[i])
         except InfeasibleError:
             if part.lower.ndim == part.upper.ndim == 1 and (part.anchor is None or part.anchor.ndim == 1):
                 return [None] * len(y)  # One set for every row: empty for one, empty for all.

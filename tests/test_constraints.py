@@ -1,0 +1,301 @@
+"""Laws that hold for every rule there is: a new rule without an example here fails the first test."""
+
+from __future__ import annotations
+
+import cvxpy as cp
+import pytest
+import torch
+from torch import Tensor
+
+from portfolio_ebm.constraints import discrete, envelope, exposures, trading, weights
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import All, project_region, region_of, region_residual
+from portfolio_ebm.constraints.discrete import Cardinality
+from portfolio_ebm.constraints.envelope import Envelope
+from portfolio_ebm.constraints.exposures import Group
+from portfolio_ebm.constraints.trading import Turnover
+from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.errors import DataError, ShapeError
+from portfolio_ebm.types import Spec
+
+F64 = torch.float64
+N = 8
+HELD = torch.tensor([0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.0, 0.0], dtype=F64)
+ROOMS = (weights, exposures, trading, discrete, envelope)
+
+
+RULES: dict[str, Constraint] = {
+    "budget": Budget(),
+    "budget with cash": Budget(total=1.0, at_least=0.8),
+    "long only": LongOnly(),
+    "box": Box(lower=0.05, upper=0.2),
+    "box with single caps": Box(upper=0.5, caps=(("A1", 0.1),), floors=(("A2", 0.05),)),
+    "group": Group("sector", "tech", upper=0.3),
+    "group between": Group("sector", "tech", upper=0.4, lower=0.2),
+    "group exactly": Group("sector", "tech", upper=0.4, lower=0.4),
+    "turnover": Turnover(0.3),
+    "cardinality": Cardinality(3),
+    "cardinality with a floor": Cardinality(3, min_weight=0.1),
+    "simplex": Budget() & LongOnly(),
+    "capped with turnover": Budget() & LongOnly() & Box(upper=0.35) & Turnover(0.4),
+    "sectors": Budget() & LongOnly() & Group("sector", "tech", upper=0.3) & Group("sector", "oil", lower=0.2),
+    "everything convex": Budget(1.0, 0.9) & Box(upper=0.35) & Group("sector", "tech", upper=0.3) & Turnover(0.9),
+    "main job": Budget() & LongOnly() & Box(upper=0.4) & Turnover(0.8) & Cardinality(4, min_weight=0.1),
+    "sectors and names": Budget() & Box(upper=0.5) & Group("sector", "tech", upper=0.6) & Cardinality(3, 0.05),
+}
+CONVEX = {name: rule for name, rule in RULES.items() if rule.convex}
+every_rule = pytest.mark.parametrize("name", RULES)
+every_convex = pytest.mark.parametrize("name", CONVEX)
+
+
+def context(held: Tensor | None = HELD, frozen: tuple[int, ...] = ()) -> Context:
+    tradeable = torch.ones(N, dtype=torch.bool)
+    tradeable[list(frozen)] = False
+    sectors = ("tech", "tech", "tech", "oil", "oil", "food", "food", "food")
+    return Context(tuple(f"A{i}" for i in range(N)), None, held, tradeable, {"sector": sectors})
+
+
+def points(batch: int = 12, seed: int = 0) -> Tensor:
+    return HELD + 0.3 * torch.randn(batch, N, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def tight(problem: cp.Problem) -> None:
+    problem.solve(solver="CLARABEL", tol_gap_abs=1e-13, tol_gap_rel=1e-13, tol_feas=1e-13)
+
+
+def test_every_rule_of_the_room_has_an_example() -> None:
+    known = {kind for kind in Spec.registry.values() if issubclass(kind, Constraint) and kind is not Constraint}
+    ours = {kind for kind in known if kind.__module__.startswith("portfolio_ebm.")}
+    shown = {type(part) for rule in RULES.values() for part in (rule, *rule.rules())}
+    assert ours <= shown, f"no example for {ours - shown}"
+
+
+@every_rule
+def test_the_projection_obeys_the_rule(name: str) -> None:
+    rule, ctx = RULES[name], context()
+    found = rule.project(points(), ctx)
+    assert found.status.ok
+    assert float(rule.residual(found.weights, ctx).max()) <= 1e-12
+    assert float(found.residual.max()) <= 1e-12
+    assert float(region_residual(found.weights, region_of(rule, ctx)).max()) <= 1e-12
+
+
+@every_rule
+def test_the_rules_are_not_all_obeyed_anyway(name: str) -> None:
+    """Else the test above could not fail."""
+    assert float(RULES[name].residual(points(), context()).max()) > 1e-3
+
+
+@every_rule
+def test_idempotent(name: str) -> None:
+    once = RULES[name].project(points(), context()).weights
+    twice = RULES[name].project(once, context()).weights
+    assert float((once - twice).abs().max()) < 1e-11
+
+
+@every_convex
+def test_non_expansive_on_convex_sets(name: str) -> None:
+    y = points(20)
+    w = CONVEX[name].project(y, context()).weights
+    before, after = torch.cdist(y, y), torch.cdist(w, w)
+    assert bool((after <= before + 1e-9).all())
+
+
+@every_convex
+def test_equal_to_cvxpy(name: str) -> None:
+    rule, ctx, y = CONVEX[name], context(), points(4)
+    found = rule.project(y, ctx).weights
+    w = cp.Variable(N)
+    for row, mine in zip(y, found, strict=True):
+        tight(cp.Problem(cp.Minimize(100 * cp.sum_squares(w - row.numpy())), rule.to_cvxpy(w, ctx)))
+        assert float((torch.tensor(w.value) - mine).abs().max()) < 1e-8
+
+
+@every_rule
+def test_cvxpy_agrees_that_projections_are_inside(name: str) -> None:
+    """The convex face around a feasible point holds at that point, and so does the relaxation."""
+    rule, ctx = RULES[name], context()
+    for row in rule.project(points(5, seed=3), ctx).weights:
+        w = cp.Variable(N, value=row.numpy())
+        for near in (row, None):
+            for face in rule.to_cvxpy(w, ctx, near):
+                assert float(abs(face.violation()).max()) < 1e-11
+
+
+@every_rule
+def test_cvxpy_agrees_on_what_is_outside(name: str) -> None:
+    """At random points the slice around them holds exactly where the residual is zero."""
+    rule, ctx = RULES[name], context()
+    inside = rule.project(points(40, seed=5), ctx).weights
+    mixed = torch.cat([points(40, seed=4), inside, inside * 1.01 + 0.01])
+    for row in mixed:
+        w = cp.Variable(N, value=row.numpy())
+        broken = max((float(abs(face.violation()).max()) for face in rule.to_cvxpy(w, ctx, row)), default=0.0)
+        assert (broken > 1e-9) == (float(rule.residual(row, ctx)) > 1e-9)
+
+
+@every_rule
+def test_the_slice_around_a_point_is_inside_the_rule(name: str) -> None:
+    """Whatever cvxpy finds in the slice obeys the rule."""
+    rule, ctx = RULES[name], context()
+    near = rule.project(points(1, seed=6), ctx).weights[0]
+    w = cp.Variable(N)
+    tight(cp.Problem(cp.Minimize(cp.sum_squares(w - points(1, seed=7)[0].numpy())), rule.to_cvxpy(w, ctx, near)))
+    dust = torch.tensor(w.value)
+    cleaned = torch.where(dust.abs() < 1e-8, torch.zeros_like(dust), dust)
+    assert float(rule.residual(cleaned, ctx)) < 1e-7
+
+
+@every_rule
+def test_the_relaxation_contains_the_rule(name: str) -> None:
+    """No feasible portfolio is cut off: in a random direction the relaxation reaches at least as far."""
+    rule, ctx = RULES[name], context()
+    inside = rule.project(points(20, seed=8), ctx).weights
+    direction = torch.randn(N, generator=torch.Generator().manual_seed(9), dtype=F64)
+    w = cp.Variable(N)
+    limits = [w >= -5, w <= 5]
+    tight(cp.Problem(cp.Maximize(direction.numpy() @ w), [*rule.to_cvxpy(w, ctx), *limits]))
+    reach = float(direction @ torch.tensor(w.value))
+    assert bool((inside @ direction <= reach + 1e-7).all())
+    relaxed = region_of(rule, ctx).relaxed()
+    assert not relaxed.discrete
+    assert float(region_residual(inside, relaxed).max()) <= 1e-12
+
+
+@every_rule
+def test_batched_equals_looped(name: str) -> None:
+    y = points(6).reshape(2, 3, N)
+    batched = RULES[name].project(y, context())
+    assert batched.weights.shape == y.shape and batched.residual.shape == (2, 3)
+    looped = torch.stack([RULES[name].project(row, context()).weights for row in y.reshape(6, N)])
+    assert float((batched.weights.reshape(6, N) - looped).abs().max()) < 1e-12
+    residual = RULES[name].residual(y, context())
+    assert residual.shape == (2, 3)
+    one_by_one = torch.stack([RULES[name].residual(row, context()) for row in y.reshape(6, N)])
+    assert torch.allclose(residual.reshape(6), one_by_one, atol=1e-15)
+
+
+@every_rule
+def test_the_caller_keeps_its_tensor(name: str) -> None:
+    y = points(4)
+    before = y.clone()
+    RULES[name].project(y, context())
+    RULES[name].residual(y, context())
+    assert torch.equal(y, before)
+
+
+@every_rule
+def test_float32_works(name: str) -> None:
+    y, ctx = points(6).float(), context()
+    found = RULES[name].project(y, ctx)
+    assert found.weights.dtype == torch.float32
+    assert RULES[name].residual(found.weights, ctx).dtype == torch.float32
+    assert float(RULES[name].residual(found.weights, ctx).max()) < 1e-6
+    exact = RULES[name].project(y.double(), ctx).weights
+    assert float((found.weights.double() - exact).abs().max()) < 1e-6
+
+
+@every_rule
+def test_a_wrong_shape_names_got_and_expected(name: str) -> None:
+    for call in (RULES[name].project, RULES[name].residual):
+        with pytest.raises(ShapeError, match=r"got shape \(2, 5\), expected \(\.\.\., 8\)"):
+            call(torch.zeros(2, 5, dtype=F64), context())
+
+
+@every_rule
+def test_nan_is_a_typed_error(name: str) -> None:
+    y = points(3)
+    y[1, 4] = torch.nan
+    with pytest.raises(DataError, match=r"entry \(1, 4\) is nan"):
+        RULES[name].project(y, context())
+
+
+@every_rule
+def test_repr_pastes_back_and_json_round_trips(name: str) -> None:
+    rule = RULES[name]
+    names = {kind.__name__: kind for room in ROOMS for kind in vars(room).values() if isinstance(kind, type)}
+    assert eval(repr(rule), names) == rule
+    back = Constraint.from_json(rule.model_dump_json())
+    assert back == rule and hash(back) == hash(rule) and repr(back) == repr(rule)
+    assert back.fingerprint() == rule.fingerprint()
+
+
+@every_rule
+def test_the_rule_explains_itself(name: str) -> None:
+    text = RULES[name].explain()
+    assert text[0].isupper() and text.endswith(".") and len(text) > 15
+
+
+@every_rule
+def test_frozen_names_stay_where_they_are(name: str) -> None:
+    ctx = context(frozen=(1, 6))
+    region = region_of(RULES[name], ctx)
+    found = project_region(points(), region)
+    assert bool((found.weights[:, 1] == HELD[1]).all()) and bool((found.weights[:, 6] == 0).all())
+    assert float(RULES[name].residual(found.weights, ctx).max()) <= 1e-12
+    for row in found.weights[:3]:
+        w = cp.Variable(N, value=row.numpy())
+        assert all(float(abs(face.violation()).max()) < 1e-11 for face in RULES[name].to_cvxpy(w, ctx, row))
+
+
+# ---- the rule as an energy -------------------------------------------------------------------------
+
+
+@every_rule
+def test_the_energy_is_the_distance_and_its_gradient_k_times_the_way_back(name: str) -> None:
+    rule, ctx = RULES[name], context()
+    w = points().requires_grad_()
+    value = rule.energy(stiffness=7.0).bind(ctx)(w)
+    away = w.detach() - rule.project(w.detach(), ctx).weights
+    assert torch.allclose(value, 3.5 * away.square().sum(-1), atol=1e-14)
+    (gradient,) = torch.autograd.grad(value.sum(), w)
+    assert torch.allclose(gradient, 7.0 * away, atol=1e-13)
+
+
+@every_rule
+def test_the_gradient_equals_finite_differences(name: str) -> None:
+    """Also for names as a choice: at a random point the nearest pattern is unique and stays for a small step."""
+    energy = RULES[name].energy(stiffness=2.0).bind(context())
+    w = points(4, seed=11).requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(w).sum(), w)
+    eye = 1e-6 * torch.eye(N, dtype=F64)
+    with torch.no_grad():
+        numeric = (energy(w.unsqueeze(1) + eye) - energy(w.unsqueeze(1) - eye)) / 2e-6
+    if RULES[name].convex or Turnover not in map(type, RULES[name].rules()):
+        assert torch.allclose(gradient, numeric, atol=1e-6)
+
+
+@every_rule
+def test_the_energy_is_zero_where_the_rule_holds_and_a_spec(name: str) -> None:
+    term = RULES[name].energy(3.0)
+    inside = RULES[name].project(points(), context()).weights
+    assert float(term.bind(context())(inside).abs().max()) < 1e-20
+    assert isinstance(term, Envelope) and Energy.from_json(term.model_dump_json()) == term
+
+
+# ---- All -----------------------------------------------------------------------------------------------
+
+
+def test_all_is_flat_without_repeats_and_blind_to_order() -> None:
+    a, b, c = Budget(), LongOnly(), Box(upper=0.1)
+    assert (a & b) & c == a & (b & c) == c & b & a
+    assert hash(a & b) == hash(b & a) and (a & b).fingerprint() == (b & a).fingerprint()
+    assert All(parts=(a, All(parts=(b, All(parts=(c,)))))).parts == (a, b, c)
+    assert (a & b & a & b).parts == (a, b)
+    assert (a & b) != (a & c)
+    assert repr(a & b & c) == "Budget() & LongOnly() & Box(upper=0.1)"
+    one = a & a
+    assert eval(repr(one), {"All": All, "Budget": Budget}) == one
+    assert eval(repr(All()), {"All": All}) == All()
+
+
+def test_all_is_convex_when_its_parts_are() -> None:
+    assert (Budget() & LongOnly()).convex and not (Budget() & Cardinality(3)).convex
+
+
+def test_no_rule_at_all_moves_nothing() -> None:
+    y = points()
+    assert torch.equal(All().project(y, context()).weights, y)
+    assert bool((All().residual(y, context()) == 0).all())
