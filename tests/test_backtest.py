@@ -211,6 +211,7 @@ def test_a_date_that_fails_is_a_row_and_holdings_stay() -> None:
     assert not row["ok"]
     assert row["status"].startswith("InfeasibleError") and "made to fail" in row["status"]
     assert pd.isna(row["executed"])
+    assert result.decisions["proven"].dtype == bool and not row["proven"]
     assert result.decisions["ok"].sum() == len(honest.decisions) - 1
     assert "1 failed" in str(result)
     day = result.net.index[result.net.index.get_loc(bad) + 1]

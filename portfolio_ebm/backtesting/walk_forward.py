@@ -178,7 +178,7 @@ def _decide(run: _Run, strategy: Strategy, panel: Panel, t: int, delay: int, see
     try:
         allocation = rebalance(strategy, panel.past(t), held, seed=seed, device=device)
     except (InfeasibleError, SolverError, DataError, FitError) as error:
-        run.decisions.append(row | {"ok": False, "status": f"{type(error).__name__}: {error}"})
+        run.decisions.append(row | {"ok": False, "status": f"{type(error).__name__}: {error}", "proven": False})
         return
     run.decisions.append(row | describe(allocation))
     run.waiting.append((t + delay, allocation.weights.to_numpy(dtype=float), len(run.decisions) - 1))
