@@ -60,10 +60,9 @@ def main() -> None:
     if arguments.fresh:
         os.environ["PORTFOLIO_EBM_HOME"] = tempfile.mkdtemp()
 
-    from portfolio_ebm.market.factor_ebm import FactorEBM, FactorEBMMarket
-
     from portfolio_ebm.backtesting import walk_forward
     from portfolio_ebm.construction import annealed
+    from portfolio_ebm.market.factor_ebm import FactorEBM, FactorEBMMarket
 
     clock = Clock()
     clock.wrap(FactorEBM, "fit", "market: energies, loadings, dependence")

@@ -125,9 +125,7 @@ def test_weights_come_back_as_the_inputs_were() -> None:
     assert isinstance(named, pd.Series)
     assert list(named.index) == ["A", "B"]
     assert list(
-        pe.optimize(
-            pe.Variance(), RULES, covariance=COVARIANCE, assets=["X", "Y"], constructor=convex
-        ).weights.index
+        pe.optimize(pe.Variance(), RULES, covariance=COVARIANCE, assets=["X", "Y"], constructor=convex).weights.index
     ) == ["X", "Y"]
 
 
