@@ -76,6 +76,8 @@ def solve(formula: Formula, region: Region) -> Minimum:
     if (box.lower > box.upper + 1e-12).any():
         raise InfeasibleError("The region is empty: a lower bound on a weight is above its upper bound.", region.names)
     box = replace(box, upper=np.maximum(box.lower, box.upper))
+    if box.impossible:
+        require_feasible(box, region.names)
     if np.array_equal(box.lower, box.upper):
         return _only_point(formula, box, region)
     best: Minimum | None = None
@@ -87,7 +89,11 @@ def solve(formula: Formula, region: Region) -> Minimum:
                 return minimum
             best = minimum if best is None or minimum.value < best.value else best
     require_feasible(box, region.names)
-    if best is not None and best.bound is not None and best.value - best.bound <= 1e-6 * _size(formula, best.value):
+    if (
+        best is not None
+        and best.bound is not None
+        and best.value - best.bound <= 1e-6 * _size(formula, box, best.value)
+    ):
         return best
     return _proven(formula, box, region, through_cvxpy(formula, box))
 
@@ -163,7 +169,7 @@ def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum
     if found.duals is not None:
         proof = prove(formula, box, weights, found.duals)
         bound, kkt = proof.bound, proof.kkt
-    gap = np.inf if bound is None else (value - bound) / _size(formula, value)
+    gap = np.inf if bound is None else (value - bound) / _size(formula, box, value)
     ok = gap <= KKT or (kkt is not None and kkt <= KKT)
     said = f"gap {max(value - bound, 0.0):.1e}" if bound is not None else "no bound"
     said += f", KKT residual {kkt:.1e}" if kkt is not None else ""
@@ -199,9 +205,9 @@ def _off(w: Array, box: Box) -> float:
     return off if box.turnover is None else max(off, float(np.abs(w - box.anchor).sum()) - box.turnover)
 
 
-def _size(formula: Formula, value: float) -> float:
-    """The size that gaps are relative to: the energy's, or its largest slope's where the energy is near zero."""
-    return max(abs(value), 1e-3 / scale_of(formula, Box.of(Region.free(formula.n))))
+def _size(formula: Formula, box: Box, value: float) -> float:
+    """The size that gaps are relative to: the energy's, or the largest slope's, a unit of weight moved."""
+    return max(abs(value), 1.0 / scale_of(formula, box))
 
 
 class Convex(Constructor):

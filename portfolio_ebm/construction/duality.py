@@ -38,7 +38,7 @@ class Multipliers:
 
 @dataclass(frozen=True)
 class Box:
-    """The region as numpy arrays; lower and upper tightened to what the rows and the turnover imply."""
+    """The region as numpy arrays."""
 
     lower: Array
     upper: Array
@@ -58,16 +58,30 @@ class Box:
             np.zeros_like(lower) if region.anchor is None else region.anchor.detach().cpu().numpy().astype(np.float64)
         )
         cap = region.turnover if region.anchor is not None else None
-        if cap is not None:
-            lower, upper = (
-                np.maximum(lower, np.minimum(anchor - cap, upper)),
-                np.minimum(upper, np.maximum(anchor + cap, lower)),
-            )
         return cls(lower, upper, rows, row_lower, row_upper, anchor, cap)
 
+    @property
+    def impossible(self) -> bool:
+        """Whether one row, or the turnover cap, alone cannot be met within the box; False does not mean possible."""
+        with np.errstate(invalid="ignore"):
+            low, high = self.rows * self.lower, self.rows * self.upper
+        zero = self.rows == 0.0
+        least = np.where(zero, 0.0, np.minimum(low, high)).sum(-1)
+        most = np.where(zero, 0.0, np.maximum(low, high)).sum(-1)
+        if (least > self.row_upper + 1e-11).any() or (most < self.row_lower - 1e-11).any():
+            return True
+        needed = np.abs(np.clip(self.anchor, self.lower, self.upper) - self.anchor).sum()
+        return self.turnover is not None and bool(needed > self.turnover + 1e-11)
+
     def implied(self) -> tuple[Array, Array]:
-        """Bounds that the rows imply for the names the box leaves open, by passing over the rows."""
+        """Bounds that the turnover cap and the rows imply as well; the rows are asked only where the box is open."""
         lower, upper = self.lower.copy(), self.upper.copy()
+        if self.turnover is not None:
+            lower, upper = (
+                np.maximum(lower, self.anchor - self.turnover),
+                np.minimum(upper, self.anchor + self.turnover),
+            )
+            lower, upper = np.minimum(lower, self.upper), np.maximum(upper, self.lower)
         for _ in range(3):
             if np.isfinite(lower).all() and np.isfinite(upper).all():
                 break

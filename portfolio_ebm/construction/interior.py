@@ -71,7 +71,7 @@ def interior_point(program: Program, start: Array, *, tolerance: float = 1e-12, 
     """The minimum from `start`, strictly inside the box. The objective should be scaled to order one."""
     point = _initial(program, start)
     best, best_error, stalled, steps = point, np.inf, 0, 0
-    while steps < max_steps and stalled < 8:
+    while steps < max_steps and stalled < 15:
         gradient, hessian = program.model(point.z)
         error = max(_residual(program, point, gradient), _gap(program, point))
         stalled = 0 if error < 0.95 * best_error else stalled + 1
@@ -181,7 +181,14 @@ def _advance(program: Program, p: Iterate, gradient: Array, hessian: Array) -> I
     )
     aims = tuple(target * k - c - s for k, c, s in zip(counted, products, second, strict=True))
     final = direction(aims)  # type: ignore[arg-type]  # five in, five out
-    return _moved(p, final, 0.995 * _length(program, p, final) if count else 1.0)
+    length = _length(program, p, final)
+    if length < 0.1:
+        # The corrector left the neighbourhood of the central path: go back towards it first.
+        centre = direction(tuple(0.5 * mu * k - c for k, c in zip(counted, products, strict=True)))  # type: ignore[arg-type]
+        length_centre = _length(program, p, centre)
+        if length_centre > length:
+            final, length = centre, length_centre
+    return _moved(p, final, 0.995 * length)
 
 
 def _length(program: Program, p: Iterate, d: Iterate) -> float:
@@ -190,7 +197,8 @@ def _length(program: Program, p: Iterate, d: Iterate) -> float:
     a = program.weights - p.q
     pairs = (
         (p.q, d.q), (a, -d.q), (p.u, d.u), (p.r, d.r), (p.y, d.y), (p.row_dual, d.row_dual),
-        (p.lower_dual, d.lower_dual), (p.upper_dual, d.upper_dual), (below, np.where(np.isfinite(program.lower), d.z, 0.0)),
+        (p.lower_dual, d.lower_dual), (p.upper_dual, d.upper_dual),
+        (below, np.where(np.isfinite(program.lower), d.z, 0.0)),
         (above, np.where(np.isfinite(program.upper), -d.z, 0.0)),
     )  # fmt: skip
     fastest = 1.0

@@ -77,14 +77,15 @@ class FactorRisk(SmoothEnergy):
 
         def model(w: Tensor) -> Quadratic:
             x = exponent(w)
+            b = w @ table.exposures
             tilted = torch.softmax(x, dim=-1)
             mean = (tilted * table.values).sum(-1)
             variance = (tilted * (table.values - mean.unsqueeze(-1)).square()).sum(-1)
             matrix = Structured(table.exposures, torch.diag_embed(g * variance), torch.zeros_like(w))
             gradient = -(table.exposures @ mean)
             value = torch.logsumexp(x, dim=-1).sum(-1) / g
-            curve = matrix.matvec(w)
-            return Quadratic(matrix, gradient - curve, value - (gradient * w).sum(-1) + 0.5 * (curve * w).sum(-1))
+            curve = table.exposures @ (g * variance * b)
+            return Quadratic(matrix, gradient - curve, value - gradient @ w + 0.5 * (curve @ w))
 
         return model
 

@@ -119,8 +119,8 @@ class CVaR(ConvexEnergy):
         rows = losses[near] - losses[near].mean(0)
         width = (values[near].max() - values[near].min()).clamp_min(torch.finfo(w.dtype).tiny)
         weight = 1.0 / (width * n_scenarios * (1.0 - self.level))
-        core = torch.eye(len(near), dtype=w.dtype, device=w.device) * weight
-        return Structured(rows.mT, core, torch.zeros_like(w))
+        eye = torch.eye(n, dtype=w.dtype, device=w.device)
+        return Structured(eye, weight * (rows.mT @ rows), torch.zeros_like(w))
 
     def to_cvxpy(self, w: Any, ctx: Context) -> Any:
         losses = self.losses(ctx).detach().cpu().numpy()

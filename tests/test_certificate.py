@@ -1,0 +1,101 @@
+"""What leaves a constructor was measured again; broken rules, NaN and false bounds do not get out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases_convex import market
+
+from portfolio_ebm.constraints.combine import region_of, region_residual
+from portfolio_ebm.constraints.discrete import Cardinality
+from portfolio_ebm.constraints.trading import Turnover
+from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+from portfolio_ebm.construction.certificate import certify, feasible_sample
+from portfolio_ebm.energies.costs import TradingCost
+from portfolio_ebm.energies.returns import Return
+from portfolio_ebm.energies.risk import CVaR, Variance
+from portfolio_ebm.energy import Sum
+from portfolio_ebm.errors import SolverError
+from portfolio_ebm.types import Status, bps, generator
+
+N = 8
+FINE = Status(True, "fine")
+ENERGY = Return() + 2.5 * Variance() + 0.5 * CVaR(centred=True) + TradingCost(5 * bps)
+EQUAL = torch.full((N,), 1 / N, dtype=torch.float64)
+RULES = Budget() & LongOnly() & Box(upper=0.4)
+
+
+def rng():
+    return generator(0, "certificate")
+
+
+def test_everything_is_measured():
+    ctx = market(N)
+    found = certify(EQUAL, ENERGY, RULES, ctx, bound=-1.0, status=FINE, rng=rng(), diagnostics={"steps": 3.0})
+    assert found.energy == float(ENERGY.bind(ctx)(EQUAL))
+    assert set(found.residuals) == {"Budget()", "LongOnly()", "Box(upper=0.4)"}
+    assert set(found.breakdown) == {"Return()", "Variance()", "CVaR(centred=True)", "TradingCost(rate=0.0005)"}
+    assert sum(found.breakdown.values()) == pytest.approx(found.energy, abs=1e-15)
+    assert found.gap == pytest.approx(found.energy + 1.0)
+    assert found.diagnostics == {"steps": 3.0}
+    for name, (low, high) in found.ranges.items():
+        assert low <= found.breakdown[name] <= high and low < high
+
+
+def test_ranges_reach_the_corners():
+    ctx = market(N)
+    found = certify(EQUAL, Return(), RULES, ctx, bound=None, status=FINE, rng=rng())
+    order = ctx.mean.sort().values
+    ends = [0.4 * float(m[0] + m[1]) + 0.2 * float(m[2]) for m in (order, order.flip(0))]
+    low, high = found.ranges["Return()"]
+    span = ends[1] - ends[0]
+    assert -ends[1] - 1e-12 <= low <= -ends[1] + 0.35 * span
+    assert -ends[0] - 0.35 * span <= high <= -ends[0] + 1e-12
+
+
+def test_the_same_seed_gives_the_same_ranges():
+    ctx = market(N)
+    first = certify(EQUAL, ENERGY, RULES, ctx, bound=None, status=FINE, rng=rng())
+    again = certify(EQUAL, ENERGY, RULES, ctx, bound=None, status=FINE, rng=rng())
+    assert first.ranges == again.ranges
+
+
+@pytest.mark.parametrize(
+    "rules", [RULES, RULES & Turnover(0.9), Budget() & LongOnly() & Cardinality(4, 0.05), Budget()], ids=repr
+)
+def test_the_sample_is_feasible(rules):
+    ctx = market(N)
+    sample = feasible_sample(EQUAL, rules, ctx, rng())
+    assert sample.shape == (64, N)
+    assert float(region_residual(sample, region_of(rules, ctx)).max()) <= 1e-9
+
+
+def test_a_broken_rule_does_not_get_out():
+    ctx = market(N)
+    broken = EQUAL.clone()
+    broken[0] += 1e-6
+    with pytest.raises(SolverError, match=r"2020-01-31 breaks Budget\(\) by 1e-06"):
+        certify(broken, ENERGY, RULES, ctx, bound=None, status=FINE, rng=rng())
+    with pytest.raises(SolverError, match="Cardinality"):
+        certify(EQUAL, ENERGY, RULES & Cardinality(3), ctx, bound=None, status=FINE, rng=rng())
+    with pytest.raises(SolverError, match="breaks"):
+        certify(EQUAL * torch.nan, ENERGY, RULES, ctx, bound=None, status=FINE, rng=rng())
+
+
+def test_nan_energies_and_false_bounds_do_not_get_out():
+    ctx = market(N)
+    sick = replace(ctx, market=replace(ctx.market, mean=ctx.mean * torch.nan))
+    with pytest.raises(SolverError, match=r"Return\(\) is nan"):
+        certify(EQUAL, ENERGY, RULES, sick, bound=None, status=FINE, rng=rng())
+    value = float(ENERGY.bind(ctx)(EQUAL))
+    with pytest.raises(SolverError, match="below its proven bound"):
+        certify(EQUAL, ENERGY, RULES, ctx, bound=value + 1e-4, status=FINE, rng=rng())
+    rounded = certify(EQUAL, ENERGY, RULES, ctx, bound=value + 1e-15, status=FINE, rng=rng())
+    assert rounded.gap == 0.0
+
+
+def test_an_energy_without_terms():
+    found = certify(EQUAL, Sum(), RULES, market(N), bound=None, status=FINE, rng=rng())
+    assert found.energy == 0.0 and found.ranges == {} and found.breakdown == {} and found.gap is None
