@@ -72,6 +72,9 @@ def backtest(
     for line in skipped:
         console.print(line, markup=False)
     console.print(f"Report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+    decisions = results[0].decisions
+    if not decisions["ok"].any():
+        raise PortfolioEBMError(f"all {len(decisions)} decisions failed, the first with {decisions['status'].iloc[0]}")
 
 
 @app.command()
@@ -310,13 +313,17 @@ def _plan(given: _Inputs, start: str | None, end: str | None) -> list[str]:
 
 
 def _compile(strategy: Strategy, past: Past) -> None:
-    """Bring the rules together on the last decision date: unknown groups and rules in conflict are told here."""
+    """Bring the rules together on the last decision date: unknown groups, unknown factors and rules in conflict."""
     import torch
 
     from portfolio_ebm.constraints.combine import project_region, region_of
     from portfolio_ebm.construction.infeasible import explain_infeasible
     from portfolio_ebm.context import Context
 
+    unknown = [name for name in getattr(strategy.market, "factors", ()) if name not in past.factors]
+    if unknown:
+        there = ", ".join(past.factors) or "none"
+        raise DataError(f"The market asks for {', '.join(unknown)}; the panel's factors are {there}. Give --factors.")
     ctx = Context(assets=past.assets, market=None, held=None, tradeable=torch.tensor(past.tradeable),
                   groups=past.groups, date=past.date)  # fmt: skip
     region = region_of(strategy.constraint, ctx)

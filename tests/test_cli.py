@@ -211,6 +211,25 @@ def test_a_gpu_that_is_not_there_is_told(run) -> None:  # type: ignore[no-untype
     assert "--device cpu" in ran.err
 
 
+def test_a_run_in_which_every_decision_failed_is_no_success(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "impossible.py"
+    path.write_text(STRATEGY.replace("upper=0.5", "upper=0.2"))
+    ran = run("backtest", str(path), "--prices", "prices.csv", "--out", str(tmp_path / "out"))
+    assert ran.code == 2
+    assert "decisions failed, the first with InfeasibleError" in " ".join(ran.err.split())
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_check_knows_the_factors_there_are(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "factors.py"
+    market = 'FactorEBM(factors=("market", "MTUM"), lookback=200, min_history=100)'
+    path.write_text(STRATEGY.replace("SampleMoments(lookback=60)", market))
+    ran = run("check", str(path), "--prices", "prices.csv")
+    assert ran.code == 2
+    assert "asks for MTUM" in ran.err
+    assert "momentum" in ran.err
+
+
 def test_a_bug_is_a_traceback_and_exit_code_1(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "bug.py"
     path.write_text(
