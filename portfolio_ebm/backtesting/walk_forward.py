@@ -106,25 +106,53 @@ def decision_rows(strategy: Strategy, panel: Panel, start: str | None = None, en
         DataError: there is none with enough history; the message says when the first would be.
     """
     scheduled = strategy.rebalance.decisions(panel.dates)
-    enough = np.arange(len(panel)) + 1 >= strategy.history
+    enough = _enough(strategy, panel)
     if not (scheduled & enough).any():
         raise DataError(
             f"'{strategy.name}' needs {strategy.history} periods before its first decision and the panel has "
-            f"{len(panel)} ({panel.start} to {panel.end}); bring more history or shorten the lookback."
+            f"{len(panel)} ({panel.start} to {panel.end}), fewer where its factors start later; bring more history or "
+            "shorten the lookback."
         )
     inside = np.ones(len(panel), dtype=bool)
     if start is not None:
         inside &= panel.dates >= _stamp(start, "start")
     if end is not None:
         inside &= panel.dates <= _stamp(end, "end")
-    rows: NDArray[np.intp] = np.flatnonzero(scheduled & enough & inside)
-    if not len(rows):
+    rows = [int(t) for t in np.flatnonzero(scheduled & enough & inside)]
+    if not rows:
         first = _day(panel, int(np.flatnonzero(scheduled & enough)[0]))
         raise DataError(
             f"'{strategy.name}' has no decision from {start or panel.start} to {end or panel.end}; "
             f"the first one with enough history is {first}, and the panel ends {panel.end}."
         )
-    return [int(t) for t in rows]
+    return _ready(strategy, panel, rows)
+
+
+def _ready(strategy: Strategy, panel: Panel, rows: list[int]) -> list[int]:
+    """The rows from the first one on which the market model lacks no history; a series may begin late.
+
+    Raises:
+        DataError: there is no such row; says what is lacking on the last one.
+    """
+    if strategy.market is None:
+        return rows
+    for i, t in enumerate(rows):
+        lack = strategy.market.lacking(panel.past(t))
+        if lack is None:
+            return rows[i:]
+    raise DataError(f"'{strategy.name}' cannot decide on any date: {lack}; bring more history, or ask for less.")
+
+
+def _enough(strategy: Strategy, panel: Panel) -> NDArray[np.bool_]:
+    """Bool (T,): rows with enough periods behind them, and with enough observations of every factor asked for."""
+    enough: NDArray[np.bool_] = np.arange(len(panel)) + 1 >= strategy.history
+    asked = getattr(strategy.market, "factors", None)
+    if asked is None:
+        return enough
+    # A factor the panel does not have is left to the market model, which says so by name.
+    columns = [k for k, name in enumerate(panel.factors) if not asked or name in asked]
+    seen = np.isfinite(panel.factor_returns[:, columns]).cumsum(axis=0)
+    return enough & (seen >= strategy.history).all(axis=1)
 
 
 def cost_rate(strategy: Strategy, costs: float | Literal["strategy"] | None) -> float:

@@ -93,6 +93,13 @@ class MarketModel(Spec, ABC):
     def history(self) -> int:
         """The least number of periods `fit` needs."""
 
+    def lacking(self, past: Past) -> str | None:
+        """What history is still missing before this market can be fitted to `past`, or None: a walk forward starts
+        on the first date on which nothing is. Depends on which cells are there, never on what they say."""
+        if len(past) >= self.history:
+            return None
+        return f"{self.history} periods of history are needed and there are {len(past)} up to {past.date}"
+
     @abstractmethod
     def fit(self, past: Past) -> Market:
         """The market as it was known at the end of `past`.

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError
@@ -75,9 +75,28 @@ class FactorEBM(MarketModel):
     bound: float = Field(default=10.0, ge=4, le=50)
     nodes: int = Field(default=64, ge=16)
 
+    @model_validator(mode="after")
+    def _long_enough(self) -> FactorEBM:
+        if self.min_history > self.lookback:
+            raise ValueError(f"min_history {self.min_history} exceeds lookback {self.lookback}; lower it or look back further")
+        return self
+
     @property
     def history(self) -> int:
         return self.min_history
+
+    def lacking(self, past: Past) -> str | None:
+        """The factor with too few observations, if there is one."""
+        short = super().lacking(past)
+        if short is not None:
+            return short
+        names, column = self._columns(past)
+        seen = np.isfinite(past.factor_returns[:, column]).sum(axis=0)
+        least = int(np.argmin(seen))
+        if seen[least] >= self.min_history:
+            return None
+        have = f"factor {names[least]} has {seen[least]} observations up to {past.date}"
+        return f"{have} and {self.min_history} are needed"
 
     def fit(self, past: Past) -> FactorEBMMarket:
         """The market as known at the end of `past`; what was trained anew is in `refitted`.
