@@ -282,6 +282,20 @@ def test_too_little_history_is_told() -> None:
         decision_rows(MIN_VARIANCE, pe.Panel.from_prices(prices(40)))
 
 
+def test_the_first_decision_waits_for_the_factors_that_are_asked_for() -> None:
+    frame = prices(400)
+    factors = pd.DataFrame({"market": frame.pct_change().mean(axis=1), "late": frame["A"].pct_change()})
+    factors.iloc[:150, 1] = np.nan
+    panel = pe.Panel.from_prices(frame, factors=factors, factors_are="returns", market="market")
+
+    def first(*names: str) -> int:
+        market = pe.FactorEBM(factors=names, lookback=200, min_history=100)
+        return decision_rows(pe.Strategy(name="x", market=market, rebalance=pe.EveryPeriod()), panel)[0]
+
+    assert first("market") == 100  # 100 returns, the first of them on row 1
+    assert first("market", "late") == first() == 249  # 100 returns from row 150 on
+
+
 def test_the_baselines_are_walkable_and_keep_only_convex_rules() -> None:
     rules = MIN_VARIANCE.constraint & pe.Cardinality(at_most=2, min_weight=0.1)
     strategy = MIN_VARIANCE.replace(constraint=rules)
