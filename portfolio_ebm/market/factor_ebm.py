@@ -78,7 +78,9 @@ class FactorEBM(MarketModel):
     @model_validator(mode="after")
     def _long_enough(self) -> FactorEBM:
         if self.min_history > self.lookback:
-            raise ValueError(f"min_history {self.min_history} exceeds lookback {self.lookback}; lower it or look back further")
+            raise ValueError(
+                f"min_history {self.min_history} exceeds lookback {self.lookback}; lower it or look back further"
+            )
         return self
 
     @property

@@ -42,7 +42,8 @@ class Loadings:
 
     @property
     def today(self) -> Array:
-        return self.path[-1]
+        last: Array = self.path[-1]
+        return last
 
 
 def orthogonalise(series: Array, market: Array, half_life: float = HALF_LIFE) -> tuple[Array, Array]:
