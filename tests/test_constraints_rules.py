@@ -173,6 +173,13 @@ def test_frozen_names_keep_their_holding_whatever_the_box_says() -> None:
         project_region(held, region_of(Budget() & Box(upper=0.2), ctx))
 
 
+def test_a_box_alone_leaves_a_name_that_cannot_be_traded_alone() -> None:
+    ctx = context(held=t(0.9, 0.0, 0.0, 0.1), frozen=(0,))
+    assert near(Box(upper=0.3), t(0.9, 0.9, -0.1, 0.1), ctx) == [0.9, 0.3, 0.0, 0.1]
+    assert near(LongOnly(), t(-0.9, 0.9, -0.1, 0.1), ctx) == [-0.9, 0.9, 0.0, 0.1]
+    assert float(Box(upper=0.3).residual(t(0.9, 0.0, 0.0, 0.1), ctx)) == 0.0
+
+
 def test_frozen_and_nothing_held_is_out() -> None:
     region = region_of(Budget() & LongOnly(), context(frozen=(2,)))
     assert float(project_region(t(0.1, 0.1, 0.7, 0.1), region).weights[2]) == 0.0

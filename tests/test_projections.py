@@ -145,7 +145,7 @@ def test_the_batched_dual_equals_the_active_set(seed: int, turnover: bool, monke
     monkeypatch.setattr(projections, "_ONE_BY_ONE_UP_TO", 0)
     two, left = project_polyhedron(y, **set_)
     assert float(left.max()) < 1e-12
-    assert float((one - two).abs().max()) < 1e-10
+    assert float((one - two).abs().max()) < 1e-12
 
 
 def test_a_converged_row_is_not_moved_by_the_others() -> None:
@@ -235,8 +235,9 @@ def test_an_empty_set_leaves_a_violation_and_ends(rows: int) -> None:
 
 
 def test_caps_that_add_up_to_the_budget_within_rounding_are_met() -> None:
-    w = capped_simplex(torch.randn(5, 10, dtype=torch.float64), 0.0, 0.1, 1.0)
-    assert bool((w == 0.1).all())
+    y = torch.randn(5, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w = capped_simplex(y, 0.0, 0.1, 1.0)
+    assert float((w - 0.1).abs().max()) < 1e-15
 
 
 def test_an_empty_capped_simplex_is_an_error_in_words() -> None:

@@ -96,9 +96,8 @@ def region_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> R
         SpecError: a rule names a group, label or asset that the context does not have.
     """
     if ctx.tradeable.ndim != 1 or ctx.tradeable.shape[0] != ctx.n_assets:
-        raise ShapeError(
-            f"region_of tradeable: got shape {tuple(ctx.tradeable.shape)}, expected ({ctx.n_assets},): one date at a time."
-        )
+        got = tuple(ctx.tradeable.shape)
+        raise ShapeError(f"region_of tradeable: got shape {got}, expected ({ctx.n_assets},): one date at a time.")
     region = Region.free(ctx.n_assets, device=ctx.tradeable.device)
     region = constraint.restrict(replace(region, frozen=~ctx.tradeable), ctx)
     if frozen and bool(region.frozen.any()):

@@ -276,7 +276,8 @@ def _repair(
     w, pattern, left = found
     arrays = [x.cpu().numpy() for x in (region.lower, region.upper, region.rows, region.row_lower, region.row_upper)]
     anchor = None if region.anchor is None else region.anchor.cpu().numpy()
-    cut = Cut(*arrays, anchor=anchor, turnover=region.turnover or 0.0)
+    lower, upper, rows, low, high = arrays
+    cut = Cut(lower, upper, rows, low, high, anchor, region.turnover or 0.0)
     for i in (left > TOLERANCE).nonzero().flatten():
         chosen = possible_pattern(y[i].cpu().numpy(), cut, limit, region.min_weight, region.frozen.cpu().numpy())
         if chosen is None:
