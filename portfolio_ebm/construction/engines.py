@@ -179,19 +179,18 @@ def _hinges(
 
 
 def _read(formula: Formula, box: Box, free: Mask, scale: float, ended: Ended, layout: _Layout) -> Found:
-    point = ended.point
     w = np.where(free, 0.0, box.lower)
-    w[free] = point.z[: layout.n_free]
+    w[free] = ended.z[: layout.n_free]
     tails, at = [], 0
     for tail in formula.tails:
-        tails.append(point.q[at : at + len(tail.losses)] / scale)
+        tails.append(ended.q[at : at + len(tail.losses)] / scale)
         at += len(tail.losses)
     rows = np.zeros(len(box.rows))
-    rows[layout.equal] = point.equal_dual
+    rows[layout.equal] = ended.equal_dual
     n_above, n_below = int(layout.above.sum()), int(layout.below.sum())
-    rows[layout.above] += point.row_dual[:n_above]
-    rows[layout.below] -= point.row_dual[n_above : n_above + n_below]
-    turnover = float(point.row_dual[-1]) if box.turnover is not None else 0.0
+    rows[layout.above] += ended.row_dual[:n_above]
+    rows[layout.below] -= ended.row_dual[n_above : n_above + n_below]
+    turnover = float(ended.row_dual[-1]) if box.turnover is not None else 0.0
     engine = f"interior point, {ended.steps} steps" + (", then exact on its active set" if ended.exact else "")
     return Found(w, Multipliers(tuple(tails), rows / scale, turnover / scale), engine)
 

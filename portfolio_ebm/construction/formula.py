@@ -77,7 +77,7 @@ class Formula:
 
     def evaluate(self, w: Array) -> float:
         """E(w), on the torch face."""
-        return float(self.value(torch.as_tensor(w, dtype=self.ctx.tradeable.new_zeros(0, dtype=torch.float64).dtype)))
+        return float(self.value(torch.as_tensor(w, dtype=torch.float64, device=self.ctx.tradeable.device)))
 
     def smooth_part(self, w: Array) -> tuple[float, Array, Array]:
         """Value, gradient and Hessian at w of the quadratic and the smooth terms together."""
@@ -86,6 +86,8 @@ class Formula:
         if self.matrix is not None:
             pull = self.matrix @ w
             value, gradient, hessian = value + 0.5 * float(pull @ w), gradient + pull, hessian + self.matrix
+        if not self.smooth:
+            return value, gradient, hessian
         point = torch.as_tensor(w, dtype=torch.float64)
         for coefficient, model in self.smooth:
             face = model(point)
