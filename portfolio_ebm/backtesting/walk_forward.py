@@ -106,7 +106,7 @@ def decision_rows(strategy: Strategy, panel: Panel, start: str | None = None, en
         DataError: there is none with enough history; the message says when the first would be.
     """
     scheduled = strategy.rebalance.decisions(panel.dates)
-    enough = _enough(strategy, panel)
+    enough = _enough(strategy, panel, scheduled)
     if not (scheduled & enough).any():
         raise DataError(
             f"'{strategy.name}' needs {strategy.history} periods before its first decision and the panel has "
@@ -125,34 +125,18 @@ def decision_rows(strategy: Strategy, panel: Panel, start: str | None = None, en
             f"'{strategy.name}' has no decision from {start or panel.start} to {end or panel.end}; "
             f"the first one with enough history is {first}, and the panel ends {panel.end}."
         )
-    return _ready(strategy, panel, rows)
+    return rows
 
 
-def _ready(strategy: Strategy, panel: Panel, rows: list[int]) -> list[int]:
-    """The rows from the first one on which the market model lacks no history; a series may begin late.
-
-    Raises:
-        DataError: there is no such row; says what is lacking on the last one.
-    """
-    if strategy.market is None:
-        return rows
-    for i, t in enumerate(rows):
-        lack = strategy.market.lacking(panel.past(t))
-        if lack is None:
-            return rows[i:]
-    raise DataError(f"'{strategy.name}' cannot decide on any date: {lack}; bring more history, or ask for less.")
-
-
-def _enough(strategy: Strategy, panel: Panel) -> NDArray[np.bool_]:
-    """Bool (T,): rows with enough periods behind them, and with enough observations of every factor asked for."""
+def _enough(strategy: Strategy, panel: Panel, scheduled: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Bool (T,): rows from the first scheduled one on which the market model lacks no history; factors may start late."""
     enough: NDArray[np.bool_] = np.arange(len(panel)) + 1 >= strategy.history
-    asked = getattr(strategy.market, "factors", None)
-    if asked is None:
-        return enough
-    # A factor the panel does not have is left to the market model, which says so by name.
-    columns = [k for k, name in enumerate(panel.factors) if not asked or name in asked]
-    seen = np.isfinite(panel.factor_returns[:, columns]).cumsum(axis=0)
-    return enough & (seen >= strategy.history).all(axis=1)
+    if strategy.market is not None:
+        for t in np.flatnonzero(scheduled & enough):
+            if strategy.market.lacking(panel.past(t)) is None:
+                break
+            enough[t] = False
+    return enough
 
 
 def cost_rate(strategy: Strategy, costs: float | Literal["strategy"] | None) -> float:
