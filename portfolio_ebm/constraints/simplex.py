@@ -20,6 +20,7 @@ from torch import Tensor
 
 _EPS = torch.finfo(torch.float64).eps
 _MAX_STEPS = 200
+_STACK_UP_TO = 20_000  # entries; below, one call for buys and sells saves more than shared bounds do
 _SORT_UP_TO = 64  # names; beyond, Newton is the faster of the two
 
 
@@ -146,8 +147,13 @@ def fill_near_anchor(
     v, low, high = y - anchor, lower - anchor, upper - anchor
     zero = torch.zeros_like(low)
     drift = total - anchor.expand_as(y).sum(-1)
-    buys = fill(v, low.maximum(zero), high.maximum(zero), 0.5 * (turnover + drift))
-    sells = fill(-v, (-high).maximum(zero), (-low).maximum(zero), 0.5 * (turnover - drift))
+    lows, highs = (low.maximum(zero), (-high).maximum(zero)), (high.maximum(zero), (-low).maximum(zero))
+    goals = (0.5 * (turnover + drift), 0.5 * (turnover - drift))
+    if v.numel() > _STACK_UP_TO:
+        buys, sells = fill(v, lows[0], highs[0], goals[0]), fill(-v, lows[1], highs[1], goals[1])
+    else:
+        floors, caps = (torch.cat([x.expand_as(v) for x in pair]) for pair in (lows, highs))
+        buys, sells = fill(torch.cat([v, -v]), floors, caps, torch.cat(goals)).chunk(2)
     return anchor + (buys - sells)
 
 
