@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# The tensors here are small: more threads than one cost more than they bring, above all on a busy machine.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup backtest test slow check bench deep clean
 .DEFAULT_GOAL := help

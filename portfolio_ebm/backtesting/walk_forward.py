@@ -129,7 +129,7 @@ def decision_rows(strategy: Strategy, panel: Panel, start: str | None = None, en
 
 
 def _enough(strategy: Strategy, panel: Panel, scheduled: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Bool (T,): rows from the first scheduled one on which the market model lacks no history; factors may start late."""
+    """Bool (T,): rows from the first scheduled one on which the market model lacks no history."""
     enough: NDArray[np.bool_] = np.arange(len(panel)) + 1 >= strategy.history
     if strategy.market is not None:
         for t in np.flatnonzero(scheduled & enough):
