@@ -226,7 +226,7 @@ def test_check_knows_the_factors_there_are(run, tmp_path: Path) -> None:  # type
     path.write_text(STRATEGY.replace("SampleMoments(lookback=60)", market))
     ran = run("check", str(path), "--prices", "prices.csv")
     assert ran.code == 2
-    assert "asks for MTUM" in ran.err
+    assert "no factor MTUM" in ran.err
     assert "momentum" in ran.err
 
 
