@@ -68,7 +68,8 @@ def check_factors(window: Array, names: tuple[str, ...], past: Past, fewest: int
 
 def _check_rank(rows: Array, names: tuple[str, ...], past: Past, periods: int) -> None:
     scaled = rows / rows.std(axis=0)
-    for k in range(len(names)):
+    # The last of a dependent set is named: it is the one that was added.
+    for k in reversed(range(len(names))):
         others = np.delete(scaled, k, axis=1)
         weights, *_ = np.linalg.lstsq(others, scaled[:, k], rcond=None)
         left = scaled[:, k] - others @ weights

@@ -53,9 +53,9 @@ class Block:
     def log_probs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Each part's log density (..., M) and the copula's (...), at x (..., M); NaN entries are left out."""
         here = ~torch.isnan(x)
-        value = torch.where(here, x, self.law.location[:, 0]).reshape(-1, x.shape[-1], 1)
-        single = self.law.log_prob(value)[..., 0].reshape(x.shape)
-        u = self.law.cdf(value)[..., 0].reshape(x.shape).clamp(1e-12, 1 - 1e-12)
+        value = torch.where(here, x, self.law.location[:, 0]).reshape(-1, x.shape[-1])
+        single = self.law.log_prob(value[..., None])[..., 0].reshape(x.shape)
+        u = self.law.level(value).reshape(x.shape)
         t = torch.from_numpy(scores(u.numpy(), self.dependence.freedom))
         t = torch.where(here, t, torch.nan)
         return torch.where(here, single, 0.0), self.dependence.log_density(t, self.correlation)

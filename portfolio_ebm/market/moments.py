@@ -30,8 +30,8 @@ class SampleMoments(MarketModel):
 
     A missing cell is filled with the name's mean plus its beta times the equal-weighted market of the names
     observed that day, and the residual variance that such a fill leaves out is put back on the diagonal (and,
-    resampled, into the scenarios). A name with fewer than 20 observations gets the market: beta one, the
-    median residual variance and the market's mean.
+    resampled from all names', into the scenarios). A name with fewer than 20 observations gets the market: beta
+    one, the median residual variance and the market's mean.
 
     Attributes:
         lookback: periods in the window.
@@ -61,19 +61,31 @@ class SampleMoments(MarketModel):
             raise DataError(f"{past.date}: SampleMoments needs at least 2 periods of returns and has {len(window)}.")
         missing = np.isnan(window)
         check_assets(window, past)
-        if missing.any():
-            filled, noise, extra = _fill(window, missing)
-        else:
-            filled, noise, extra = window, None, np.zeros(window.shape[1])
+        filled, noise = _fill(window, missing) if missing.any() else (window, None)
         mean = filled.mean(axis=0)
         centred = filled - mean
         covariance, intensity = _covariance(centred, self.shrinkage)
-        covariance[np.diag_indices_from(covariance)] += extra
+        if noise is not None:
+            covariance[np.diag_indices_from(covariance)] += noise.variance
         said = f"{len(window)} periods" + (f", shrinkage {intensity:.3f}" if self.shrinkage != "none" else "")
         short = [name for name, bad in zip(past.assets, missing.sum(axis=0) > len(window) - FEWEST, strict=True) if bad]
         if short:
             said += f"; too short, put on the market: {', '.join(short[:8])}"
         return SampleMarket(past.assets, mean, covariance, centred, noise, Status(True, said), ("moments",))
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Residuals of filled cells: `deviation` (T, n), zero where a cell was observed, times draws from `pool` (m,)."""
+
+    deviation: Array
+    pool: Array
+
+    @property
+    def variance(self) -> Array:
+        """The variance that the fills leave out, (n,)."""
+        total: Array = (self.deviation**2).mean(axis=0)
+        return total
 
 
 @dataclass(frozen=True)
@@ -84,14 +96,14 @@ class SampleMarket(Market):
         mean: (n,).
         covariance: (n, n).
         centred: the window less its mean, filled cells included, (T, n).
-        noise: (T, n) residuals with NaN where a cell was filled, or None where none was.
+        noise: what filled cells lack, or None where none was filled.
     """
 
     assets: tuple[str, ...]
     mean: Array
     covariance: Array
     centred: Array
-    noise: Array | None
+    noise: _Noise | None
     status: Status
     refitted: tuple[str, ...]
 
@@ -100,11 +112,9 @@ class SampleMarket(Market):
         mean = torch.from_numpy(self.mean) * horizon
         days = torch.from_numpy(self.centred)
         if self.noise is not None:
-            pool = torch.from_numpy(self.noise)
+            pool = torch.from_numpy(self.noise.pool)
             pick = torch.randint(len(pool), days.shape, generator=rng)
-            gap = torch.isnan(pool)
-            drawn = torch.where(gap, 0.0, pool)[pick, torch.arange(days.shape[1])]
-            days = days + torch.where(gap, drawn, 0.0)
+            days = days + torch.from_numpy(self.noise.deviation) * pool[pick]
         return Outlook(
             mean=mean,
             covariance=Structured.from_dense(torch.from_numpy(self.covariance) * horizon),
@@ -128,8 +138,8 @@ def _covariance(centred: Array, shrinkage: str) -> tuple[Array, float]:
     return (1 - intensity) * sample + intensity * level * np.eye(n), intensity
 
 
-def _fill(window: Array, missing: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
-    """Filled window, residuals behind it (NaN where a cell was filled), and the variance the fills leave out."""
+def _fill(window: Array, missing: NDArray[np.bool_]) -> tuple[Array, _Noise]:
+    """The window with its gaps filled by mean + beta times the market, and the residuals that the fills lack."""
     seen = ~missing
     counts = seen.sum(axis=0)
     known = np.where(seen, window, 0.0)
@@ -146,12 +156,12 @@ def _fill(window: Array, missing: NDArray[np.bool_]) -> tuple[Array, Array, Arra
     beta = np.where(
         enough & (power > 0), (market[:, None] * centred).sum(axis=0) / np.where(power > 0, power, 1.0), 1.0
     )
-    residual = np.where(seen, centred - beta * market[:, None], np.nan)
-    variance = np.where(enough, np.nansum(residual**2, axis=0) / np.maximum(counts - 1, 1), np.nan)
-    typical = float(np.nanmedian(variance)) if enough.any() else float((market**2).mean())
-    variance = np.where(enough, variance, typical)
     # A name too short to trust keeps the market part on every day; its own few residuals are not evidence.
     usable = seen & enough
-    share = np.where(enough, missing.mean(axis=0), 1.0)
-    residual = np.where(usable, residual, np.nan)
-    return np.where(usable, window, mean + beta * market[:, None]), residual, variance * share
+    residual = np.where(usable, centred - beta * market[:, None], 0.0)
+    variance = (residual**2).sum(axis=0) / np.maximum(counts - 1, 1)
+    typical = float(np.median(variance[enough])) if enough.any() else float((market**2).mean())
+    deviation = np.sqrt(np.where(enough, variance, typical))
+    pool = (residual / np.where(deviation > 0, deviation, 1.0))[usable]
+    pool = pool / np.sqrt((pool**2).mean()) if pool.any() else np.array([-1.0, 1.0])
+    return np.where(usable, window, mean + beta * market[:, None]), _Noise(np.where(usable, 0.0, deviation), pool)

@@ -93,7 +93,8 @@ class Store:
             return None
         try:
             with safe_open(file, framework="pt") as opened:
-                tensors = {what: opened.get_tensor(what) for what in opened.keys()}  # noqa: SIM118 (not a mapping)
+                names = opened.keys()
+                tensors = {what: opened.get_tensor(what) for what in names}
                 header = opened.metadata() or {}
             facts = json.loads(header.get("facts", "null"))
         except (OSError, ValueError, SafetensorError) as error:
