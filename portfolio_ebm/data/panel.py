@@ -216,6 +216,11 @@ class Panel:
             signals={name: item[until] for name, item in self.signals.items()},
         )
 
+    def returns_frame(self) -> pd.DataFrame:
+        """The returns as a frame, dates x assets: a copy to look at or to hand to `optimize`."""
+        index = pd.DatetimeIndex(self.dates, name="date")
+        return pd.DataFrame(self.returns.copy(), index=index, columns=list(self.assets))
+
     def cut(self, start: When | None = None, end: When | None = None) -> Panel:
         """The panel from `start` to `end`, both included; names stay, also those that never trade in between.
 
