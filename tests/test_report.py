@@ -167,6 +167,11 @@ def test_figures_are_compared_over_shared_dates(result: Result, other: Result) -
     assert shown.loc["annual return", "mine"] == f"{cut[0].summary()['annual return']:.1%}"
 
 
+def test_less_than_a_year_is_told(result: Result) -> None:
+    assert findings.short(result) is None
+    assert "less than a year" in tables.plain([result.since("2021-03-01")])
+
+
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_terminal_table_fits_and_has_its_baselines(result: Result, other: Result, width: int) -> None:
     text = tables.plain([result, other], width)

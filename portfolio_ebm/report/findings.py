@@ -99,6 +99,13 @@ def assumptions(result: Result, panel: Panel) -> list[str]:
     ]
 
 
+def short(result: Result) -> str | None:
+    """A warning where the record is shorter than a year, over which annual figures say little."""
+    if len(result.net) >= result.periods_per_year:
+        return None
+    return f"The record is {len(result.net)} periods, less than a year: its annualised figures say little."
+
+
 def failures(result: Result) -> pd.DataFrame:
     """The decisions on which no portfolio was found; holdings stayed as they were."""
     return result.decisions[~result.decisions["ok"].astype(bool)]

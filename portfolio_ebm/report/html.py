@@ -48,6 +48,7 @@ def render(strategy: Strategy, panel: Panel, results: Sequence[Result]) -> str:
         "table": [(figure, list(row)) for figure, row in zip(table.index, table.to_numpy().tolist(), strict=True)],
         "columns": list(table.columns),
         "comparisons": findings.compare(result, others),
+        "short": findings.short(result) or "",
         "formula": repr(strategy.energy),
         "parts": _parts(strategy),
         "rules": rules,
@@ -118,9 +119,11 @@ def _proof(result: Result) -> str:
     if share == 1.0:
         return f"All {len(known)} decisions are proven optimal to eight digits: no feasible portfolio is better."
     largest, middle = known["gap"].max() * 1e4, known["gap"].median() * 1e4
+    told = f"{share:.0%} of {len(known)} decisions are proven optimal to eight digits. For the others"
+    if share == 0.0:
+        told = f"None of {len(known)} decisions is proven optimal to eight digits:"
     return (
-        f"{share:.0%} of {len(known)} decisions are proven optimal to eight digits. For the others the bound leaves "
-        f"room for at most {largest:.3f} bps of energy (median {middle:.3f} bps); "
+        f"{told} the bound leaves room for at most {largest:.3f} bps of energy (median {middle:.3f} bps); "
         "how much of that room is real is not known."
     )
 

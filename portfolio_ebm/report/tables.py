@@ -50,6 +50,8 @@ def notes(result: Result) -> list[str]:
     if "gap" in decisions and decisions["gap"].notna().any():
         share = decisions["proven"].eq(True).mean()
         lines[0] += f" Proven optimal: {share:.0%}; largest gap to the bound {decisions['gap'].max():.1e}."
+    if warning := findings.short(result):
+        lines.append(warning)
     if not result.arguments["costs"]:
         lines.append("No trading costs: the strategy has no TradingCost term, or costs were set to none.")
     if len(failed):
