@@ -21,8 +21,8 @@ from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.chains import random_portfolios, starts, survey
 from portfolio_ebm.construction.convex import relaxation
-from portfolio_ebm.construction.stages import Effort, Found, convex_engine, gradient_engine, pattern_engine
 from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.stages import Effort, Found, convex_engine, gradient_engine, pattern_engine
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
 from portfolio_ebm.errors import InfeasibleError
@@ -52,7 +52,7 @@ class AnnealedLangevin(Constructor):
     """
 
     chains: int = Field(default=64, ge=1)
-    steps: int = Field(default=100, ge=0)
+    steps: int = Field(default=50, ge=0)
     swaps: bool = True
     sweeps: int = Field(default=6, ge=0)
     walkers: int = Field(default=8, ge=1)

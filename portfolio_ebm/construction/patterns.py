@@ -124,6 +124,8 @@ class Search:
         """The best few moves from a known pattern by the model of the energy at its solution, bool (m, n)."""
         pattern = unpack(key)
         neighbours, moves = self.choice.neighbours(pattern)
+        possible = self.slices.possible(neighbours)
+        neighbours, moves = neighbours[possible], moves[possible]
         x, g = (_numpy(part[key]) for part in (self.memo.weights, self.memo.gradient))
         if len(neighbours) > MOST_PROGRAMS:
             kept = np.argsort(transfer_scores(moves, x, g, self.hessian, pattern), kind="stable")[:MOST_PROGRAMS]

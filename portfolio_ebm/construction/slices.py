@@ -37,6 +37,28 @@ TOLERANCE = 1e-10
 MAX_CUTS = 60
 
 
+def may_be_met(region: Region, patterns: Tensor) -> Tensor:
+    """Whether the budget and the turnover cap leave the slices of `patterns` (..., n) a portfolio, (...).
+
+    The least turnover on a box is |clip(a) - a| summed, and what the budget still lacks comes on top of it one for
+    one. Necessary for every region, and enough where the budget is its only row.
+    """
+    slice_ = region.on(patterns)
+    low, high = slice_.lower, slice_.upper
+    met = (low <= high).all(-1)
+    near = torch.zeros_like(low).clamp(low, high) if region.anchor is None else region.anchor.clamp(low, high)
+    spent = torch.zeros_like(near[..., 0]) if region.anchor is None else (near - region.anchor).abs().sum(-1)
+    whole = (region.rows == 1.0).all(-1)
+    lacking = torch.zeros_like(spent)
+    for below, above in zip(region.row_lower[whole], region.row_upper[whole], strict=True):
+        met = met & (low.sum(-1) <= above + TOLERANCE) & (high.sum(-1) >= below - TOLERANCE)
+        total = near.sum(-1)
+        lacking = lacking.maximum(below - total).maximum(total - above)
+    if region.turnover is None or region.anchor is None:
+        return met
+    return met & (spent + lacking <= region.turnover + TOLERANCE)
+
+
 @dataclass(frozen=True)
 class Slices:
     """The slices of a region, as arrays a small solver reads.
@@ -54,6 +76,7 @@ class Slices:
     anchor: Array | None
     turnover: float
     frozen: Mask
+    region: Region
 
     @classmethod
     def of(cls, region: Region) -> Slices:
@@ -65,12 +88,18 @@ class Slices:
             lower, _array(region.upper), held, _array(region.rows), _array(region.row_lower), _array(region.row_upper),
             _array(region.anchor) if capped and region.anchor is not None else None,
             float(region.turnover) if capped and region.turnover is not None else np.inf,
-            region.frozen.cpu().numpy(),
+            region.frozen.cpu().numpy(), region,
         )  # fmt: skip
 
     @property
     def n(self) -> int:
         return len(self.lower)
+
+    def possible(self, patterns: Mask) -> Mask:
+        """Which of `patterns` (m, n) are worth a program, bool (m,): a quick and necessary test."""
+        met = may_be_met(self.region, torch.as_tensor(patterns, device=self.region.lower.device))
+        found: Mask = met.cpu().numpy()
+        return found
 
     def bounds(self, pattern: Mask) -> tuple[Array, Array]:
         """The box of the slice on which exactly the free names of `pattern` may be held."""
@@ -171,7 +200,7 @@ def solve_slices(
     x, g = _array(start).copy(), _array(slope).copy()
     value = np.full(m, np.inf)
     mu = np.ones(m)
-    alive = np.ones(m, dtype=bool)
+    alive = slices.possible(patterns)
     for _ in range(rounds):
         rows = np.flatnonzero(alive)
         if not len(rows):

@@ -1,8 +1,8 @@
 """What AnnealedLangevin does with a problem, by its structure.
 
-    pattern engine    the names are a choice: chains -> patterns -> scored swaps -> exact polish of the best
-    gradient engine   the region is convex and the energy is not: probe, anneal, kick and descend
-    exact             region and energy are convex: one solve; the chains only look around
+pattern engine    the names are a choice: chains -> patterns -> scored swaps -> exact polish of the best
+gradient engine   the region is convex and the energy is not: probe, anneal, kick and descend
+exact             region and energy are convex: one solve; the chains only look around
 """
 
 from __future__ import annotations
