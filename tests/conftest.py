@@ -1,0 +1,22 @@
+"""Shared by all tests: one thread, and a store of fits that is theirs alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads what a user has trained, and none leaves anything behind."""
+    before = os.environ.get("PORTFOLIO_EBM_HOME")
+    os.environ["PORTFOLIO_EBM_HOME"] = str(tmp_path_factory.mktemp("home"))
+    torch.set_num_threads(1)
+    yield
+    if before is None:
+        del os.environ["PORTFOLIO_EBM_HOME"]
+    else:
+        os.environ["PORTFOLIO_EBM_HOME"] = before
