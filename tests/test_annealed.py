@@ -174,15 +174,16 @@ def test_swaps_never_hurt(seed: int) -> None:
     assert "swaps off" in str(off.status)
 
 
-def test_swaps_find_what_a_single_cold_chain_does_not() -> None:
+def test_swaps_find_what_rounding_alone_does_not() -> None:
     gains = []
-    for seed in range(4):
-        ctx = context(16, seed)
-        rules = LONG & Cardinality(3, min_weight=0.1)
+    for seed in range(2):
+        ctx = context(30, seed)
+        rules = LONG & Cardinality(5, min_weight=0.05)
         lone = AnnealedLangevin(chains=1, steps=0)
-        on = lone.build(QUADRATIC, rules, ctx, rng()).energy
-        gains.append(lone.replace(swaps=False).build(QUADRATIC, rules, ctx, rng()).energy - on)
-    assert max(gains) > 1e-6, "the swaps made no difference on any of the instances"
+        on = lone.build(Variance(), rules, ctx, rng()).energy
+        gains.append(lone.replace(swaps=False).build(Variance(), rules, ctx, rng()).energy / on - 1.0)
+    assert min(gains) >= 0.0
+    assert max(gains) > 1e-4, "the swaps made no difference on any of the instances"
 
 
 def test_a_convex_problem_is_solved_outright() -> None:
@@ -321,29 +322,28 @@ def test_a_spec_like_any_other() -> None:
 
 
 @pytest.mark.skipif(not ORLIB.exists(), reason="the OR-Library extracts in ../shared/data/orlib are not here")
-@pytest.mark.parametrize("instance", ["port1", "port2"])
+@pytest.mark.parametrize("instance", ["port1", "port2", "port3"])
 def test_at_most_ten_names_is_no_worse_than_exactly_ten(instance: str) -> None:
+    """The proven optima are for exactly ten names; near the least variance ten are held in either case."""
     data = np.load(ORLIB / f"{instance}.npz")
     mean, std = torch.tensor(data["mean"]), torch.tensor(data["std"])
     dense = torch.tensor(data["corr"]) * std.unsqueeze(1) * std
     n = len(mean)
     outlook = Outlook(mean, Structured.from_dense(dense), None, None, 1.0)
     ctx = Context(tuple(map(str, range(n))), outlook, None, torch.ones(n, dtype=torch.bool))
-    table = np.genfromtxt(
-        ORLIB / "ccef_K10_eps001_port1-3.csv", delimiter=",", skip_header=1, usecols=(2, 5), dtype=float
-    )
-    lines = (ORLIB / "ccef_K10_eps001_port1-3.csv").read_text().splitlines()[1:]
-    mine = [row for row, line in zip(table, lines, strict=True) if line.startswith(f"{instance},")]
+    lines = (ORLIB / "ccef_K10_eps001_port1-3.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines if line.startswith(f"{instance},")]
     rules = LONG & Cardinality(10, min_weight=0.01)
-    equal = 0
-    for share, objective in mine[5::12]:
+    for row in (rows[20], rows[47]):
+        share, objective = float(row[2]), float(row[5])
         energy = (1.0 - share) * Return() + share * Variance()
         found = AnnealedLangevin(chains=16, steps=10).build(energy, rules, ctx, rng())
         check(found, rules, ctx)
         scale = share * float(dense.diagonal().mean()) + (1.0 - share) * float(mean.abs().mean())
-        assert found.energy <= objective + 1e-6 * scale
-        equal += abs(found.energy - objective) <= 2e-6 * scale
-    assert equal >= 1, "at no point do exactly ten and at most ten agree; is the objective the same?"
+        assert found.energy <= objective + 1e-8 * scale
+        if int((found.weights > 0).sum()) == 10:
+            assert found.energy == pytest.approx(objective, abs=1e-6 * scale)
+    assert int((found.weights > 0).sum()) == 10, "the last point should need all ten names"
 
 
 def test_the_caller_keeps_what_is_the_callers() -> None:

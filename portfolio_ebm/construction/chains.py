@@ -151,8 +151,9 @@ class Sliced(Kernel):
         w, left = self._on(y, torch.where(may_be_met(self.region, wanted).unsqueeze(-1), wanted, own))
         refused = left > FEASIBLE
         if bool(refused.any()):
-            w[refused] = self._on(y[refused], own[refused])[0]
-        return w
+            w[refused], left[refused] = self._on(y[refused], own[refused])
+        # A slice without an interior can defeat the projection's tolerance; the chain then stays where it is.
+        return torch.where((left > FEASIBLE).unsqueeze(-1), state.x, w)
 
     def settle(
         self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
