@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # The tensors here are small: more threads than one cost more than they bring, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup backtest test slow check bench deep clean
+.PHONY: setup backtest test slow check bench clean help
 .DEFAULT_GOAL := help
 
 help:

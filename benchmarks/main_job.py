@@ -62,13 +62,14 @@ def main() -> None:
 
     from portfolio_ebm.backtesting import walk_forward
     from portfolio_ebm.construction import annealed
+    from portfolio_ebm.construction.ablation import Polisher
     from portfolio_ebm.market.factor_ebm import FactorEBM, FactorEBMMarket
 
     clock = Clock()
     clock.wrap(FactorEBM, "fit", "market: energies, loadings, dependence")
     clock.wrap(FactorEBMMarket, "outlook", "market: scenarios and free energies")
     clock.wrap(annealed, "relaxation", "construction: lower bound")
-    clock.wrap(annealed, "minimize", "construction: exact polish")
+    clock.wrap(Polisher, "polish", "construction: exact polish")
     clock.wrap(annealed.AnnealedLangevin, "build", "construction: chains and swaps")
     clock.wrap(walk_forward, "backtest", "ledger and all else")
 
