@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # The tensors here are small: more threads than one cost more than they bring, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup backtest test slow check bench clean help
+.PHONY: setup backtest test slow check bench bench-data bench-market clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,8 @@ help:
 	@echo "make slow      the long statistical laws"
 	@echo "make check     ruff, mypy, tests"
 	@echo "make bench     the benchmarks behind the numbers in the documents"
+	@echo "make bench-data    what the data doctor finds of planted faults, and how fast a cache loads"
+	@echo "make bench-market  the market model scored day by day beside others; writes docs/EVIDENCE.md"
 
 setup: $(STAMP)
 
@@ -43,6 +45,16 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/convex_walk_forward.py
 	$(BIN)/python benchmarks/market_score.py
+
+# Real data to plant faults in: --data FOLDER, or the folder that the script names.
+bench-data: $(STAMP)
+	$(BIN)/python benchmarks/data_loading.py
+	$(BIN)/python benchmarks/data_faults.py
+
+# Factor returns of your own: $(BIN)/python -m benchmarks.market --factors F.csv --test-from DATE
+bench-market: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.market
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

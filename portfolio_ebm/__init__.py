@@ -19,14 +19,23 @@ _HOMES = {
     "CVaR": "energies.risk",
     "Cardinality": "constraints.discrete",
     "Convex": "construction.convex",
+    "EWMA": "market.ewma",
     "EqualWeight": "construction.naive",
     "EveryPeriod": "data.calendar",
+    "FactorCovariance": "market.factor_covariance",
     "FactorEBM": "market.factor_ebm",
     "FactorRisk": "energies.free_energy",
+    "FilteredHistorical": "market.historical",
     "Group": "constraints.exposures",
+    "Historical": "market.historical",
+    "LedoitWolf": "market.ledoit_wolf",
     "LongOnly": "constraints.weights",
+    "MonthEnd": "data.session_schedules",
     "Monthly": "data.calendar",
+    "OAS": "market.ledoit_wolf",
+    "On": "data.session_schedules",
     "Panel": "data.panel",
+    "QuarterEnd": "data.session_schedules",
     "Quarterly": "data.calendar",
     "Result": "backtesting.result",
     "Return": "energies.returns",
@@ -35,15 +44,20 @@ _HOMES = {
     "TradingCost": "energies.costs",
     "Turnover": "constraints.trading",
     "Variance": "energies.risk",
+    "WeekEnd": "data.session_schedules",
     "Weekly": "data.calendar",
+    "YearEnd": "data.session_schedules",
     "Yearly": "data.calendar",
     "backtest": "backtesting.walk_forward",
     "bps": "types",
     "breakdown": "energy",
-    "bundled": "data.sources",
+    "bundled": "data.sources.bundled",
+    "french": "data.sources.french",
     "optimize": "optimization",
-    "read_panel": "data.sources",
+    "read_panel": "data.sources.files",
     "rebalance": "strategy",
+    "score": "market.score",
+    "score_summary": "market.score",
 }
 
 if TYPE_CHECKING:
@@ -59,19 +73,29 @@ if TYPE_CHECKING:
     from portfolio_ebm.construction.naive import EqualWeight
     from portfolio_ebm.data.calendar import EveryPeriod, Monthly, Quarterly, Weekly, Yearly
     from portfolio_ebm.data.panel import Panel
-    from portfolio_ebm.data.sources import bundled, read_panel
+    from portfolio_ebm.data.session_schedules import MonthEnd, On, QuarterEnd, WeekEnd, YearEnd
+    from portfolio_ebm.data.sources.bundled import bundled
+    from portfolio_ebm.data.sources.files import read_panel
+    from portfolio_ebm.data.sources.french import french
     from portfolio_ebm.energies.costs import TradingCost
     from portfolio_ebm.energies.free_energy import FactorRisk
     from portfolio_ebm.energies.returns import Return
     from portfolio_ebm.energies.risk import CVaR, Variance
     from portfolio_ebm.energy import breakdown
+    from portfolio_ebm.market.ewma import EWMA
+    from portfolio_ebm.market.factor_covariance import FactorCovariance
     from portfolio_ebm.market.factor_ebm import FactorEBM
+    from portfolio_ebm.market.historical import FilteredHistorical, Historical
+    from portfolio_ebm.market.ledoit_wolf import OAS, LedoitWolf
     from portfolio_ebm.market.moments import SampleMoments
+    from portfolio_ebm.market.score import score, score_summary
     from portfolio_ebm.optimization import optimize
     from portfolio_ebm.strategy import Strategy, rebalance
     from portfolio_ebm.types import bps
 
 __all__ = [
+    "EWMA",
+    "OAS",
     "Allocation",
     "AnnealedLangevin",
     "Box",
@@ -81,12 +105,19 @@ __all__ = [
     "Convex",
     "EqualWeight",
     "EveryPeriod",
+    "FactorCovariance",
     "FactorEBM",
     "FactorRisk",
+    "FilteredHistorical",
     "Group",
+    "Historical",
+    "LedoitWolf",
     "LongOnly",
+    "MonthEnd",
     "Monthly",
+    "On",
     "Panel",
+    "QuarterEnd",
     "Quarterly",
     "Result",
     "Return",
@@ -95,15 +126,20 @@ __all__ = [
     "TradingCost",
     "Turnover",
     "Variance",
+    "WeekEnd",
     "Weekly",
+    "YearEnd",
     "Yearly",
     "backtest",
     "bps",
     "breakdown",
     "bundled",
+    "french",
     "optimize",
     "read_panel",
     "rebalance",
+    "score",
+    "score_summary",
 ]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import Marginals, Outlook
+from portfolio_ebm.types import require_last
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Context:
         market: estimates for one holding period, or None for constructions that need none.
         held: weights held before the trade, after drift, (..., n); None when nothing is held.
         tradeable: bool (..., n); a name that cannot be traded stays as it is held, or out.
+        leaving: bool (..., n), names that have a price but left the universe: not tradeable here, they are sold.
         groups: by grouping name ("sector"), the label of every asset.
         date: the decision's date, for messages.
     """
@@ -33,6 +35,22 @@ class Context:
     tradeable: Tensor
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     date: str = ""
+    leaving: Tensor | None = None
+
+    @property
+    def fixed(self) -> Tensor:
+        """The weights of the names that are no choice, (..., n): as held, and zero for those that leave."""
+        if self.held is None:
+            return torch.zeros(self.tradeable.shape, dtype=torch.float64, device=self.tradeable.device)
+        held = require_last(self.held, self.n_assets, "held weights")
+        return held if self.leaving is None else held.masked_fill(self.leaving, 0.0)
+
+    @property
+    def forced(self) -> float | Tensor:
+        """The weight that has to be sold because its names left the universe, (...)."""
+        if self.held is None or self.leaving is None:
+            return 0.0
+        return (self.held * self.leaving).abs().sum(-1)
 
     @property
     def n_assets(self) -> int:

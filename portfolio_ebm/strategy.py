@@ -129,6 +129,7 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
         market=outlook,
         held=held_weights(held, past.assets, place),
         tradeable=torch.tensor(past.tradeable, device=place),
+        leaving=torch.tensor(past.leaving, device=place),
         groups=past.groups,
         date=past.date,
     )

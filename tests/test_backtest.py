@@ -183,6 +183,19 @@ def test_a_name_that_leaves_is_paid_out_at_its_last_price_or_final_return() -> N
     assert "-40" in lost.events["event"].iloc[0]
 
 
+def test_a_delisting_return_that_comes_late_is_paid() -> None:
+    """Half in B, whose last price is on row 29 and whose holders get 60 % of it on row 34: the half loses 0.4."""
+    frame = pd.DataFrame({"A": 1.0, "B": 1.0}, index=pd.bdate_range("2020-01-01", periods=60))
+    frame.loc[frame.index[30] :, "B"] = np.nan
+    late = pd.DataFrame({"asset": ["B"], "date": [frame.index[34]], "return": [-0.4]})
+    once = pe.Strategy(name="1/N", constructor=pe.EqualWeight(), rebalance=pe.Yearly())
+    result = pe.backtest(once, pe.Panel.from_prices(frame, delistings=late), costs=None)
+    wealth = (1 + result.net).cumprod()
+    assert (wealth.iloc[:33] == 1.0).all()
+    assert wealth.loc[frame.index[34]] == pytest.approx(0.8, abs=1e-12)
+    assert wealth.iloc[-1] == pytest.approx(0.8, abs=1e-12)
+
+
 def test_a_name_without_a_price_is_not_traded() -> None:
     frame = prices(60)
     opens = pd.Timestamp("2019-03-01")

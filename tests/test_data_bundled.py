@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from portfolio_ebm.data.panel import Panel
-from portfolio_ebm.data.sources import FILES, NOTES, bundled, read_panel
+from portfolio_ebm.data.sources.bundled import FILES, NOTES, bundled
+from portfolio_ebm.data.sources.files import read_panel
 from portfolio_ebm.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]

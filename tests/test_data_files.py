@@ -14,7 +14,7 @@ import pytest
 
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.data.reading import read_wide
-from portfolio_ebm.data.sources import read_panel
+from portfolio_ebm.data.sources.files import read_panel
 from portfolio_ebm.errors import DataError
 
 GOOD = """date,AAPL,XOM
@@ -71,10 +71,17 @@ BAD_PRICES: dict[str, tuple[str, tuple[str, ...]]] = {
         "date,Open,High,Low,Close,Volume\n2020-01-02,1,1,1,1,5\n2020-01-03,1,1,1,1,5\n",
         ("bars", "wide", "closes"),
     ),
-    "a long table": (
-        "date,ticker,close\n2020-01-02,A,1\n2020-01-02,B,2\n2020-01-03,A,1\n",
-        ("'ticker'", "row 1", "'A' is not a number", "pivot"),
+    "a long table that does not say so": (
+        "date,code,close\n2020-01-02,A,1\n2020-01-02,B,2\n2020-01-03,A,1\n",
+        ("'code'", "row 1", "'A' is not a number", "long table", "date, asset"),
     ),
+    "seconds since an epoch": (edit("2020-01-02", "1577923200"), ("row 1", "s since 1970", "2020-01-02", "unit='s'")),
+    "milliseconds since an epoch": (edit("2020-01-06", "1578268800000"), ("row 3", "2020-01-06", "unit='ms'")),
+    "nanoseconds since an epoch": (edit("2020-01-06", "1578268800000000000"), ("2020-01-06", "unit='ns'")),
+    "days of a spreadsheet": (edit("2020-01-06", "43836"), ("row 3", "2020-01-06", "1899-12-30")),
+    "a quote left open": (edit("59.6", '"59.6'), ("line 5", "quotes")),
+    "a zero byte": (edit("59.6", "59\0.6"), ("line 5", "zero byte", "UTF-8")),
+    "an underscore in a number": (edit("59.6", "5_9.6"), ("'XOM'", "5_9.6", "not a number")),
 }
 
 
@@ -182,7 +189,7 @@ def _truncated(path: Path) -> None:
 
 UNREADABLE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "missing": ("prices.csv", lambda path: None, "no such file"),
-    "a folder": ("prices.csv", lambda path: path.mkdir(), "folder"),
+    "a folder": ("prices.csv", lambda path: path.mkdir(), "neither prices nor returns"),
     "a spreadsheet": ("prices.xlsx", lambda path: path.write_bytes(b"PK"), "Save the sheet as CSV"),
     "another ending": ("prices.pkl", lambda path: path.write_bytes(b"x"), r"\.csv"),
     "not a gzip": ("prices.csv.gz", lambda path: path.write_text(GOOD), "cannot be read"),
@@ -263,7 +270,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Panel.from_prices(
             pd.DataFrame({"t": ["A", "B"], "p": [1.0, 2.0]}, index=pd.DatetimeIndex(["2020-01-02"] * 2))
         ),
-        "Pivot",
+        "Panel.from_long",
     ),
     "percent returns": (lambda: Panel.from_returns(FRAME), "percent"),
     "a return below -1": (lambda: Panel.from_returns(FRAME * 0.0 - 1.01), "percent"),

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from panel_worlds import assert_identical, content
 
 from portfolio_ebm.data.panel import Panel
-from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError, ShapeError
 
 N, T = 7, 760
@@ -46,28 +46,6 @@ def everything(rng: np.random.Generator) -> dict[str, Any]:
         "forecasts": {"alpha": table(NAMES, 0.02)},
         "signals": table(["vix"], 1.0).abs(),
     }
-
-
-def content(past: Past) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for item in dataclasses.fields(past):
-        value = getattr(past, item.name)
-        if isinstance(value, dict):
-            out |= {f"{item.name}.{name}": entry for name, entry in value.items()}
-        else:
-            out[item.name] = value
-    return out
-
-
-def assert_identical(a: Past, b: Past) -> None:
-    first, second = content(a), content(b)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        if isinstance(value, np.ndarray):
-            assert value.dtype == second[name].dtype, name
-            assert value.tobytes() == np.ascontiguousarray(second[name]).tobytes(), name
-        else:
-            assert value == second[name], name
 
 
 def poisoned(frame: Any, row: int, how: str) -> Any:

@@ -14,7 +14,7 @@ from scipy import stats
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.market.base import MarketModel
-from portfolio_ebm.market.composed import FactorEBMMarket
+from portfolio_ebm.market.composed import FactorEBMMarket, split
 from portfolio_ebm.market.factor_ebm import FactorEBM
 from portfolio_ebm.types import generator
 
@@ -90,7 +90,7 @@ def test_a_missing_asset_is_integrated_out(past: Past, market: FactorEBMMarket) 
 
 def test_samples_follow_the_parts(market: FactorEBMMarket) -> None:
     draws = market.sample(3000, generator(4, "draws"))
-    x, eps = market._split(draws)
+    x, eps = split(draws, market.beta, market.loadings, market.market)
     for block, values in zip(market.blocks, (x, eps), strict=True):
         u = block.law.cdf(values[:1000, :, None])[..., 0].numpy()
         assert min(stats.kstest(column, "uniform").pvalue for column in u.T) > 1e-3

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from market_worlds import world
-from sklearn.covariance import LedoitWolf
+from sklearn import covariance as peer
 
 from portfolio_ebm.errors import DataError, SpecError
 from portfolio_ebm.market.base import MarketModel
+from portfolio_ebm.market.ledoit_wolf import LedoitWolf
 from portfolio_ebm.market.moments import SampleMoments
 from portfolio_ebm.types import generator
 
@@ -39,8 +40,8 @@ def test_one_period_scenarios_are_the_days_themselves() -> None:
 
 def test_ledoit_wolf_is_that_of_scikit_learn() -> None:
     past = world(120, assets=12)
-    truth = LedoitWolf().fit(past.returns[-60:])
-    found = SampleMoments(60, "ledoit-wolf").fit(past).outlook(1, RNG)
+    truth = peer.LedoitWolf().fit(past.returns[-60:])
+    found = LedoitWolf(60).fit(past).outlook(1, RNG)
     assert np.allclose(found.covariance.dense().numpy(), truth.covariance_, atol=1e-14)
 
 
@@ -90,7 +91,7 @@ def test_the_past_before_the_window_does_not_matter() -> None:
 
 
 def test_spec_round_trips() -> None:
-    spec = SampleMoments(lookback=60, shrinkage="ledoit-wolf")
+    spec = SampleMoments(lookback=60, mean="shrunk")
     assert MarketModel.from_json(spec.model_dump_json()) == spec
     assert spec.history == 60
     with pytest.raises(SpecError):

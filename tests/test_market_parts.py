@@ -172,7 +172,7 @@ def test_moving_correlations_are_correlations_and_causal() -> None:
     today = mixture(
         torch.from_numpy(np.stack([correlations(x, h, np.array([299]))[0] for h in HALF_LIVES])), copula().shares
     )
-    last = copula().correlation(stats.t(6).cdf(x[:299]))
+    last = copula().correlation(x[:299])
     assert np.allclose(today.numpy(), last.numpy(), atol=1e-9)
 
 
@@ -182,10 +182,11 @@ def test_fitted_dependence_finds_the_correlation_and_the_tail() -> None:
     found = fit_dependence(u, first=60)
     assert found.status.ok
     assert found.freedom <= 12
-    assert (found.correlation(u) - R).abs().max() < 0.2
+    assert (found.correlation(scores(u, found.freedom)) - R).abs().max() < 0.2
     assert float(found.shares.sum()) == pytest.approx(1.0)
     independent = fit_dependence(np.random.default_rng(0).random((1200, 3)), first=60)
-    assert (independent.correlation(u) - torch.eye(3)).abs().max() < (found.correlation(u) - torch.eye(3)).abs().max()
+    none, some = (d.correlation(scores(u, d.freedom)) - torch.eye(3) for d in (independent, found))
+    assert none.abs().max() < some.abs().max()
     assert fit_dependence(u[:, :1], first=0).freedom == float("inf")
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from portfolio_ebm.allocation import Allocation
 from portfolio_ebm.backtesting.ledger import Book, Trade, drift, leave, trade
 from portfolio_ebm.backtesting.result import Result, assemble
+from portfolio_ebm.data.dates import stamp
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.errors import DataError, FitError, InfeasibleError, SolverError, SpecError
@@ -115,9 +115,9 @@ def decision_rows(strategy: Strategy, panel: Panel, start: str | None = None, en
         )
     inside = np.ones(len(panel), dtype=bool)
     if start is not None:
-        inside &= panel.dates >= _stamp(start, "start")
+        inside &= panel.dates >= stamp(start, "start")
     if end is not None:
-        inside &= panel.dates <= _stamp(end, "end")
+        inside &= panel.dates <= stamp(end, "end")
     rows = [int(t) for t in np.flatnonzero(scheduled & enough & inside)]
     if not rows:
         first = _day(panel, int(np.flatnonzero(scheduled & enough)[0]))
@@ -156,7 +156,7 @@ def cost_rate(strategy: Strategy, costs: float | Literal["strategy"] | None) -> 
 def _earn(run: _Run, panel: Panel, t: int) -> float:
     """Drift over the period that ends at t; names that left are turned into cash."""
     run.book, gross = drift(run.book, panel.returns[t], float(panel.cash_rate[t]), _day(panel, t))
-    gone = (panel.last_rows < t) & (run.book.weights != 0.0)
+    gone = (panel.exit_rows <= t) & (run.book.weights != 0.0)
     if gone.any():
         for i in np.flatnonzero(gone):
             name = panel.assets[i]
@@ -227,16 +227,6 @@ def _record(run: _Run, t: int, gross: float, done: Trade | None) -> None:
         "turnover": 0.0 if done is None else done.turnover, "weights": run.book.weights,
         "traded": None if done is None else done.traded,
     })  # fmt: skip
-
-
-def _stamp(text: str, what: str) -> np.datetime64:
-    try:
-        stamp = pd.Timestamp(text)
-    except (ValueError, TypeError, OverflowError):
-        raise DataError(f"{what}: '{text}' is not a date; write it as YYYY-MM-DD.") from None
-    if pd.isna(stamp):
-        raise DataError(f"{what}: '{text}' is not a date; write it as YYYY-MM-DD.")
-    return np.datetime64(stamp.tz_localize(None), "ns")
 
 
 def _day(panel: Panel, t: int) -> str:

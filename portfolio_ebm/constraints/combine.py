@@ -88,8 +88,8 @@ def _leaves(parts: Iterable[Constraint]) -> list[Constraint]:
 def region_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> Region:
     """The region the rules compile to, in float64.
 
-    With `frozen`, a name that cannot be traded is held where it is (or out, when it is not held), whatever
-    the bounds say; without it, such names may move where the rules leave them room.
+    With `frozen`, a name that cannot be traded is held where it is (or out, when it is not held or has left the
+    universe), whatever the bounds say; without it, such names may move where the rules leave them room.
 
     Raises:
         ShapeError: the context is for several dates at once.
@@ -101,9 +101,7 @@ def region_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> R
     region = Region.free(ctx.n_assets, device=ctx.tradeable.device)
     region = constraint.restrict(replace(region, frozen=~ctx.tradeable), ctx)
     if frozen and bool(region.frozen.any()):
-        held = torch.zeros_like(region.lower)
-        if ctx.held is not None:
-            held = require_last(ctx.held, ctx.n_assets, "held weights").to(region.lower)
+        held = ctx.fixed.to(region.lower)
         region = replace(
             region,
             lower=torch.where(region.frozen, held, region.lower),

@@ -51,7 +51,7 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
     frozen = int((~ctx.tradeable).sum())
     parts = [_reason(rules, ctx) or f"No portfolio obeys {_words(names)} together."]
     if frozen:
-        held = 0.0 if ctx.held is None else float(ctx.held[~ctx.tradeable].sum())
+        held = float(ctx.fixed[~ctx.tradeable].sum())
         parts.append(f"{frozen} of {ctx.n_assets} names cannot be traded and stay at a total weight of {held:.4g}.")
     advice = f"Loosen or leave out any one of {_words(names)}." if len(names) > 1 else f"Loosen {names[0]}."
     return InfeasibleError(" ".join([*parts, advice[:-1] + where + "."]), names)

@@ -35,9 +35,7 @@ class EqualWeight(Constructor):
         """
         free = ctx.tradeable
         count = int(free.sum())
-        weights = torch.zeros(ctx.n_assets, dtype=torch.float64, device=free.device)
-        if ctx.held is not None:
-            weights = torch.where(free, weights, ctx.held.to(weights))
+        weights = ctx.fixed.double().masked_fill(free, 0.0)
         total = _budget(constraint, ctx)
         if count == 0 and abs(float(weights.sum()) - total) > FEASIBLE:
             where = f" at {ctx.date}" if ctx.date else ""

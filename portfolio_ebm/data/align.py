@@ -15,6 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from portfolio_ebm.data.clean import Table, check_known, check_overlap, table
+from portfolio_ebm.data.columns import ASSET, column
+from portfolio_ebm.data.long import ROLES, VALUES, single
 from portfolio_ebm.errors import DataError
 
 Array = NDArray[np.float64]
@@ -35,17 +37,18 @@ def gap_returns(prices: Array) -> Array:
     known = seen & (before >= 0)
     last = np.take_along_axis(prices, np.maximum(before, 0), axis=0)
     out = np.full(prices.shape, np.nan)
-    np.divide(prices, last, out=out, where=known)
+    with np.errstate(over="ignore"):
+        np.divide(prices, last, out=out, where=known)
     return out - 1.0
 
 
 def last_prices(prices: Array) -> Array:
     """The last known price of each name, (n,), NaN where there was none yet."""
     found = np.array(prices[-1])
-    for column in np.flatnonzero(~np.isfinite(found)):
-        known = np.flatnonzero(np.isfinite(prices[:, column]))
+    for spot in np.flatnonzero(~np.isfinite(found)):
+        known = np.flatnonzero(np.isfinite(prices[:, spot]))
         if known.size:
-            found[column] = prices[known[-1], column]
+            found[spot] = prices[known[-1], spot]
     return found
 
 
@@ -96,16 +99,19 @@ def check_coverage(found: Table, dates: Dates) -> None:
 
 
 def by_asset(data: object, what: str, assets: tuple[str, ...]) -> Table:
-    """A table with a column for every asset, in the panel's order; names without one are blank.
+    """A table with a column for every asset, in the panel's order; names without one are blank. It may be long.
 
     Raises:
         DataError: a column that is no asset of the panel.
     """
-    found = table(data, what, allow_blank=True)
+    long = single(data, what, ROLES.get(what, VALUES)) if isinstance(data, pd.DataFrame) else None
+    found = table(data if long is None else long, what, allow_blank=True)
     check_known(found.columns, assets, found.source)
+    if found.columns == assets:
+        return found
     values = np.full((len(found.dates), len(assets)), np.nan)
-    for column, name in enumerate(found.columns):
-        values[:, assets.index(name)] = found.values[:, column]
+    place = {name: k for k, name in enumerate(assets)}
+    values[:, [place[name] for name in found.columns]] = found.values
     return Table(found.source, found.dates, assets, values)
 
 
@@ -123,6 +129,8 @@ def labels(groups: object, assets: tuple[str, ...]) -> dict[str, tuple[str, ...]
     if groups is None:
         return {}
     frame, source = _label_frame(groups, assets)
+    if len(set(map(str, frame.columns))) < len(frame.columns):
+        raise DataError(f"{source}: two columns have one name; keep one of them.")
     names = [str(name).strip() for name in frame.index]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -149,7 +157,7 @@ def _label_frame(groups: object, assets: tuple[str, ...]) -> tuple[pd.DataFrame,
     if not isinstance(groups, pd.DataFrame):
         raise DataError(f"groups: got {type(groups).__name__}; give a DataFrame with assets down and groupings across.")
     source = str(groups.attrs.get("source", "groups"))
-    key = next((name for name in groups.columns if str(name).lower() in ("asset", "ticker", "symbol")), None)
+    key = column(groups, ASSET, source, "name of the asset")
     return (groups.set_index(key) if key is not None else groups), source
 
 
@@ -168,12 +176,14 @@ def _blank(label: object) -> bool:
 
 
 def _periods(found: Table, dates: Dates) -> NDArray[np.intp]:
-    """The panel row whose period each row falls in; -1 after the panel and well before its first date."""
+    """The panel row whose period each row falls in; -1 after the panel and well before its first date.
+
+    What comes before the panel's first date belongs to the first period where it is the table's last row up to there
+    and no older than the step before it (a week where there is none): rows after the first date are not looked at.
+    """
     period = np.searchsorted(dates, found.dates, side="left")
     period[period == len(dates)] = -1
-    if len(dates) > 1:
-        step = np.median(np.diff(dates).astype(np.int64)).astype("timedelta64[ns]")
-        period[found.dates <= dates[0] - step] = -1
-    else:
-        period[found.dates < dates[0]] = -1
+    first = int(np.searchsorted(found.dates, dates[0], side="right")) - 1
+    step = found.dates[first] - found.dates[first - 1] if first > 0 else np.timedelta64(7, "D")
+    period[found.dates <= dates[0] - step] = -1
     return period

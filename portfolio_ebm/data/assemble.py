@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from portfolio_ebm.data import delistings, long
+from portfolio_ebm.data.actions import total_returns
 from portfolio_ebm.data.align import (
     by_asset,
     check_coverage,
@@ -18,9 +20,20 @@ from portfolio_ebm.data.align import (
     return_periods,
     standing,
 )
-from portfolio_ebm.data.calendar import periods_per_year
-from portfolio_ebm.data.clean import Table, check_known, check_prices, check_returns, looks_like_returns, table
+from portfolio_ebm.data.cash import cash_rates
+from portfolio_ebm.data.clean import (
+    Table,
+    check_known,
+    check_prices,
+    check_returns,
+    check_sane,
+    looks_like_returns,
+    single,
+    table,
+)
 from portfolio_ebm.data.factors import BUILT, build
+from portfolio_ebm.data.membership import members
+from portfolio_ebm.data.weights import benchmark_weights
 from portfolio_ebm.errors import DataError
 
 Array = NDArray[np.float64]
@@ -38,15 +51,21 @@ class Settings(TypedDict, total=False):
     benchmark: pd.Series | pd.DataFrame | str | None
     benchmark_are: Literal["prices", "returns"] | None
     cash_rate: pd.Series | float | None
+    cash_are: Literal["returns", "annual_percent"] | None
     volume: pd.DataFrame | None
+    dividends: pd.DataFrame | None
+    splits: pd.DataFrame | None
+    membership: pd.DataFrame | None
+    benchmark_weights: Mapping[str, pd.DataFrame] | pd.DataFrame | None
     forecasts: Mapping[str, pd.DataFrame] | None
     signals: pd.DataFrame | pd.Series | None
-    delistings: Mapping[str, float] | pd.Series | None
+    delistings: Mapping[str, float] | pd.Series | pd.DataFrame | None
 
 
 class Extras(Settings, total=False):
     """What a panel may hold besides prices; see `Panel.from_prices`."""
 
+    returns: pd.DataFrame | None
     factors: pd.DataFrame | None
     groups: pd.DataFrame | pd.Series | Mapping[str, Any] | None
 
@@ -59,15 +78,86 @@ def from_prices(frame: pd.DataFrame, extras: Extras) -> dict[str, Any]:
     given = table(frame, "prices", min_rows=2)
     check_prices(given)
     found, notes = _without_blank_rows(given, "price")
-    return _assemble(found, gap_returns(found.values), found.values, extras, notes)
+    return _assemble(found, _returns(found, extras, notes), found.values, extras, notes)
 
 
 def from_returns(frame: pd.DataFrame, extras: Extras) -> dict[str, Any]:
     """The fields of `Panel.from_returns`."""
+    wrong = next((name for name in ("returns", "dividends", "splits") if extras.get(name) is not None), None)
+    if wrong is not None:
+        raise DataError(
+            f"{wrong}: returns are given already, with dividends and splits in them; leave {wrong} out, or give prices "
+            "as traded to Panel.from_prices."
+        )
     given = table(frame, "returns", min_rows=2)
     check_returns(given)
     found, notes = _without_blank_rows(given, "return")
     return _assemble(found, found.values, None, extras, notes)
+
+
+def from_factors(frame: pd.DataFrame, settings: Settings) -> dict[str, Any]:
+    """The fields of `Panel.from_factors`."""
+    found, notes = _without_blank_rows(table(frame, "factors", min_rows=2), "factor")
+    nobody = Table(found.source, found.dates, (), np.empty((len(found.dates), 0)))
+    return _assemble(nobody, nobody.values, None, cast("Extras", {**settings, "factors": frame}), notes)
+
+
+def from_long(frame: pd.DataFrame, extras: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Panel.from_long`."""
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"long table: got {type(frame).__name__}; give a pandas DataFrame with columns date, asset ...")
+    notes: list[str] = []
+    merged = merge({}, long.pieces(frame, notes), str(frame.attrs.get("source", "long table")))
+    return from_pieces(merge(merged, extras, "what was given beside it"), notes)
+
+
+def from_pieces(pieces: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The fields of a panel of prices, or of returns where there are no prices; `notes` come first in it."""
+    extras = {name: item for name, item in pieces.items() if item is not None}
+    if "prices" in extras:
+        made = from_prices(extras.pop("prices"), cast("Extras", extras))
+    elif "returns" in extras:
+        made = from_returns(extras.pop("returns"), cast("Extras", extras))
+    else:
+        raise DataError(f"There are no prices and no returns, only {', '.join(pieces) or 'nothing'}; give one of them.")
+    return made | {"notes": (*notes, *made["notes"])}
+
+
+def merge(taken: Mapping[str, Any], more: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Both, where nothing is in both.
+
+    Raises:
+        DataError: something is; the message names it.
+    """
+    given = {name: item for name, item in more.items() if item is not None}
+    twice = sorted(name for name in given if taken.get(name) is not None)
+    if twice:
+        raise DataError(f"{source}: '{twice[0]}' was given already; keep one of the two.")
+    return {**taken, **given}
+
+
+def _returns(found: Table, extras: Extras, notes: list[str]) -> Array:
+    """Returns of the prices: between them, with dividends and splits, or as given beside them."""
+    dates, assets = found.dates, found.columns
+    acts = {"dividends": extras.get("dividends"), "splits": extras.get("splits")}
+    acted = {name: by_asset(item, name, assets) for name, item in acts.items() if item is not None}
+    given = extras.get("returns")
+    if given is None:
+        if not acted:
+            return gap_returns(found.values)
+        returns, told = total_returns(dates, assets, found.values, acted.get("dividends"), acted.get("splits"))
+        notes.extend(told)
+        return returns
+    if acted:
+        raise DataError("returns: dividends and splits are in the returns that were given; leave these out.")
+    own = by_asset(given, "returns", assets)
+    check_returns(own)
+    check_coverage(own, dates)
+    known = np.where(np.isfinite(found.values), return_periods(own, dates), np.nan)
+    blank = int((np.isfinite(gap_returns(found.values)) & ~np.isfinite(known)).sum())
+    told_blank = f", {blank} of them blank where there is a price" if blank else ""
+    notes.append(f"Returns are as given in {own.source}, not those of the prices{told_blank}.")
+    return known
 
 
 def _assemble(found: Table, returns: Array, prices: Array | None, extras: Extras, notes: list[str]) -> dict[str, Any]:
@@ -75,16 +165,19 @@ def _assemble(found: Table, returns: Array, prices: Array | None, extras: Extras
     if unknown:
         raise TypeError(f"Panel takes no '{unknown[0]}'; it takes {', '.join(KNOWN)}.")
     dates, assets = found.dates, found.columns
+    check_sane(returns, dates, assets, found.source)
     tradeable = np.isfinite(found.values)
-    final = _delistings(extras.get("delistings"), assets)
-    returns = _with_final_returns(returns, tradeable, assets, final)
+    final = delistings.read(extras.get("delistings"), assets)
+    returns, ends = delistings.book(returns, tradeable, dates, assets, final, notes)
+    given_members = extras.get("membership")
+    mask = None if given_members is None else members(given_members, dates, assets, notes)
     volume = extras.get("volume")
     traded = None if volume is None else _volume(volume, dates, assets)
     factors = extras.get("factors")
     if factors is None:
         names: tuple[str, ...] = BUILT
         value = None if prices is None or traded is None else prices * traded
-        factor_returns = build(dates, returns, tradeable, value)
+        factor_returns = build(dates, returns, tradeable if mask is None else tradeable & mask, value)
     else:
         given = table(factors, "factors")
         factor_returns = _returns_of(given, dates, extras.get("factors_are"), notes)
@@ -103,12 +196,14 @@ def _assemble(found: Table, returns: Array, prices: Array | None, extras: Extras
         "built_factors": factors is None,
         "groups": labels(extras.get("groups"), assets),
         "volume": traded,
-        "cash_rate": _cash(extras.get("cash_rate"), dates, notes),
+        "cash_rate": cash_rates(extras.get("cash_rate"), extras.get("cash_are"), dates, notes),
         "benchmark": benchmark,
         "benchmark_name": benchmark_name,
         "forecasts": _forecasts(extras.get("forecasts"), dates, assets),
         "signals": _signals(extras.get("signals"), dates),
-        "delistings": final,
+        "delistings": ends,
+        "members": mask,
+        "benchmark_weights": benchmark_weights(extras.get("benchmark_weights"), dates, assets, notes),
         "notes": tuple(notes),
     }
 
@@ -129,15 +224,15 @@ def _returns_of(given: Table, dates: Dates, kind: str | None, notes: list[str]) 
     """Returns on the panel's dates of a table of prices or returns; which one is detected where it was not said."""
     check_coverage(given, dates)
     if kind is None:
-        kind = "returns" if looks_like_returns(given) else "prices"
+        kind = "returns" if looks_like_returns(given.values) else "prices"
         notes.append(f"{given.source}: taken as {kind}, by its numbers; factors_are= or benchmark_are= says it.")
     if kind == "returns":
         check_returns(given)
-        return return_periods(given, dates)
+        return check_sane(return_periods(given, dates), dates, given.columns, given.source)
     if kind != "prices":
         raise DataError(f"factors_are or benchmark_are '{kind}' is unknown; it is 'prices' or 'returns'.")
     check_prices(given)
-    return gap_returns(price_periods(given, dates))
+    return check_sane(gap_returns(price_periods(given, dates)), dates, given.columns, given.source)
 
 
 def _market(market: str | None, names: tuple[str, ...], notes: list[str]) -> str | None:
@@ -159,32 +254,8 @@ def _benchmark(
     if isinstance(given, str):
         check_known([given], names, "benchmark", who="factor")
         return factor_returns[:, names.index(given)].copy(), given
-    found = _single(given, "benchmark")
+    found = single(given, "benchmark")
     return _returns_of(found, dates, extras.get("benchmark_are"), notes)[:, 0], found.columns[0]
-
-
-def _cash(given: object, dates: Dates, notes: list[str]) -> Array:
-    if given is None:
-        return np.zeros(len(dates))
-    if isinstance(given, int | float | np.number):
-        rate = np.full(len(dates), float(given))
-        source = "cash_rate"
-    else:
-        found = _single(given, "cash_rate")
-        check_coverage(found, dates)
-        source = found.source
-        rate = return_periods(found, dates)[:, 0]
-        known = np.maximum.accumulate(np.where(np.isfinite(rate), np.arange(len(rate)), -1))
-        if (known < 0).any() or not np.isfinite(rate).all():
-            notes.append(f"{source}: blanks take the last known rate; before the first one cash earns nothing.")
-        rate = np.where(known >= 0, rate[np.maximum(known, 0)], 0.0)
-    yearly = float(np.median(np.abs(rate))) * periods_per_year(dates)
-    if not np.isfinite(yearly) or yearly > 0.5:
-        raise DataError(
-            f"{source}: a typical rate of {float(np.median(rate)):g} a period is {yearly:.0%} a year; "
-            "give the decimal rate of one period (4% a year is about 0.00016 a day)."
-        )
-    return rate
 
 
 def _volume(given: object, dates: Dates, assets: tuple[str, ...]) -> Array:
@@ -219,44 +290,8 @@ def _signals(given: object, dates: Dates) -> dict[str, Array]:
     return {name: np.ascontiguousarray(values[:, column]) for column, name in enumerate(found.columns)}
 
 
-def _delistings(given: object, assets: tuple[str, ...]) -> dict[str, float]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping | pd.Series):
-        raise DataError(f"delistings: got {type(given).__name__}; give {{'name': final return}}.")
-    final = {str(name): float(item) for name, item in given.items()}
-    check_known(final, assets, "delistings")
-    for name, item in final.items():
-        if not -1.0 <= item < np.inf:
-            raise DataError(f"delistings: the final return of '{name}' is {item:g}; give a decimal of at least -1.")
-    return final
-
-
-def _with_final_returns(
-    returns: Array, tradeable: NDArray[np.bool_], assets: tuple[str, ...], final: Mapping[str, float]
-) -> Array:
-    """A delisted name's final return on the first date after its last price; none where it trades to the end."""
-    out = returns.copy()
-    for name, item in final.items():
-        column = assets.index(name)
-        after = int(np.flatnonzero(tradeable[:, column])[-1]) + 1
-        if after < len(out):
-            out[after, column] = item
-    return out
-
-
 def _on_dates(found: Table, dates: Dates) -> Array:
     """The rows of exactly these dates, blank where there is none."""
     row = np.searchsorted(found.dates, dates)
     there = (row < len(found.dates)) & (found.dates[np.minimum(row, len(found.dates) - 1)] == dates)
     return np.where(there[:, None], found.values[np.minimum(row, len(found.dates) - 1)], np.nan)
-
-
-def _single(given: object, what: str) -> Table:
-
-    found = table(given, what)
-    if len(found.columns) != 1:
-        raise DataError(
-            f"{found.source}: {len(found.columns)} columns ({', '.join(found.columns[:4])}); the {what} is one series."
-        )
-    return found

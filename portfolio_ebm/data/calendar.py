@@ -43,15 +43,14 @@ class Schedule(Spec, ABC):
     def horizon(self, dates: Dates) -> int:
         """The holding period in periods of the panel: median distance of past decisions, at least 1.
 
-        The first row always counts as a decision, but the span from it is cut short by the start of the file, so it
-        is left out; before two other decisions were seen, `usual` stands in.
+        The span from the first decision is cut short by the start of the file, so it is left out; before two other
+        decisions were seen, `usual` stands in.
 
         Example:
             >>> Monthly().horizon(np.arange("2020-01", "2020-12", dtype="datetime64[D]"))
             31
         """
-        rows = np.flatnonzero(self.decisions(dates))
-        spans = np.diff(rows[rows > 0])
+        spans = np.diff(np.flatnonzero(self.decisions(dates))[1:])
         return max(1, int(np.median(spans) + 0.5)) if spans.size else max(1, self.usual(dates))
 
 

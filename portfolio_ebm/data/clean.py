@@ -6,18 +6,17 @@ where nothing is known. Every check raises `DataError`; none repairs a number.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from portfolio_ebm.data.calendar import periods_per_year
-from portfolio_ebm.data.reading import refuse_text
+from portfolio_ebm.data.dates import day, index_dates
+from portfolio_ebm.data.reading import LONG, refuse_text
 from portfolio_ebm.errors import DataError
 
 Array = NDArray[np.float64]
@@ -25,8 +24,11 @@ Array = NDArray[np.float64]
 PERCENT = 0.05
 """A daily series whose median |return| is above this is percent, or no return at all; scaled by sqrt(time)."""
 
-_ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?|\d{8}")
-_OFFSET = re.compile(r"(?<=\d)\s*(Z|UTC|[+-]\d{2}:?\d{2})$")
+LARGEST = 1e30
+"""A number above this in size is a mistake in the file, and sums of such numbers leave no room for others."""
+
+WILDEST = 1e12
+"""A return above this is a price that is wrong."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,6 @@ class Table:
     def where(self, row: int, column: int) -> str:
         """The place of a cell, for messages."""
         return f"{self.source}: column '{self.columns[column]}', {self.day(row)}"
-
-
-def day(date: np.datetime64) -> str:
-    """YYYY-MM-DD, with the time of day only where there is one."""
-    stamp = np.datetime_as_string(date, unit="s")
-    return str(stamp).removesuffix("T00:00:00")
 
 
 def table(data: object, what: str, *, min_rows: int = 1, allow_blank: bool = False) -> Table:
@@ -74,7 +70,7 @@ def table(data: object, what: str, *, min_rows: int = 1, allow_blank: bool = Fal
     names = _names(frame, source)
     if len(frame) < min_rows or not len(frame):
         raise DataError(f"{source}: {len(frame)} row(s) of data; at least {max(min_rows, 1)} are needed.")
-    dates = _dates(frame.index, source)
+    dates = index_dates(frame.index, source)
     _check_order(dates, source, names, frame)
     found = Table(source, dates, names, _numbers(frame, source))
     _check_finite(found)
@@ -83,6 +79,20 @@ def table(data: object, what: str, *, min_rows: int = 1, allow_blank: bool = Fal
         raise DataError(
             f"{source}: column '{names[blank[0]]}' has no number from {found.day(0)} to {found.day(-1)}; "
             "remove it, or check that it was downloaded."
+        )
+    return found
+
+
+def single(given: object, what: str) -> Table:
+    """A table of one series.
+
+    Raises:
+        DataError: as `table`, and more than one column.
+    """
+    found = table(given, what)
+    if len(found.columns) != 1:
+        raise DataError(
+            f"{found.source}: {len(found.columns)} columns ({', '.join(found.columns[:4])}); the {what} is one series."
         )
     return found
 
@@ -99,7 +109,7 @@ def check_prices(found: Table) -> None:
         return
     row, column = (int(item[0]) for item in np.nonzero(low))
     value = found.values[row, column]
-    if looks_like_returns(found):
+    if looks_like_returns(found.values):
         raise DataError(
             f"{found.where(row, column)}: {value:g} cannot be a price, and {np.mean(low):.0%} of the cells are "
             "not above zero: this table holds returns. Use Panel.from_returns; for factors, factors_are='returns'."
@@ -139,9 +149,26 @@ def check_returns(found: Table) -> None:
         )
 
 
-def looks_like_returns(found: Table) -> bool:
+def check_sane(returns: Array, dates: NDArray[np.datetime64], names: tuple[str, ...], source: str) -> Array:
+    """The returns themselves, none of them beyond what a price can do.
+
+    Raises:
+        DataError: naming the first that is.
+    """
+    with np.errstate(invalid="ignore"):
+        wild = ~np.isnan(returns) & ~(returns <= WILDEST)
+    if wild.any():
+        row, column = (int(item[0]) for item in np.nonzero(wild))
+        raise DataError(
+            f"{source}: column '{names[column]}', {day(dates[row])}: the return is {returns[row, column]:.3g}; a price "
+            "it is made of is wrong, or the return itself: correct it."
+        )
+    return returns
+
+
+def looks_like_returns(values: Array) -> bool:
     """True where a table holds returns and not prices: signs change, or the numbers are tiny."""
-    known = found.values[np.isfinite(found.values)]
+    known = values[np.isfinite(values)]
     return bool(known.size) and (float(np.mean(known < 0.0)) > 0.2 or float(np.median(np.abs(known))) < 0.02)
 
 
@@ -187,7 +214,7 @@ def _names(frame: pd.DataFrame, source: str) -> tuple[str, ...]:
     if {"open", "high", "low", "close"} <= {name.lower() for name in names}:
         raise DataError(
             f"{source}: columns are {', '.join(names[:6])}: the bars of one name. Give a wide table "
-            "of (adjusted) closes, one column a name."
+            "of (adjusted) closes, one column a name, or add a column 'ticker' and give the bars of all names."
         )
     for position, name in enumerate(names, start=1):
         if not name or name.lower() == "nan":
@@ -195,57 +222,6 @@ def _names(frame: pd.DataFrame, source: str) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise DataError(f"{source}: column '{name}' is there {names.count(name)} times; keep one.")
     return names
-
-
-def _dates(index: pd.Index[Any], source: str) -> NDArray[np.datetime64]:
-    if isinstance(index, pd.MultiIndex):
-        raise DataError(f"{source}: the index has {index.nlevels} levels; unstack it to dates down and names across.")
-    if isinstance(index, pd.PeriodIndex):
-        stamps = index.to_timestamp(how="end").normalize()  # what a period held is known at its end
-    elif isinstance(index, pd.DatetimeIndex):
-        stamps = index
-    else:
-        stamps = _parsed(index, source)
-    missing = np.flatnonzero(np.asarray(stamps.isna()))
-    if missing.size:
-        raise DataError(f"{source}: row {missing[0] + 1} has no date; give every row one, as YYYY-MM-DD.")
-    far = np.flatnonzero((stamps.year < 1700) | (stamps.year > 2200))  # nanoseconds since 1970 hold no others
-    if far.size:
-        raise DataError(
-            f"{source}: date column, row {far[0] + 1}: {str(stamps[far[0]])[:10]} is too far; correct the year."
-        )
-    local = stamps.tz_localize(None) if stamps.tz is not None else stamps
-    midnight = local.normalize()
-    exact: NDArray[np.datetime64] = (midnight if midnight.is_unique else local).to_numpy().astype("datetime64[ns]")
-    return exact
-
-
-def _parsed(index: pd.Index[Any], source: str) -> pd.DatetimeIndex:
-    """Dates written as text (or as 20200131), read as ISO 8601 only: 1/3/2014 means two days."""
-    if isinstance(index, pd.RangeIndex):
-        raise DataError(f"{source}: rows are numbered 0, 1, 2, ... and not dated; use frame.set_index('Date').")
-    text = [str(item).strip() for item in index]
-    for row, item in enumerate(text, start=1):
-        if not _ISO.fullmatch(item):
-            raise DataError(
-                f"{source}: date column, row {row}: '{item[:24]}' is not a date as YYYY-MM-DD; rewrite the dates."
-            )
-    try:
-        # An offset (-05:00) changes with summer time; the local date is what matters, so it is cut off.
-        return pd.DatetimeIndex(pd.to_datetime([_OFFSET.sub("", item) for item in text], format="ISO8601"))
-    except (ValueError, OverflowError):
-        row, item = next((row, item) for row, item in enumerate(text, start=1) if not _is_date(item))
-        raise DataError(
-            f"{source}: date column, row {row}: there is no day '{item[:24]}'; correct it (YYYY-MM-DD)."
-        ) from None
-
-
-def _is_date(text: str) -> bool:
-    try:
-        pd.Timestamp(_OFFSET.sub("", text))
-    except (ValueError, OverflowError):
-        return False
-    return True
 
 
 def _check_order(dates: NDArray[np.datetime64], source: str, names: tuple[str, ...], frame: pd.DataFrame) -> None:
@@ -261,7 +237,7 @@ def _check_order(dates: NDArray[np.datetime64], source: str, names: tuple[str, .
         if text:
             raise DataError(
                 f"{source}: {day(dates[row])} is there more than once and column '{text[0]}' holds text: a long table. "
-                f"Pivot it: frame.pivot(columns='{text[0]}')[...] with dates down and names across."
+                f"{LONG}."
             )
         raise DataError(f"{source}: date column, row {row + 1}: {day(dates[row])} is there twice; keep one row a date.")
     raise DataError(
@@ -271,6 +247,8 @@ def _check_order(dates: NDArray[np.datetime64], source: str, names: tuple[str, .
 
 
 def _numbers(frame: pd.DataFrame, source: str) -> Array:
+    if all(kind == np.float64 for kind in frame.dtypes):  # column by column takes seconds for a thousand names
+        return np.array(frame.to_numpy(), dtype=np.float64, order="C")
     values = np.full(frame.shape, np.nan)
     for column in range(frame.shape[1]):
         series = frame.iloc[:, column]
@@ -289,4 +267,12 @@ def _check_finite(found: Table) -> None:
         raise DataError(
             f"{found.where(row, column)}: {found.values[row, column]} is not finite (a division by zero?); "
             "leave the cell blank where nothing is known."
+        )
+    with np.errstate(invalid="ignore"):
+        large = np.abs(found.values) > LARGEST
+    if large.any():
+        row, column = (int(item[0]) for item in np.nonzero(large))
+        raise DataError(
+            f"{found.where(row, column)}: {found.values[row, column]:g} is larger than anything that is traded; "
+            "correct the number, or leave the cell blank."
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portfolio_ebm.data.clean import day
+from portfolio_ebm.data.dates import day
 
 if TYPE_CHECKING:
     from portfolio_ebm.data.panel import Panel
@@ -24,6 +24,7 @@ def describe(panel: Panel) -> str:
     span = f"{len(panel):,} dates from {panel.start} to {panel.end} ({panel.periods_per_year:g} a year)"
     lines = [
         f"{panel.n_assets} assets, {span}.",
+        *_members(panel),
         *_factors(panel),
         *_extras(panel),
         *_missing(panel),
@@ -32,6 +33,36 @@ def describe(panel: Panel) -> str:
         *panel.notes,
     ]
     return "\n".join(lines)
+
+
+def _members(panel: Panel) -> list[str]:
+    if panel.members is None:
+        return []
+    count = panel.members.sum(axis=1)
+    silent = int((panel.members & ~panel.tradeable).sum())
+    told = f", {silent:,} time(s) without a price" if silent else ""
+    ever = int(panel.members.any(axis=0).sum())
+    return [
+        f"Members: {count.min()} to {count.max()} on a date, {ever} of {panel.n_assets} names at some time{told}. A "
+        "name is bought only while it is a member, and sold once it has left."
+    ]
+
+
+def _weights(panel: Panel) -> list[str]:
+    lines = []
+    for name, weights in panel.benchmark_weights.items():
+        known = np.flatnonzero(np.isfinite(weights).all(axis=1))
+        if known.size:
+            held, total = (weights[known] > 0.0).sum(axis=1), weights[known].sum(axis=1)
+            start = day(panel.dates[known[0]])
+            lines.append(
+                f"Weights of '{name}' from {start}: {held.min()} to {held.max()} of the names here, "
+                f"{total.min():.1%} to {total.max():.1%} of the benchmark. They stand between their dates and do not "
+                "drift."
+            )
+        else:
+            lines.append(f"Weights of '{name}' are unknown on every date.")
+    return lines
 
 
 def _factors(panel: Panel) -> list[str]:
@@ -62,6 +93,7 @@ def _extras(panel: Panel) -> list[str]:
         )
     if panel.benchmark is not None:
         lines.append(f"Benchmark: {panel.benchmark_name}.")
+    lines += _weights(panel)
     if panel.signals:
         lines.append(f"Signals: {', '.join(panel.signals)}.")
     if panel.forecasts:
@@ -88,6 +120,8 @@ def _missing(panel: Panel) -> list[str]:
 
 
 def _survivors(panel: Panel) -> list[str]:
+    if not panel.n_assets:
+        return []
     _, last = _spans(panel)
     gone = _named(panel, last < len(panel) - 1)
     if not gone:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,32 +42,51 @@ OBSERVED = 0.8
 
 
 @dataclass(frozen=True)
-class _View:
-    """What a sort may see at a formation: rows up to and with the last one, `year` rows being 12 months."""
+class _History:
+    """All rows, and running totals of log growth and of rows seen: what a window holds is the difference of two.
+
+    Squares are not kept so: one absurd return would leave its rounding in every difference after it.
+    """
 
     returns: Array
     value: Array | None
+    logs: Array
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, returns: Array, value: Array | None) -> _History:
+        known = np.isfinite(returns)
+        # A total loss has no logarithm; one of all but 1e-12 sorts the same.
+        logs = np.log1p(np.maximum(np.where(known, returns, 0.0), 1e-12 - 1.0))
+        return cls(returns, value, _running(logs), _running(known))
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a sort may see at a formation: the first `end` rows, `year` rows being 12 months."""
+
+    history: _History
+    end: int
     year: int
 
     def growth(self, longest: int, skip: int, shortest: int) -> Array:
-        """Compound return from `longest` rows ago to `skip` rows ago; blank with fewer than `shortest` rows."""
-        end = len(self.returns) - skip
+        """Log growth from `longest` rows ago to `skip` rows ago; blank with fewer than `shortest` rows."""
+        end = self.end - skip
         start = max(0, end - longest)
+        logs, counts = self.history.logs, self.history.counts
         if end - start < shortest:
-            return np.full(self.returns.shape[1], np.nan)
-        window = self.returns[start:end]
-        total: Array = np.prod(1.0 + np.nan_to_num(window), axis=0)
-        return np.where(_seen(window), total - 1.0, np.nan)
+            return np.full(logs.shape[1], np.nan)
+        seen = counts[end] - counts[start] >= OBSERVED * (end - start)
+        return np.where(seen, logs[end] - logs[start], np.nan)
 
     def recent(self, data: Array, statistic: Callable[[Array], Array]) -> Array:
         """A statistic of the last 12 months' rows of `data`; blank where they are not full."""
-        window = data[-self.year :]
-        if len(window) < self.year:
-            return np.full(data.shape[1], np.nan)
-        enough = _seen(window)
+        window = data[max(0, self.end - self.year) : self.end]
         found = np.full(data.shape[1], np.nan)
-        if enough.any():
-            found[enough] = statistic(window[:, enough])
+        if len(window) == self.year:
+            enough = np.isfinite(window).mean(axis=0) >= OBSERVED
+            if enough.any():
+                found[enough] = statistic(window[:, enough])
         return found
 
 
@@ -93,11 +113,12 @@ def build(
     members = np.isfinite(returns)
     members[1:] &= tradeable[:-1]
     out[:, 0] = _mean(returns, members)
+    history = _History.of(returns, value)
     starts = np.flatnonzero(Monthly().decisions(dates))
     for start, end in zip(starts, [*starts[1:], len(dates)], strict=True):
         if start == 0:
             continue
-        view = _View(returns[:start], None if value is None else value[:start], round(periods_per_year(dates[:start])))
+        view = _View(history, int(start), round(periods_per_year(dates[:start])))
         for column, score in enumerate((_momentum(view), _calm(view), _small(view)), start=1):
             legs = _legs(score, tradeable[start - 1])
             if legs is not None:
@@ -112,18 +133,20 @@ def _momentum(view: _View) -> Array:
 
 
 def _calm(view: _View) -> Array:
-    return -view.recent(view.returns, lambda window: np.asarray(np.nanstd(window, axis=0)))
+    return -view.recent(view.history.returns, lambda window: np.asarray(np.nanstd(window, axis=0)))
 
 
 def _small(view: _View) -> Array:
-    if view.value is not None:
-        return -view.recent(view.value, lambda window: np.asarray(np.nanmean(window, axis=0)))
+    if view.history.value is not None:
+        return -view.recent(view.history.value, lambda window: np.asarray(np.nanmean(window, axis=0)))
     return -view.growth(5 * view.year, 0, 2 * view.year)
 
 
-def _seen(window: Array) -> Mask:
-    enough: Mask = np.isfinite(window).mean(axis=0) >= OBSERVED
-    return enough
+def _running(data: NDArray[Any]) -> NDArray[Any]:
+    """Totals before each row and after the last one, (T + 1, n)."""
+    total = np.zeros((len(data) + 1, data.shape[1]), dtype=np.int64 if data.dtype == bool else data.dtype)
+    np.cumsum(data, axis=0, out=total[1:])
+    return total
 
 
 def _legs(score: Array, tradeable: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:

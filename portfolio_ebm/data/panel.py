@@ -9,25 +9,27 @@ return on the next date where one was given. All arrays are read-only, every `Pa
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date, datetime
-from types import MappingProxyType
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from portfolio_ebm.data import assemble
+from portfolio_ebm.data import assemble, saved
 from portfolio_ebm.data.align import last_prices
-from portfolio_ebm.data.assemble import Extras
+from portfolio_ebm.data.assemble import Extras, Settings
 from portfolio_ebm.data.calendar import periods_per_year
-from portfolio_ebm.data.clean import day
+from portfolio_ebm.data.dates import day, stamp
 from portfolio_ebm.data.describe import describe
+from portfolio_ebm.data.fingerprint import fingerprint
+from portfolio_ebm.data.frozen import frozen
 from portfolio_ebm.data.past import Past
-from portfolio_ebm.errors import DataError, ShapeError
+from portfolio_ebm.errors import DataError, ShapeError, StoreError
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -43,6 +45,7 @@ class Panel:
         assets: names of the n assets.
         returns: simple returns over the period ending at each date, (T, n); NaN where not observed.
         tradeable: bool (T, n): names with a price at that date.
+        members: bool (T, n): names that belong to the universe at that date; None when no membership was given.
         prices: (T, n) as given, NaN where there was none; None when the panel was made from returns.
         factors: names of the K factor series.
         factor_returns: simple returns (T, K), NaN where not observed.
@@ -52,6 +55,7 @@ class Panel:
         volume: traded shares (T, n), or None.
         cash_rate: simple return of cash per period (T,); zeros when none was given.
         benchmark: returns (T,) or None; `benchmark_name` says of what.
+        benchmark_weights: by name, (T, n) as they stood at each date; NaN before the first.
         forecasts: by name, (T, n) as known at each date.
         signals: by name, (T,) as known at each date.
         delistings: final return of names that end before the panel does.
@@ -75,15 +79,18 @@ class Panel:
     forecasts: Mapping[str, Array] = field(default_factory=dict)
     signals: Mapping[str, Array] = field(default_factory=dict)
     delistings: Mapping[str, float] = field(default_factory=dict)
+    members: Mask | None = None
+    benchmark_weights: Mapping[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            object.__setattr__(self, item.name, _frozen(getattr(self, item.name)))
+            object.__setattr__(self, item.name, frozen(getattr(self, item.name)))
         t, n, k = len(self.dates), len(self.assets), len(self.factors)
         shapes: dict[str, tuple[int, ...]] = {
             "returns": (t, n),
             "tradeable": (t, n),
+            "members": (t, n),
             "prices": (t, n),
             "volume": (t, n),
             "factor_returns": (t, k),
@@ -91,6 +98,7 @@ class Panel:
         shapes |= {"cash_rate": (t,), "benchmark": (t,)}
         got = {name: getattr(self, name) for name in shapes}
         got |= {f"forecast '{name}'": item for name, item in self.forecasts.items()}
+        got |= {f"benchmark weights '{name}'": item for name, item in self.benchmark_weights.items()}
         got |= {f"signal '{name}'": item for name, item in self.signals.items()}
         for name, array in got.items():
             expected = shapes.get(name, (t,) if name.startswith("signal") else (t, n))
@@ -99,23 +107,34 @@ class Panel:
 
     @classmethod
     def from_prices(cls, frame: pd.DataFrame, **extras: Unpack[Extras]) -> Panel:
-        """A panel of (adjusted) prices: dates down, names across, blanks where there was no price.
+        """A panel of prices: dates down, names across, blanks where there was no price.
 
         r[t, i] = p[t, i] / p[s, i] - 1, s the last date before t on which i had a price; that the return over a gap
-        stands on the day the price is back is the rule, and the name is not tradeable in between.
+        stands on the day the price is back is the rule, and the name is not tradeable in between. The prices are
+        adjusted ones, or as traded with `dividends` and `splits`: r[t, i] = (p[t, i] + d[t, i]) s[t, i] / p[s, i] - 1.
 
         Args:
             frame: prices above zero, at any frequency. Rows without a single price are left out.
+            dividends: cash per share by ex-date, like `frame`, blank where none; per new share on the day of a split.
+            splits: new shares for one old from this date on (2 for two for one), like `frame`, blank where none.
+            returns: total returns like `frame`, in place of those of the prices.
+            membership: who belongs to the universe when: spells (columns asset, start, end; both days included, a blank
+                end goes on), or true and false like `frame`, standing until the next row.
             factors: frame of factor returns (decimal) or prices; `factors_are` ("returns" or "prices") says which, else
                 it is detected and noted. None: market, momentum, low_volatility and size_proxy are built from `frame`.
             market: which factor is the market; by default one called market, mkt or mkt-rf.
-            groups: labels by grouping, as a frame (assets down), a Series or a mapping.
+            groups: labels by grouping, as a frame (assets down), a Series or a mapping; the same on every date.
             benchmark: Series of returns or prices (`benchmark_are`, else detected), or the name of a factor.
-            cash_rate: return of cash per period, a Series or a number.
+            benchmark_weights: by benchmark, frames like `frame`; a row stands until the next one. A frame alone is the
+                benchmark called "benchmark". No benchmark return is made of them.
+            cash_rate: return of cash per period, a Series or a number; `cash_are="annual_percent"` for 5.25% a year.
             volume: traded shares, like `frame`.
             forecasts: by name, frames like `frame`; a row stands until the next one.
             signals: frame of series that are no returns (the VIX), known at each close.
-            delistings: by name, the final return of a name whose prices end, booked on the date after the last.
+            delistings: by name, the final return of a name whose prices end, booked on the date after the last; or a
+                frame (asset, date, return), booked on the first date on or after its own.
+
+        Frames like `frame` may also be long: one row a date and name, with columns date, asset and the value.
 
         Raises:
             DataError: anything that cannot be used as it is; the message names source, column, date and remedy.
@@ -137,6 +156,99 @@ class Panel:
             DataError: as `from_prices`; also returns below -1, and percent in place of decimals.
         """
         return cls(**assemble.from_returns(frame, extras))
+
+    @classmethod
+    def from_factors(cls, frame: pd.DataFrame, **settings: Unpack[Settings]) -> Panel:
+        """A panel of factors alone, without an asset: for market models of factors and their scores.
+
+        Args:
+            frame: factor returns (decimal) or prices; `factors_are` says which, else it is detected and noted.
+            settings: market, cash_rate, signals, benchmark, as in `from_prices`.
+
+        Raises:
+            DataError: as `from_prices`.
+
+        Example:
+            >>> panel = Panel.from_factors(french("ff5", "momentum").drop(columns="RF"), market="Mkt-RF")
+            >>> score(FactorEBM(), panel, start="2000-01-03")["log_score"].mean()
+        """
+        return cls(**assemble.from_factors(frame, settings))
+
+    @classmethod
+    def from_yahoo(
+        cls, tickers: Sequence[str] | str, start: When, end: When | None = None, *, offline: bool = False,
+        refresh: bool = True, **extras: Unpack[Extras],
+    ) -> Panel:  # fmt: skip
+        """A panel of daily prices from Yahoo, as traded, with the dividends and splits that make total returns of them.
+
+        What was fetched before is kept (`data.sources.yahoo`) and only its tail is asked for.
+
+        Args:
+            tickers: as Yahoo writes them ("BRK-B", "^GSPC", "7203.T").
+            start, end: first and last date, both included; without `end` up to the last close.
+            offline: ask nobody, use what was fetched before.
+            refresh: False asks only for what was never fetched.
+            extras: as in `from_prices`, without dividends, splits and volume.
+
+        Raises:
+            DataError: no ticker could be fetched; the message says why. What failed beside others is in `notes`.
+
+        Example:
+            >>> Panel.from_yahoo(["SPY", "TLT"], "2010-01-01").describe()
+        """
+        from portfolio_ebm.data.sources.yahoo_load import yahoo
+
+        raw = yahoo(tickers, start, end, offline=offline, refresh=refresh)
+        panel = cls.from_prices(raw.close, **assemble.merge(raw.extras, extras, "Panel.from_yahoo"))
+        return replace(panel, notes=raw.notes + panel.notes)
+
+    @classmethod
+    def from_long(cls, frame: pd.DataFrame, **settings: Unpack[Settings]) -> Panel:
+        """A panel of a long table: one row a date and name, what the columns hold known by their names.
+
+        Columns: date; asset (or ticker, symbol, permno ...); price (or close, adj_close), return, volume, dividend,
+        split; sector, industry, issuer and the like, of which each name's first label is kept. Rows in any order.
+
+        Args:
+            frame: the table, with price or return and whatever else it has; other columns are left out and told.
+            settings: what else `from_prices` takes.
+
+        Raises:
+            DataError: two columns that could be the same, a pair of date and name that is there twice, and as
+                `from_prices`.
+
+        Example:
+            >>> rows = [("2020-01-02", "A", 10.0), ("2020-01-03", "A", 11.0), ("2020-01-03", "B", 5.0)]
+            >>> Panel.from_long(pd.DataFrame(rows, columns=["date", "ticker", "close"])).assets
+            ('A', 'B')
+        """
+        return cls(**assemble.from_long(frame, settings))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Panel:
+        """The panel that `save` wrote, bit for bit.
+
+        Raises:
+            StoreError: no saved panel, or one of which something is missing or was changed; the message says what.
+        """
+        found = saved.load(folder)
+        try:
+            return cls(**found)
+        except (TypeError, ShapeError, AttributeError) as error:
+            raise StoreError(f"{folder}: its parts do not make a panel ({error}); save it again.") from None
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the panel into a folder of its own: parquet files and panel.json, exact to the bit.
+
+        A crash leaves the folder as it was. A panel saved there before is replaced; anything else is left alone.
+
+        Returns:
+            the folder.
+
+        Raises:
+            StoreError: the folder holds something else, or cannot be written.
+        """
+        return saved.save(self._state(), folder)
 
     def __len__(self) -> int:
         return len(self.dates)
@@ -160,12 +272,21 @@ class Panel:
         """252, 52, 12, ... inferred from the dates."""
         return periods_per_year(self.dates)
 
-    @property
+    @cached_property
     def last_rows(self) -> NDArray[np.intp]:
         """The last row on which each name is tradeable, (n,), -1 for never: hindsight, for ledgers and reports only."""
         rows = np.where(self.tradeable, np.arange(len(self))[:, None], -1)
         last: NDArray[np.intp] = rows.max(axis=0)
         return last
+
+    @cached_property
+    def exit_rows(self) -> NDArray[np.intp]:
+        """The row on which what is held of a name turns into cash, (n,): that of its final return, or the one after its
+        last price; `len(panel)` where it trades to the end. Hindsight, for ledgers and reports only.
+        """
+        rows = np.where(np.isfinite(self.returns), np.arange(len(self))[:, None], -1)
+        found: NDArray[np.intp] = np.maximum(self.last_rows + 1, rows.max(axis=0))
+        return found
 
     def row(self, t: When) -> int:
         """The row of t: a row number (negative from the end), or the last date on or before t.
@@ -179,7 +300,7 @@ class Panel:
                     f"Row {t} is not in the panel; rows run from 0 to {len(self) - 1} ({self.start} to {self.end})."
                 )
             return int(t) % len(self)
-        found = int(np.searchsorted(self.dates, _stamp(t), side="right")) - 1
+        found = int(np.searchsorted(self.dates, stamp(t), side="right")) - 1
         if found < 0:
             raise DataError(f"{t} is before the panel's first date {self.start}; ask for a date from there on.")
         return found
@@ -198,6 +319,8 @@ class Panel:
         """
         row = self.row(t)
         until = slice(None, row + 1)
+        priced = self.tradeable[row]
+        member = priced if self.members is None else self.members[row]
         return Past(
             dates=self.dates[until],
             assets=self.assets,
@@ -205,8 +328,9 @@ class Panel:
             factors=self.factors,
             factor_returns=self.factor_returns[until],
             market=self.market,
-            tradeable=self.tradeable[row],
-            prices=None if self.prices is None else _frozen(last_prices(self.prices[until])),
+            tradeable=frozen(priced & member),
+            leaving=frozen(priced & ~member),
+            prices=None if self.prices is None else frozen(last_prices(self.prices[until])),
             groups=dict(self.groups),
             volume=None if self.volume is None else self.volume[until],
             cash_rate=self.cash_rate[until],
@@ -214,6 +338,7 @@ class Panel:
             forecasts={name: item[until] for name, item in self.forecasts.items()},
             periods_per_year=periods_per_year(self.dates[until]),
             signals={name: item[until] for name, item in self.signals.items()},
+            benchmark_weights={name: item[until] for name, item in self.benchmark_weights.items()},
         )
 
     def returns_frame(self) -> pd.DataFrame:
@@ -237,17 +362,13 @@ class Panel:
             value = getattr(self, item.name)
             if isinstance(value, np.ndarray):
                 changes[item.name] = value[rows]
-            elif item.name in ("forecasts", "signals"):
+            elif item.name in ("forecasts", "signals", "benchmark_weights"):
                 changes[item.name] = {name: array[rows] for name, array in value.items()}
         return replace(self, **changes)
 
     def fingerprint(self) -> str:
         """SHA-256 of the content: equal data, equal fingerprint, on every machine; notes are left out."""
-        digest = hashlib.sha256(b"portfolio_ebm.Panel.1")
-        for item in fields(self):
-            if item.name != "notes":
-                _feed(digest, item.name, getattr(self, item.name))
-        return digest.hexdigest()
+        return fingerprint({name: value for name, value in self._state().items() if name != "notes"})
 
     def describe(self) -> str:
         """What is in the panel, and what a reader of results should know about it."""
@@ -259,54 +380,17 @@ class Panel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Read-only flags and mapping proxies do not survive pickling to worker processes; __post_init__ sets them anew.
-        state = {item.name: getattr(self, item.name) for item in fields(self)}
+        state = self._state()
         return _rebuilt, ({name: dict(item) if isinstance(item, Mapping) else item for name, item in state.items()},)
+
+    def _state(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     def _first(self, start: When) -> int:
         if isinstance(start, int | np.integer):
             return self.row(start)
-        return int(np.searchsorted(self.dates, _stamp(start), side="left"))
+        return int(np.searchsorted(self.dates, stamp(start), side="left"))
 
 
 def _rebuilt(state: dict[str, Any]) -> Panel:
     return Panel(**state)
-
-
-def _stamp(t: Any) -> np.datetime64:
-    try:
-        stamp = pd.Timestamp(t)
-    except (ValueError, TypeError, OverflowError):
-        raise DataError(f"'{t}' is not a date; write it as YYYY-MM-DD.") from None
-    if pd.isna(stamp):
-        raise DataError(f"'{t}' is not a date; write it as YYYY-MM-DD.")
-    if isinstance(t, str) and len(t) <= 7:
-        raise DataError(f"'{t}' is a month or a year, not a day; write it as YYYY-MM-DD.")
-    return np.datetime64(stamp.tz_localize(None) if stamp.tz is not None else stamp, "ns")
-
-
-def _frozen(value: Any) -> Any:
-    """Arrays become read-only (copied where the caller could still write), mappings read-only views of a copy."""
-    if isinstance(value, np.ndarray):
-        if value.flags.writeable:
-            value = value.copy()
-            value.flags.writeable = False
-        return value
-    if isinstance(value, Mapping):
-        return MappingProxyType({name: _frozen(item) for name, item in value.items()})
-    return value
-
-
-def _feed(digest: Any, name: str, value: Any) -> None:
-    digest.update(f"|{name}:".encode())
-    if isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype.kind}{value.shape}".encode())
-        if value.dtype.kind == "f":
-            value = np.where(np.isnan(value), np.nan, value + 0.0)  # one NaN, one zero
-        kind = {"f": "<f8", "M": "<i8", "b": "u1"}[value.dtype.kind]
-        source = value.astype("datetime64[ns]").astype(np.int64) if value.dtype.kind == "M" else value
-        digest.update(np.ascontiguousarray(source.astype(kind)).tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(value):
-            _feed(digest, key, value[key])
-    else:
-        digest.update(repr(value).encode())

@@ -23,7 +23,7 @@ class Past:
         factors: names of the K factor series; empty when none were given.
         factor_returns: (T, K), NaN where not observed.
         market: which factor is the market, by name, or None where none is named.
-        tradeable: bool (n,): names with a price at t, hence tradeable at t.
+        tradeable: bool (n,): names with a price at t that are members at t (all are, where no membership was given).
         prices: last known prices at t, (n,), or None when the panel was made from returns.
         groups: static labels per grouping, one label an asset.
         volume: (T, n) or None.
@@ -32,6 +32,8 @@ class Past:
         forecasts: by name, (T, n) point-in-time forecasts.
         periods_per_year: 252, 52, 12, ... inferred from these dates alone.
         signals: by name, (T,) series known at each close that are no returns ("vix"), NaN where not observed.
+        leaving: bool (n,): names with a price at t that are no members at t: what is held of them is to be sold.
+        benchmark_weights: by name, (T, n) weights that stood at each date, NaN before the first were known.
     """
 
     dates: NDArray[np.datetime64]
@@ -49,6 +51,14 @@ class Past:
     forecasts: Mapping[str, Array] = field(default_factory=dict)
     periods_per_year: float = 252.0
     signals: Mapping[str, Array] = field(default_factory=dict)
+    leaving: Mask = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    benchmark_weights: Mapping[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.leaving.size:
+            nobody = np.zeros(len(self.assets), dtype=bool)
+            nobody.flags.writeable = False
+            object.__setattr__(self, "leaving", nobody)
 
     @property
     def date(self) -> str:

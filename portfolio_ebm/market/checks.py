@@ -68,6 +68,9 @@ def check_factors(window: Array, names: tuple[str, ...], past: Past, fewest: int
 
 def _check_rank(rows: Array, names: tuple[str, ...], past: Past, periods: int) -> None:
     scaled = rows / rows.std(axis=0)
+    # The least eigenvalue bounds from below what any regression leaves: above the limit there is none to find.
+    if np.linalg.eigvalsh(scaled.T @ scaled / len(scaled))[0] > 1e-9:
+        return
     # The last of a dependent set is named: it is the one that was added.
     for k in reversed(range(len(names))):
         others = np.delete(scaled, k, axis=1)

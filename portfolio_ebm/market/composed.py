@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from portfolio_ebm.market.base import Marginals, Market, Outlook
+from portfolio_ebm.market.base import Marginals, Market, Outlook, Rng, streams
 from portfolio_ebm.market.dependence import Dependence, scores
 from portfolio_ebm.market.scenarios import Scales, compound, simulate, structured
 from portfolio_ebm.market.states import FAMILY, Series
@@ -38,33 +39,82 @@ class Block:
     correlation: Tensor
 
     @classmethod
-    def of(cls, series: Series, parameters: Tensor, dependence: Dependence, u: Array, *, pool: bool = False) -> Block:
-        """The block at the last row of its states; with `pool`, a part too young for a scale has the median one."""
-        state = series.state.rows(slice(-1, None))
-        young = torch.from_numpy(~series.ready[-1])
-        if pool and bool(young.any()) and not bool(young.all()):
-            level = torch.where(young[:, None], state.level[~young].median(), state.level)
-            flat = torch.where(young[:, None, None], 1.0, state.ratios)
-            zero = torch.where(young[:, None, None], 0.0, state.features)
-            still = torch.where(young[:, None, None], 0.0, state.drift)
-            state = State(level, flat, zero, still)
-        return cls(Conditional(FAMILY, parameters, state), dependence, dependence.correlation(u))
+    def of(
+        cls, series: Series, parameters: Tensor, dependence: Dependence, x: Array, *, row: int = -1, pool: bool = False
+    ) -> Block:
+        """The block as known before day `row`, by default the day to come.
+
+        Args:
+            series: states at rows 0..T.
+            x: the copula's scores of the days, (T, M).
+            pool: a part too young for a scale has the median one.
+        """
+        row = row % (len(series.x) + 1)
+        state = series.state.rows(slice(row, row + 1))
+        if pool:
+            state = pooled(state, torch.from_numpy(series.ready[row : row + 1].T.copy()))
+        return cls(Conditional(FAMILY, parameters, state), dependence, dependence.correlation(x[:row]))
 
     def log_probs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Each part's log density (..., M) and the copula's (...), at x (..., M); NaN entries are left out."""
-        here = ~torch.isnan(x)
-        value = torch.where(here, x, self.law.location[:, 0]).reshape(-1, x.shape[-1])
-        single = self.law.log_prob(value[..., None])[..., 0].reshape(x.shape)
-        u = self.law.level(value).reshape(x.shape)
-        t = torch.from_numpy(scores(u.numpy(), self.dependence.freedom))
-        t = torch.where(here, t, torch.nan)
-        return torch.where(here, single, 0.0), self.dependence.log_density(t, self.correlation)
+        rows = x.reshape(1, x.shape[:-1].numel(), x.shape[-1])
+        single, joint = log_probs(self.law, self.dependence, self.correlation[None], rows)
+        return single.reshape(x.shape), joint.reshape(x.shape[:-1])
 
     def sample(self, size: int, rng: torch.Generator, bound: float = 1e4) -> Tensor:
         """Draws (size, M): the copula, then each part's inverse cdf from its table."""
+        if not len(self.correlation):
+            return torch.empty(size, 0, dtype=self.correlation.dtype)
         t = self.dependence.draw(torch.linalg.cholesky(self.correlation), (size,), rng)
         z = self.dependence.carry(truncated_shape(self.law, bound, 8192))(t)
         return self.law.location[:, 0] + self.law.scale[:, 0] * z
+
+
+def log_probs(law: Conditional, dependence: Dependence, correlation: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Log densities of M parts and of their copula on D days.
+
+    Args:
+        law: the parts' laws, batch shape (M, D).
+        correlation: R of each day, (D, M, M).
+        x: (D, m, M); NaN entries are left out.
+
+    Returns:
+        (D, m, M) and (D, m).
+    """
+    if not x.shape[-1]:
+        return x, x.new_zeros(x.shape[:-1])
+    here = ~torch.isnan(x)
+    value = torch.where(here, x, law.location.T[:, None]).permute(1, 2, 0)
+    single = torch.where(here, law.log_prob(value).permute(2, 0, 1), 0.0)
+    if math.isinf(dependence.freedom):
+        return single, x.new_zeros(x.shape[:-1])
+    u = law.level(value).permute(2, 0, 1)
+    t = torch.where(here, torch.from_numpy(scores(u.numpy(), dependence.freedom)), torch.nan)
+    return single, dependence.log_density(t, correlation[:, None])
+
+
+def split(r: Tensor, beta: Tensor, loadings: Tensor, market: int | None) -> tuple[Tensor, Tensor]:
+    """(f, r) -> (x, eps), a map of determinant one: each factor less its beta times the market, each asset less B x.
+
+    Args:
+        r: (..., K + n).
+        beta: (..., K); loadings: (..., n, K); market: its column, or None where factors are taken as they are.
+    """
+    k = beta.shape[-1]
+    f, assets = r[..., :k], r[..., k:]
+    x = f if market is None else f - beta * f[..., market : market + 1]
+    return x, assets - x @ loadings.mT
+
+
+def pooled(state: State, ready: Tensor) -> State:
+    """The state with parts that are not ready (M, N) at the median level of those that are, and flat otherwise."""
+    young = ~ready & ready.any(0)
+    if not bool(young.any()):
+        return state
+    level = torch.where(young, torch.where(ready, state.level, torch.nan).nanmedian(0).values, state.level)
+    flat = torch.where(young[..., None], 1.0, state.ratios)
+    features, drift = (x.masked_fill(young[..., None], 0.0) for x in (state.features, state.drift))
+    return State(level, flat, features, drift)
 
 
 @dataclass(frozen=True)
@@ -98,11 +148,6 @@ class FactorEBMMarket(Market):
     factor_mean: Tensor
     residual_mean: Tensor
 
-    @property
-    def series(self) -> tuple[str, ...]:
-        """The names of the entries of a day's row."""
-        return (*self.factors, *self.assets)
-
     def parts(self, r: Tensor) -> dict[str, Tensor]:
         """Each part's normalised energy at the day's returns r (..., K + n), nats; they add up to `energy`.
 
@@ -113,7 +158,7 @@ class FactorEBMMarket(Market):
         """
         require_last(r, len(self.series), "FactorEBMMarket")
         with torch.no_grad():
-            x, eps = self._split(r)
+            x, eps = split(r, self.beta, self.loadings, self.market)
             found: dict[str, Tensor] = {}
             for block, value, labels, name in (
                 (self.blocks[0], x, self.factors, "factor"),
@@ -124,22 +169,26 @@ class FactorEBMMarket(Market):
                 found[f"{name} dependence"] = -joint
             return found
 
-    def energy(self, r: Tensor) -> Tensor:
-        """The normalised joint energy -log p(r | past), (...), nats."""
-        return torch.stack(list(self.parts(r).values())).sum(0)
-
     def log_prob(self, r: Tensor) -> Tensor:
         """log p of the next day's factor and asset returns r (..., K + n) in decimals, nats."""
-        return -self.energy(r)
+        return -torch.stack(list(self.parts(r).values())).sum(0)
 
-    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+    def sample(self, n: int, rng: Rng) -> Tensor:
         """Exact ancestral draws of the next day's row, (n, K + number of assets)."""
+        (stream,) = streams(rng, self.batch)
         with torch.no_grad():
-            x = self.blocks[0].sample(n, rng)
-            eps = self.blocks[1].sample(n, rng)
+            x = self.blocks[0].sample(n, stream)
+            eps = self.blocks[1].sample(n, stream)
             assets = x @ self.loadings.mT + eps
             factors = x if self.market is None else x + self.beta * x[:, self.market : self.market + 1]
             return torch.cat([factors, assets], -1)
+
+    def scenarios(self, horizon: int, n: int, rng: Rng) -> Tensor:
+        """Paths whose scales follow their recursions, compounded, (n, number of assets): those of an outlook."""
+        (stream,) = streams(rng, self.batch)
+        found = replace(self, spec=self.spec.replace(scenarios=n)).outlook(horizon, stream).scenarios
+        assert found is not None
+        return found
 
     def outlook(self, horizon: int, rng: torch.Generator) -> Outlook:
         """Mean, structured covariance, scenarios and free-energy tables over the next `horizon` periods.
@@ -182,10 +231,3 @@ class FactorEBMMarket(Market):
         first, second = (block.law for block in self.blocks)
         joined = [torch.cat([getattr(first.state, n), getattr(second.state, n)]) for n in State.__dataclass_fields__]
         return Conditional(FAMILY, torch.cat([first.flat, second.flat]), State(*joined))
-
-    def _split(self, r: Tensor) -> tuple[Tensor, Tensor]:
-        """(f, r) -> (x, eps), a map of determinant one."""
-        k = len(self.factors)
-        f, assets = r[..., :k], r[..., k:]
-        x = f if self.market is None else f - self.beta * f[..., self.market : self.market + 1]
-        return x, assets - x @ self.loadings.mT

@@ -59,12 +59,18 @@ class Dependence:
         shares[-1] = 1.0
         return cls(shares, math.inf, Status(True, "independent"))
 
-    def correlation(self, u: Array) -> Tensor:
-        """R for the day after the last row of the PITs u (T, K), NaN where missing: (K, K)."""
+    def correlation(self, x: Array) -> Tensor:
+        """R for the day after the last row of the scores x (T, K), NaN where missing: (K, K)."""
         if math.isinf(self.freedom):
-            return torch.eye(u.shape[1], dtype=torch.float64)
-        x = scores(u, self.freedom)
+            return torch.eye(x.shape[1], dtype=torch.float64)
         stack = np.stack([_last(x, h) for h in HALF_LIVES])
+        return mixture(torch.from_numpy(stack), self.shares)
+
+    def path(self, x: Array, rows: NDArray[np.intp]) -> Tensor:
+        """R for the days `rows`, each from the scores x (T, K) of the days before it: (len(rows), K, K)."""
+        if math.isinf(self.freedom):
+            return torch.eye(x.shape[1], dtype=torch.float64).expand(len(rows), -1, -1)
+        stack = np.stack([correlations(x, h, rows) for h in HALF_LIVES], axis=1)
         return mixture(torch.from_numpy(stack), self.shares)
 
     def log_density(self, x: Tensor, correlation: Tensor) -> Tensor:

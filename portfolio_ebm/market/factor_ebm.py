@@ -8,26 +8,28 @@ The map (f, r) -> (x, eps) has determinant one, so the sum is the normalised joi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError
-from portfolio_ebm.market.base import MarketModel
+from portfolio_ebm.market.base import MarketModel, scored_rows
 from portfolio_ebm.market.checks import check_assets, check_factors
-from portfolio_ebm.market.composed import Block, FactorEBMMarket
+from portfolio_ebm.market.composed import FactorEBMMarket
+from portfolio_ebm.market.days import FactorEBMDays, Fitted, FittedWindow, fit_days
 from portfolio_ebm.market.dependence import Dependence
 from portfolio_ebm.market.loadings import loadings, orthogonalise
-from portfolio_ebm.market.states import Series, states
+from portfolio_ebm.market.states import FAMILY, Series, states
 from portfolio_ebm.market.store import Store
-from portfolio_ebm.market.training import YOUNG, Calendar, levels, train, train_dependence, untrained
-from portfolio_ebm.types import Status
+from portfolio_ebm.market.training import Calendar, levels, train, train_dependence, untrained
+
+if TYPE_CHECKING:
+    from portfolio_ebm.data.panel import Panel
 
 Array = NDArray[np.float64]
 
@@ -45,7 +47,8 @@ class FactorEBM(MarketModel):
 
     Attributes:
         factors: names of the factors; () means all the panel has.
-        lookback: periods up to the anchor that energies are trained on.
+        lookback: periods up to the anchor that energies are trained on; by default up to 50 years of days, as energies
+            of daily factors scored the better the longer they looked back.
         refit: when energies are trained anew: the end of the year "YE", quarter "QE" or month "ME".
         scenarios: joint scenarios of an outlook.
         residual: "energy" trains one energy an asset; "ewma" keeps the untrained EWMA Student-t law.
@@ -63,7 +66,7 @@ class FactorEBM(MarketModel):
     """
 
     factors: tuple[str, ...] = ()
-    lookback: int = Field(default=1260, ge=100)
+    lookback: int = Field(default=12600, ge=100)
     refit: Literal["YE", "QE", "ME"] = "YE"
     scenarios: int = Field(default=1000, ge=1)
     residual: Literal["energy", "ewma"] = "energy"
@@ -87,6 +90,11 @@ class FactorEBM(MarketModel):
     def history(self) -> int:
         return self.min_history
 
+    @property
+    def fewest(self) -> int:
+        """Usable days up to an anchor below which a series is not trained there."""
+        return self.min_history // 2
+
     def lacking(self, past: Past) -> str | None:
         """The factor with too few observations, if there is one."""
         short = super().lacking(past)
@@ -108,6 +116,20 @@ class FactorEBM(MarketModel):
             FitError: an energy could not be trained.
             StoreError: a stored fit cannot be read; names the file.
         """
+        return self.window(past).today()
+
+    def fit_days(self, panel: Panel, rows: Sequence[int], *, refit: str | None = None) -> FactorEBMDays:
+        """See MarketModel; energies and states of all days between two anchors come from one window.
+
+        Raises:
+            DataError, FitError, StoreError: as `fit` does.
+        """
+        model = self.refitting(refit)
+        assert isinstance(model, FactorEBM)
+        return fit_days(model, panel, scored_rows(panel, rows))
+
+    def window(self, past: Past) -> FittedWindow:
+        """States, energies and dependence over the window that ends with `past`; every row of it is causal."""
         names, column = self._columns(past)
         name = self._market(past)
         calendar = Calendar.of(past.dates, self.refit, self.lookback)
@@ -128,43 +150,46 @@ class FactorEBM(MarketModel):
             _Inputs("factor", names, states(x, reference), own, (raw, reference)),
             _Inputs("residual", past.assets, states(loaded.residuals, reference), joint, (returns, reference, raw)),
         )
-        factor, residual = (self._block(inputs, calendar) for inputs in parts)
-        return FactorEBMMarket(
+        factor, residual = (self._fitted(inputs, calendar) for inputs in parts)
+        return FittedWindow(
+            spec=self,
+            calendar=calendar,
+            dates=past.dates[calendar.start :],
             assets=past.assets,
             factors=names,
-            status=_status(len(names), len(past.assets), calendar, factor.problems + residual.problems),
-            refitted=(*factor.anew, *residual.anew, "loadings"),
-            date=past.date,
-            spec=self,
-            blocks=(factor.block, residual.block),
-            loadings=torch.from_numpy(loaded.today.copy()),
-            beta=torch.from_numpy(np.nan_to_num(beta[-1])),
             market=market if self.orthogonalise else None,
-            factor_mean=_shrunk_mean(x, past.periods_per_year, self.sharpe_prior),
-            residual_mean=_shrunk_mean(loaded.residuals, past.periods_per_year, self.sharpe_prior / 2),
+            blocks=(factor, residual),
+            loadings=loaded.path,
+            beta=np.nan_to_num(beta),
+            means=(
+                _shrunk_means(x, past.periods_per_year, self.sharpe_prior),
+                _shrunk_means(loaded.residuals, past.periods_per_year, self.sharpe_prior / 2),
+            ),
         )
 
-    def _block(self, inputs: _Inputs, calendar: Calendar) -> _Built:
-        """The energies and the dependence of one block, read or trained, at today's states."""
-        store, fewest = Store.default(), self.min_history // 2
+    def _fitted(self, inputs: _Inputs, calendar: Calendar) -> Fitted:
+        """The energies and the dependence of one block, read or trained."""
+        store = Store.default()
         labels = [f"{inputs.label} {name}" for name in inputs.names]
         own, *shared = inputs.data
+        if not labels:
+            nobody = FAMILY.prior()[0].expand(0, -1)
+            return Fitted(inputs.series, nobody, Dependence.none(), np.empty((len(own), 0)), (), ())
         if inputs.label == "residual" and self.residual == "ewma":
             fit = untrained(labels)
         else:
             fit = train(
-                inputs.series, labels, calendar, store, fewest=fewest, facts=inputs.facts,
+                inputs.series, labels, calendar, store, fewest=self.fewest, facts=inputs.facts,
                 data=lambda m, rows: (own[:rows, m], *(array[:rows] for array in shared)),
             )  # fmt: skip
         u, anew, problems = levels(inputs.series, fit.parameters), fit.anew, fit.problems
         dependence = Dependence.none()
         if self.dependence == "t":
             what = f"{inputs.label} dependence"
-            dependence, new = train_dependence(u, fit.keys, what, calendar, store, fewest=fewest, data=inputs.data)
+            dependence, new = train_dependence(u, fit.keys, what, calendar, store, fewest=self.fewest, data=inputs.data)
             anew = (*anew, what) if new else anew
             problems = problems if dependence.status.ok else (*problems, f"{what}: {dependence.status}")
-        block = Block.of(inputs.series, fit.parameters, dependence, u, pool=inputs.label == "residual")
-        return _Built(block, anew, problems)
+        return Fitted(inputs.series, fit.parameters, dependence, u, anew, problems)
 
     def _columns(self, past: Past) -> tuple[tuple[str, ...], list[int]]:
         if not past.factors:
@@ -204,23 +229,9 @@ class _Inputs:
     data: tuple[Array, ...]
 
 
-@dataclass(frozen=True)
-class _Built:
-    block: Block
-    anew: tuple[str, ...]
-    problems: tuple[str, ...]
-
-
-def _status(factors: int, assets: int, calendar: Calendar, problems: tuple[str, ...]) -> Status:
-    """Ok unless a fit did not converge; a name too young for its own energy is an ordinary thing, and said."""
-    trained_to = next((name for name in calendar.names if name), "no anchor yet")
-    bad = [text for text in problems if YOUNG not in text]
-    shown = "; ".join([*bad, *(text for text in problems if text not in bad)][:6])
-    said = f"{factors} factor and {assets} residual energies, trained to {trained_to}"
-    return Status(not bad, said + (f"; {shown}" if shown else ""))
-
-
-def _shrunk_mean(x: Array, periods_per_year: float, sharpe: float) -> torch.Tensor:
-    """n / (n + n_0) times the mean of each column of x (T, M), zero where nothing was observed."""
-    seen = (~np.isnan(x)).sum(axis=0)
-    return torch.from_numpy(np.nansum(x, axis=0) / (seen + periods_per_year / sharpe**2))
+def _shrunk_means(x: Array, periods_per_year: float, sharpe: float) -> Array:
+    """n / (n + n_0) times the mean of the rows before each row of x (T, M): (T + 1, M), zero where nothing was seen."""
+    seen, total = np.zeros((len(x) + 1, x.shape[1])), np.zeros((len(x) + 1, x.shape[1]))
+    np.cumsum(~np.isnan(x), axis=0, out=seen[1:])
+    np.cumsum(np.nan_to_num(x), axis=0, out=total[1:])
+    return np.asarray(total / (seen + periods_per_year / sharpe**2))

@@ -19,12 +19,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from portfolio_ebm.linear import Structured
+from portfolio_ebm.market.base import FLOOR
 from portfolio_ebm.market.dependence import Dependence
 from portfolio_ebm.market.states import DOWNSIDE, HALF_LIVES
 from portfolio_ebm.models.conditional import Conditional, Shape
-
-FLOOR = -0.99
-"""A simple return of one step below this is held here: a price stays positive."""
 
 MOST_COMMON = 10
 """Common directions of the residuals that the structured covariance keeps; their variances are exact."""

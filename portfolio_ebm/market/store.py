@@ -20,14 +20,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from portfolio_ebm.data.sources.cache import ENVIRONMENT, home
 from portfolio_ebm.errors import StoreError
-
-ENVIRONMENT = "PORTFOLIO_EBM_HOME"
 
 
 def key(config: Mapping[str, Any], *arrays: NDArray[Any]) -> str:
@@ -68,8 +66,7 @@ class Store:
     @classmethod
     def default(cls) -> Store:
         """$PORTFOLIO_EBM_HOME/fits, or the user's cache folder; in memory when that cannot be written."""
-        home = os.environ.get(ENVIRONMENT)
-        root = (Path(home) if home else user_cache_path("portfolio_ebm")) / "fits"
+        root = home() / "fits"
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError:

@@ -25,7 +25,7 @@ from portfolio_ebm.types import Status
 
 Array = NDArray[np.float64]
 
-VERSION = 1
+VERSION = 2
 """Raised when the same configuration and data would train to something else."""
 
 

@@ -4,18 +4,25 @@
 
 A density is a batch of laws of shape `batch`; x broadcasts against it from the right, so that x of shape
 (S, *batch) holds S values a law. Everything but the energy follows from the energy: log Z, cdf, quantile, exact
-samples and the score.
+samples and the score. A law whose tail index is known says so in `tail`, and the nodes are placed to match it.
+
+Laws add: `a + b` is the joint law of two different variables, or the product over the same one, by their names.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from portfolio_ebm.errors import FitError
-from portfolio_ebm.models.quadrature import NODES, interval_rule, knots, line_rule
+from portfolio_ebm.models.quadrature import NODES, interval_rule, knots, line_rule, power_for
+
+if TYPE_CHECKING:
+    from portfolio_ebm.models.compose import Independent, Product
 
 TABLE = 512
 """Knots of the table that a quantile starts from."""
@@ -34,6 +41,7 @@ class Density(ABC):
 
     location: Tensor
     scale: Tensor
+    variable: str = ""
 
     @abstractmethod
     def energy(self, x: Tensor) -> Tensor:
@@ -43,12 +51,20 @@ class Density(ABC):
     def batch(self) -> torch.Size:
         return torch.Size(torch.broadcast_shapes(self.location.shape, self.scale.shape))
 
+    @property
+    def tail(self) -> Tensor | None:
+        """a of p(x) ~ |x|^-(a + 1), broadcasting to `batch`; None where it is unknown or lighter than any power."""
+        return None
+
     def log_z(self, nodes: int = NODES) -> Tensor:
-        """log of the integral of exp(-E), shape `batch`."""
-        rule = line_rule(nodes, like=self.scale)
-        shape = (-1,) + (1,) * len(self.batch)
-        x = self.location + self.scale * rule.z.reshape(shape)
-        return torch.logsumexp(rule.log_weight.reshape(shape) - self.energy(x), 0) + self.scale.log()
+        """log of the integral of exp(-E), shape `batch`; by quadrature, where there is no closed form."""
+        return self.quadrature(nodes)
+
+    def quadrature(self, nodes: int = NODES) -> Tensor:
+        """log Z by quadrature, whatever else is known: what closed forms are held against."""
+        rule = line_rule(nodes, like=self.scale, power=self._power())
+        x = self.location + self.scale * self._front(rule.z)
+        return torch.logsumexp(self._front(rule.log_weight) - self.energy(x), 0) + self.scale.log()
 
     def log_prob(self, x: Tensor, nodes: int = NODES) -> Tensor:
         """-E(x) - log Z, nats."""
@@ -71,14 +87,48 @@ class Density(ABC):
         return torch.where(z < 0, lower, 1 - upper)
 
     def quantile(self, u: Tensor) -> Tensor:
-        """The x with cdf(x) = u, u in (0, 1): a table to start from, then guarded Newton steps.
+        """The x with cdf(x) = u, u in (0, 1); u broadcasts against `batch`.
 
         Raises:
             FitError: u outside (0, 1).
         """
         if bool(((u <= 0) | (u >= 1) | torch.isnan(u)).any()):
             raise FitError("A quantile needs levels strictly between 0 and 1; clamp them, or drop the missing ones.")
-        u = u.expand(torch.broadcast_shapes(u.shape, self.batch))
+        return self._invert(u.expand(torch.broadcast_shapes(u.shape, self.batch)))
+
+    def sample(self, size: tuple[int, ...], rng: torch.Generator) -> Tensor:
+        """Exact draws of shape (*size, *batch): inverse cdf of uniforms."""
+        shape = (*size, *self.batch)
+        u = torch.rand(shape, generator=rng, dtype=self.scale.dtype, device=self.scale.device)
+        tiny = torch.finfo(u.dtype).eps
+        return self.quantile(u.clamp(tiny, 1 - tiny))
+
+    def table(self, count: int = TABLE) -> tuple[Tensor, Tensor]:
+        """Knots x and cdf there, both (*batch, count), increasing."""
+        _, z, slope = knots(count, like=self.scale, power=self._power())
+        x = self.location + self.scale * self._front(z)
+        height = torch.softmax(self._front(slope) - self.energy(x), 0).movedim(0, -1)
+        return x.movedim(0, -1), cumulative(height)
+
+    def of(self, variable: str) -> Self:
+        """The same law with its variable named: `a.of("x") + b.of("y")` is a joint law, `a.of("x") + b.of("x")` a
+        product."""
+        named = copy.copy(self)
+        named.variable = variable
+        return named
+
+    def __add__(self, other: Density | Independent) -> Independent | Product:
+        """Energies added: `Independent` for variables of different names, `Product` for one and the same.
+
+        Raises:
+            FitError: a variable has no name.
+        """
+        from portfolio_ebm.models.compose import add
+
+        return add(self, other)
+
+    def _invert(self, u: Tensor) -> Tensor:
+        """The quantile of checked levels (..., *batch): a table to start from, then guarded Newton steps."""
         flat = u.reshape(-1, *self.batch)
         grid, mass = self.table()
         x = interpolate(flat, mass, grid)
@@ -92,24 +142,16 @@ class Density(ABC):
                 break
         return x.reshape(u.shape)
 
-    def sample(self, size: tuple[int, ...], rng: torch.Generator) -> Tensor:
-        """Exact draws of shape (*size, *batch): inverse cdf of uniforms."""
-        shape = (*size, *self.batch)
-        u = torch.rand(shape, generator=rng, dtype=self.scale.dtype, device=self.scale.device)
-        tiny = torch.finfo(u.dtype).eps
-        return self.quantile(u.clamp(tiny, 1 - tiny))
+    def _power(self) -> Tensor | None:
+        """p of the map that matches the tail, of the shape of `batch`; None for the one rule that serves all."""
+        return None if self.tail is None else power_for(self.tail).expand(self.batch).detach()
 
-    def table(self, count: int = TABLE) -> tuple[Tensor, Tensor]:
-        """Knots x and cdf there, both (*batch, count), increasing."""
-        _, z, slope = knots(count, like=self.scale)
-        shape = (-1,) + (1,) * len(self.batch)
-        x = self.location + self.scale * z.reshape(shape)
-        log_mass = slope.reshape(shape) - self.energy(x)
-        height = torch.softmax(log_mass, 0).movedim(0, -1)
-        return x.movedim(0, -1), cumulative(height)
+    def _front(self, nodes: Tensor) -> Tensor:
+        """Nodes (G,) or (G, *batch) so that they broadcast against the batch."""
+        return nodes.reshape(-1, *(1,) * len(self.batch)) if nodes.ndim == 1 else nodes
 
     def _mass(self, low: Tensor, high: Tensor, nodes: int) -> Tensor:
-        z, log_weight = interval_rule(low, high, nodes)
+        z, log_weight = interval_rule(low, high, nodes, power=self._power())
         x = self.location + self.scale * z
         return torch.exp(torch.logsumexp(log_weight - self.energy(x), 0) + self.scale.log() - self.log_z(nodes))
 

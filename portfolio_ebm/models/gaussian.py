@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.models.density import Density
+from portfolio_ebm.models.quadrature import NODES
 
 
 class Gaussian(Density):
@@ -18,10 +19,19 @@ class Gaussian(Density):
     """
 
     def __init__(self, location: Tensor, scale: Tensor) -> None:
-        self.location, self.scale = location, scale
+        self.location, self.scale = torch.broadcast_tensors(location, scale)
 
     def energy(self, x: Tensor) -> Tensor:
         return 0.5 * ((x - self.location) / self.scale).square()
 
-    def closed_log_z(self) -> Tensor:
-        return self.scale.log() + 0.5 * math.log(2 * math.pi) + torch.zeros(self.batch).to(self.scale)
+    def log_z(self, nodes: int = NODES) -> Tensor:
+        """In closed form; `nodes` is not used."""
+        return self.scale.log() + 0.5 * math.log(2 * math.pi)
+
+    def cdf(self, x: Tensor, nodes: int = NODES) -> Tensor:
+        found: Tensor = torch.special.ndtr((x - self.location) / self.scale)
+        return found
+
+    def _invert(self, u: Tensor) -> Tensor:
+        found: Tensor = self.location + self.scale * torch.special.ndtri(u)
+        return found

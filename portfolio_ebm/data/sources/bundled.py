@@ -1,4 +1,4 @@
-"""Where panels come from: the bundled data, and the user's own CSV and parquet files.
+"""The bundled panel.
 
 The bundled data are small extracts of public data sets, described file by file in data/README.md: 20 large US stocks
 that survived to 2022, five factor ETFs, a total-return stand-in for the market, the S&P 500 without dividends, the VIX.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack, cast
 
-from portfolio_ebm.data.assemble import Extras, Settings
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.data.reading import read_labels, read_wide
 from portfolio_ebm.errors import DataError
@@ -36,7 +34,7 @@ def data_folder() -> Path:
         DataError: it is not there; the message says what to do.
     """
     named = os.environ.get(HOME)
-    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "data"
+    folder = Path(named) if named else Path(__file__).resolve().parents[3] / "data"
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise DataError(
@@ -72,43 +70,3 @@ def bundled() -> Panel:
         signals=read_wide(folder / "vix.csv.gz", "signals"),
     )
     return replace(panel, notes=panel.notes + NOTES)
-
-
-def read_panel(
-    prices: str | Path | None = None,
-    factors: str | Path | None = None,
-    groups: str | Path | None = None,
-    **settings: Unpack[Settings],
-) -> Panel:
-    """A panel from files; what is not given is bundled (no prices) or built (no factors for the user's own prices).
-
-    Args:
-        prices: wide file of prices, dates in the first column, one name a column.
-        factors: wide file of factor returns (decimal) or prices.
-        groups: file of labels, assets in the first column, one grouping a column.
-        settings: what else `Panel.from_prices` takes.
-
-    Raises:
-        DataError: a file that cannot be used as it is; the message names file, column, date and remedy.
-
-    Example:
-        >>> read_panel(factors="data/factors.csv.gz", factors_are="prices").factors[0]
-        'market'
-    """
-    if prices is None and factors is None and groups is None and not settings:
-        return bundled()
-    notes: tuple[str, ...] = ()
-    extras = cast("Extras", dict(settings))
-    if prices is None:
-        folder = data_folder()
-        prices, notes = folder / "stocks.csv.gz", NOTES[:1]
-        groups = folder / "groups.csv" if groups is None else groups
-        if factors is None:
-            factors, notes = folder / "factors.csv.gz", NOTES[:2]
-            extras["factors_are"] = "prices"
-    if factors is not None:
-        extras["factors"] = read_wide(factors, "factors")
-    if groups is not None:
-        extras["groups"] = read_labels(groups)
-    panel = Panel.from_prices(read_wide(prices), **extras)
-    return replace(panel, notes=panel.notes + notes)

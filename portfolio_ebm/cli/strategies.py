@@ -1,14 +1,9 @@
-"""portfolio-ebm backtest | rebalance | check STRATEGY.py
-
-Exit code 0 means success, 2 bad input with one sentence on stderr; a bug gives its traceback and 1. Results go to
-stdout, progress to stderr. Everything heavy is imported inside the commands, so that --help answers at once.
-"""
+"""backtest | rebalance | check STRATEGY.py: what can be done with a strategy file."""
 
 from __future__ import annotations
 
 import math
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -27,12 +22,6 @@ if TYPE_CHECKING:
     from portfolio_ebm.orders.sizing import Orders
     from portfolio_ebm.strategy import Strategy
 
-app = typer.Typer(
-    help="Portfolios as formulas of energies: certified feasible, with a bound on how far from optimal they can be.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
-
 File = Annotated[Path, typer.Argument(metavar="STRATEGY.py", help="Python file that defines STRATEGY; it is run.")]
 Prices = Annotated[Path | None, typer.Option(help="Prices, CSV or parquet: a date column, then one per asset.")]
 Factors = Annotated[Path | None, typer.Option(help="Factor prices or returns; built from the prices if not given.")]
@@ -49,7 +38,6 @@ class _Inputs(NamedTuple):
     panel: Panel
 
 
-@app.command()
 def backtest(
     strategy: File, prices: Prices = None, factors: Factors = None, groups: Groups = None, start: Start = None,
     end: End = None, out: Out = None, seed: Seed = 0, device: Device = "cpu",
@@ -77,7 +65,6 @@ def backtest(
         raise PortfolioEBMError(f"all {len(decisions)} decisions failed, the first with {decisions['status'].iloc[0]}")
 
 
-@app.command()
 def rebalance(
     strategy: File, prices: Prices = None, factors: Factors = None, groups: Groups = None,
     holdings: Annotated[Path | None, typer.Option(help="CSV with the columns ticker,shares.")] = None,
@@ -107,7 +94,6 @@ def rebalance(
     print(f"Written to {folder}; nothing was sent.")
 
 
-@app.command()
 def check(
     strategy: File, prices: Prices = None, factors: Factors = None, groups: Groups = None, start: Start = None,
     end: End = None, out: Out = None, seed: Seed = 0, device: Device = "cpu",
@@ -122,17 +108,8 @@ def check(
     print(f"Output: {_folder(out, given.strategy.name)}, seed {seed}, on {device}.")
 
 
-def main() -> None:
-    """The entry point: typed errors become one sentence and exit code 2."""
-    try:
-        app()
-    except PortfolioEBMError as error:
-        print(f"portfolio-ebm: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 def _inputs(strategy: Path, prices: Path | None, factors: Path | None, groups: Path | None) -> _Inputs:
-    from portfolio_ebm.data.sources import read_panel
+    from portfolio_ebm.data.sources.files import read_panel
     from portfolio_ebm.strategy import load
 
     found = load(strategy)
@@ -215,7 +192,8 @@ def _orders(strategy: Strategy, allocation: Allocation, position: Any, past: Pas
     from portfolio_ebm.backtesting.walk_forward import cost_rate
     from portfolio_ebm.orders.sizing import size_orders
 
-    frozen = frozenset(name for name, trades in zip(past.assets, past.tradeable, strict=True) if not trades)
+    priced = past.tradeable | past.leaving
+    frozen = frozenset(name for name, trades in zip(past.assets, priced, strict=True) if not trades)
     return size_orders(allocation.weights, position, cost_rate=cost_rate(strategy, "strategy"), frozen=frozen)
 
 
@@ -331,7 +309,3 @@ def _compile(strategy: Strategy, past: Past) -> None:
         project_region(torch.full((region.n,), 1.0 / region.n, dtype=torch.float64), region)
     except InfeasibleError:
         raise explain_infeasible(strategy.constraint, ctx) from None
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,116 @@
+"""Nothing of the future is in a Past: every field, with everything after the date changed, added or taken away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from panel_worlds import NAMES, assert_identical, content, until, world
+
+from portfolio_ebm.data.panel import Panel
+
+ROWS = (0, 12, 119, 121, 160, 201, 255, 262, 285, 300, 309)
+
+
+@pytest.mark.parametrize("built", [True, False], ids=["built factors", "own factors"])
+def test_a_past_does_not_know_that_the_file_goes_on(built: bool) -> None:
+    prices, extras = world()
+    if built:
+        del extras["factors"], extras["factors_are"]
+    panel = Panel.from_prices(prices, **extras)
+    for row in ROWS[1:]:
+        day = prices.index[row]
+        known = {name: until(item, day) for name, item in extras.items()}
+        known = {name: item for name, item in known.items() if not (isinstance(item, pd.DataFrame) and item.empty)}
+        known["benchmark_weights"] = {n: item for n, item in known["benchmark_weights"].items() if len(item)}
+        short = Panel.from_prices(prices.iloc[: row + 1].dropna(axis=1, how="all"), **_without(prices, row, known))
+        here, there = panel.past(row), short.past(-1)
+        if here.assets == there.assets and set(here.benchmark_weights) == set(there.benchmark_weights):
+            assert_identical(here, there)
+        else:
+            assert row < 121  # a name without a price yet is no column of the shorter file
+            _assert_same_names(content(here), content(there), there.assets)
+
+
+def _without(prices: pd.DataFrame, row: int, known: dict[str, Any]) -> dict[str, Any]:
+    """Extras without the names that have no price up to the row; a panel has no use for them."""
+    gone = [name for name in NAMES if prices[name].iloc[: row + 1].isna().all()]
+    out = dict(known)
+    for name in ("volume", "dividends", "splits"):
+        if name in out:
+            out[name] = out[name].drop(columns=gone)
+    out["forecasts"] = {name: item.drop(columns=gone) for name, item in out["forecasts"].items()}
+    out["groups"] = {g: {k: v for k, v in item.items() if k not in gone} for g, item in out["groups"].items()}
+    return out
+
+
+def _assert_same_names(here: dict[str, Any], there: dict[str, Any], names: tuple[str, ...]) -> None:
+    columns = [NAMES.index(name) for name in names]
+    for name, value in there.items():
+        if name in ("assets", "factor_returns") or name.startswith("groups"):
+            continue
+        other = here[name]
+        if isinstance(value, np.ndarray):
+            if other.shape[-1:] == (len(NAMES),):
+                other = other[..., columns]
+            assert value.tobytes() == np.ascontiguousarray(other).tobytes(), name
+        else:
+            assert value == other, name
+
+
+@pytest.mark.parametrize("built", [True, False], ids=["built factors", "own factors"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_another_future_is_the_same_past(built: bool, seed: int) -> None:
+    prices, extras = world()
+    if built:
+        del extras["factors"], extras["factors_are"]
+    panel = Panel.from_prices(prices, **extras)
+    for row in ROWS[1:]:
+        day = prices.index[row]
+        rng = np.random.default_rng(seed)
+        changed = {name: _changed(name, item, day, rng) for name, item in extras.items()}
+        later = prices.copy()
+        later.iloc[row + 1 :] *= np.exp(rng.normal(0.0, 0.05, later.iloc[row + 1 :].shape))
+        other = Panel.from_prices(later, **changed)
+        assert other.fingerprint() != panel.fingerprint()
+        assert_identical(panel.past(row), other.past(row))
+        np.testing.assert_array_equal(panel.factor_returns[: row + 1], other.factor_returns[: row + 1])
+
+
+def _changed(name: str, item: Any, day: pd.Timestamp, rng: np.random.Generator) -> Any:
+    """The same up to the day and something else after it."""
+    if name in ("groups", "factors_are", "benchmark_are", "cash_are"):
+        return item  # labels are static, and what a file holds is said
+    if isinstance(item, dict):
+        return {key: _changed(name, entry, day, rng) for key, entry in item.items()}
+    text = f"{day:%Y-%m-%d}"
+    if name == "membership":
+        # Whoever is a member on the day leaves on the next one, and whoever starts later never does.
+        known = item[item["start"] <= text].copy()
+        going = (known["end"] == "") | (known["end"] > text)
+        known.loc[going, "end"] = f"{day + pd.Timedelta(days=1):%Y-%m-%d}"
+        return known
+    if name == "delistings":
+        return item.assign(**{"return": -0.9}) if item["date"].iloc[0] > text else item
+    out = item.astype(float).copy()
+    later = out.index > day
+    factor = 0.5 + 0.4 * rng.random((int(later.sum()), *out.shape[1:]))
+    out.loc[later] = out.loc[later] * factor
+    if name == "dividends":
+        out.loc[later] = rng.random((int(later.sum()), out.shape[1])) * 0.001
+    return out
+
+
+def test_an_end_that_comes_later_is_as_good_as_none() -> None:
+    prices, extras = world()
+    spells = extras["membership"]
+    row, text = 200, f"{prices.index[200]:%Y-%m-%d}"
+    blank = spells.assign(end=spells["end"].where(spells["end"] <= text, ""))
+    assert (blank["end"] != spells["end"]).sum() == 2
+    with_ends = Panel.from_prices(prices, **extras)
+    without = Panel.from_prices(prices, **(extras | {"membership": blank}))
+    for t in range(row + 1):
+        assert_identical(with_ends.past(t), without.past(t))
+    assert with_ends.past(262).tradeable[3] != without.past(262).tradeable[3]
