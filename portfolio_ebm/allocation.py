@@ -32,6 +32,9 @@ class Allocation:
         refitted: what the market model estimated anew for this decision.
         horizon: the holding period the estimates are for, in periods of the panel.
         date: the decision's date, "" when there is none.
+        shadow_prices: a frame with one row per bound that binds, the dearest first: rule, bound (upper, lower, equal),
+            at (where it stands), value (energy saved per unit by which it is loosened), worth (the same in expected
+            return, where the formula has Return()), names, and words, the same in a sentence.
 
     Example:
         >>> allocation = optimize(Variance(), Budget() & LongOnly(), covariance=cov, constructor=Convex())
@@ -51,6 +54,7 @@ class Allocation:
     refitted: tuple[str, ...] = ()
     horizon: float = 1.0
     date: str = ""
+    shadow_prices: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def gap(self) -> float | None:
@@ -79,14 +83,18 @@ class Allocation:
             lines.append("  " + ", ".join(f"{name} {value:.2%}" for name, value in held.items()))
         tail = "no bound is known" if self.gap is None else f"at most {self.gap:.2e} above the optimum"
         lines.append(f"  energy {self.energy:.6g} per holding period, {tail}")
+        lines += [f"  {words}" for words in self.shadow_prices.get("words", [])[:3]]
         return "\n".join(lines)
 
 
 def record(
     solution: Solution, names: tuple[str, ...] | None, *, like: Any = None,
-    refitted: tuple[str, ...] = (), horizon: float = 1.0, date: str = "",
+    refitted: tuple[str, ...] = (), horizon: float = 1.0, date: str = "", period: str = "per holding period",
 ) -> Allocation:  # fmt: skip
-    """The Allocation of a Solution: a Series when `names` are known, else the kind of array `like` is."""
+    """The Allocation of a Solution: a Series when `names` are known, else the kind of array `like` is.
+
+    `period` is the holding period in words, "a month".
+    """
     weights: Any = solution.weights.detach().cpu()
     ensemble: Any = None if solution.ensemble is None else solution.ensemble.detach().cpu()
     if names is not None:
@@ -100,5 +108,11 @@ def record(
         weights=weights, status=solution.status, energy=solution.energy, bound=solution.bound,
         residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=dict(solution.ranges),
         ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
-        refitted=refitted, horizon=horizon, date=date,
+        refitted=refitted, horizon=horizon, date=date, shadow_prices=_priced(solution, period),
     )  # fmt: skip
+
+
+def _priced(solution: Solution, period: str) -> pd.DataFrame:
+    rows = [{**vars(price), "words": price.sentence(period)} for price in solution.shadow_prices]
+    frame = pd.DataFrame(rows, columns=["rule", "bound", "at", "value", "worth", "names", "words"])
+    return frame.astype({"at": float, "value": float, "worth": float})

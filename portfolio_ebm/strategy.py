@@ -23,7 +23,7 @@ from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.construction.base import Constructor
 from portfolio_ebm.construction.convex import Convex
 from portfolio_ebm.context import Context
-from portfolio_ebm.data.calendar import Monthly, Schedule
+from portfolio_ebm.data.calendar import Dates, Monthly, Schedule, periods_per_year
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.energy import Energy, Sum, needs
 from portfolio_ebm.errors import DataError, SpecError
@@ -136,7 +136,24 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
     rng = generator(seed, f"{past.date}/construction", place)
     solution = strategy.constructor.build(strategy.energy, strategy.constraint, ctx, rng)
     refitted = () if market is None else market.refitted
-    return record(solution, past.assets, refitted=refitted, horizon=horizon, date=past.date)
+    period = _in_words(horizon, past.dates)
+    return record(solution, past.assets, refitted=refitted, horizon=horizon, date=past.date, period=period)
+
+
+def _in_words(horizon: float, dates: Dates) -> str:
+    """ "a month" for a holding period of about one."""
+    a_year = periods_per_year(dates) / horizon
+    for count, words in (
+        (252, "a day"),
+        (365, "a day"),
+        (52, "a week"),
+        (12, "a month"),
+        (4, "a quarter"),
+        (1, "a year"),
+    ):
+        if abs(a_year / count - 1.0) <= 0.1:
+            return words
+    return "per holding period"
 
 
 def held_weights(held: Any, assets: Sequence[str], device: torch.device) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,45 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.types import Spec, Status
+
+
+@dataclass(frozen=True)
+class ShadowPrice:
+    """What loosening one bound of one rule is worth: the slope of the least energy in that bound.
+
+    Where bounds are tied (two rules hold the same name at the same weight) the price belongs to them together; where
+    more bounds bind than there are names to hold, it is one of several slopes.
+
+    Attributes:
+        rule: as the user wrote it; several joined by " and " where only together they give way.
+        bound: "upper", "lower", or "equal".
+        at: where the bound stands.
+        value: energy saved per unit by which the bound is loosened; for "equal", raised, and it may be negative.
+        worth: the same in expected return, value / coefficient of Return(); None in a formula without Return().
+        names: the assets held at the bound, for a rule on single weights.
+    """
+
+    rule: str
+    bound: str
+    at: float
+    value: float
+    worth: float | None
+    names: tuple[str, ...] = ()
+
+    def sentence(self, period: str = "per holding period") -> str:
+        """ "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month." """
+        found = re.search(r"label='([^']*)'", self.rule)
+        who = found.group(1) if found and " and " not in self.rule else re.sub(r"\([^()]*\)", "", self.rule)
+        more = {"upper": "One more percent", "lower": "One percent less", "equal": "One more percent"}[self.bound]
+        now = {"upper": "at most ", "lower": "at least ", "equal": ""}[self.bound]
+        on = f", for {', '.join(self.names[:5])}{' ...' if len(self.names) > 5 else ''}" if self.names else ""
+        what, size = ("lower the energy by", abs(self.value)) if self.value >= 0.0 else ("raise it by", abs(self.value))
+        if self.worth is not None:
+            what, size = ("be worth" if self.worth >= 0.0 else "cost"), abs(self.worth)
+            amount = f"{100.0 * size:.3g} bps {period}"
+        else:
+            amount = f"{0.01 * size:.3g} {period}"
+        return f"{more} of {who} ({now}{self.at:g} now{on}) would {what} {amount}."
 
 
 @dataclass(frozen=True)
@@ -31,6 +71,7 @@ class Solution:
         ablation: energies of the stages ("rounding + polish", "chains, no swaps + polish", "before polish", "final").
         ensemble: (chains, n) the chains' final feasible portfolios, or None. A record of the search, not a sample.
         diagnostics: acceptance, chain agreement, patterns seen, seconds by stage, ...
+        shadow_prices: what one more unit of each binding rule is worth; () where no multipliers are known.
     """
 
     weights: Tensor
@@ -43,6 +84,7 @@ class Solution:
     ablation: Mapping[str, float] = field(default_factory=dict)
     ensemble: Tensor | None = None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    shadow_prices: tuple[ShadowPrice, ...] = ()
 
     @property
     def gap(self) -> float | None:

@@ -37,6 +37,19 @@ class Multipliers:
 
 
 @dataclass(frozen=True)
+class Duals:
+    """Multipliers of the rules at a minimum: dE*/d(bound) is minus the one of an upper bound, plus the one of a lower.
+
+    `rows` are signed (positive: the upper side pulls); `lower`, `upper` (n,) and `turnover` are non-negative.
+    """
+
+    rows: Array
+    lower: Array
+    upper: Array
+    turnover: float
+
+
+@dataclass(frozen=True)
 class Box:
     """The region as numpy arrays."""
 
@@ -138,10 +151,11 @@ def best_tail(tail: Tail, w: Array) -> Array:
 @dataclass(frozen=True)
 class Proof:
     """A lower bound on E over the region, and the KKT residual relative to the largest slope; None where the
-    region is open on a side on which no bound exists."""
+    region is open on a side on which no bound exists. `duals` are the multipliers that were used."""
 
     bound: float | None
     kkt: float
+    duals: Duals
 
 
 def prove(formula: Formula, box: Box, w: Array, duals: Multipliers) -> Proof:
@@ -166,7 +180,8 @@ def prove(formula: Formula, box: Box, w: Array, duals: Multipliers) -> Proof:
     elif not formula.smooth and not formula.tails and formula.cost == 0.0 and tau == 0.0 and formula.matrix is not None:
         bound = _by_curvature(value, rows, support, box, w, slope, hessian, formula.evaluate(w))
 
-    stationary = _stationarity(slope, formula.cost, held, tau, box, w) / scale
+    stationary, duals_low, duals_high = _stationarity(slope, formula.cost, held, tau, box, w)
+    stationary = stationary / scale
     slack = np.abs(rows) * np.abs(np.where(rows != 0.0, box.rows @ w - np.where(rows != 0.0, side, 0.0), 0.0)) / scale
     # How far the tails' weights are from being the worst ones.
     lost = sum(
@@ -174,7 +189,7 @@ def prove(formula: Formula, box: Box, w: Array, duals: Multipliers) -> Proof:
     )
     idle = tau * abs(box.turnover - float(np.abs(w - box.anchor).sum())) if box.turnover is not None else 0.0
     kkt = max(float(stationary.max(initial=0.0)), float(slack.max(initial=0.0)), (lost + idle) / scale)
-    return Proof(bound, kkt)
+    return Proof(bound, kkt, Duals(rows, duals_low, duals_high, tau))
 
 
 def _least(
@@ -203,14 +218,16 @@ def _by_curvature(
     return energy + float(rows @ (box.rows @ w)) - support - 0.5 * float(left @ np.linalg.solve(inner, left))
 
 
-def _stationarity(slope: Array, cost: float, held: Array, tau: float, box: Box, w: Array) -> Array:
-    """Distance of zero from slope + cost d|w - held| + tau d|w - anchor| + the box's normal cone, by name."""
+def _stationarity(slope: Array, cost: float, held: Array, tau: float, box: Box, w: Array) -> tuple[Array, Array, Array]:
+    """Distance of zero from slope + cost d|w - held| + tau d|w - anchor| + the box's normal cone, by name, and the
+    least multipliers of the lower and the upper ends that bring it there."""
     near = 1e-9
     low, high = slope.copy(), slope.copy()
     for size, point in ((cost, held), (tau, box.anchor)):
         at = np.abs(w - point) <= near
         low = low + np.where(at, -size, size * np.sign(w - point))
         high = high + np.where(at, size, size * np.sign(w - point))
-    low = np.where(w <= box.lower + near, -np.inf, low)
-    high = np.where(w >= box.upper - near, np.inf, high)
-    return np.maximum(np.maximum(low, -high), 0.0)
+    at_low, at_high = w <= box.lower + near, w >= box.upper - near
+    up, down = np.maximum(low, 0.0), np.maximum(-high, 0.0)
+    off = np.where(at_low, 0.0, up) + np.where(at_high, 0.0, down)
+    return off, np.where(at_low, up, 0.0), np.where(at_high, down, 0.0)

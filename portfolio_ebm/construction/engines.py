@@ -16,7 +16,7 @@ import daqp
 import numpy as np
 from numpy.typing import NDArray
 
-from portfolio_ebm.construction.duality import Box, Multipliers
+from portfolio_ebm.construction.duality import Box, Duals, Multipliers
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.interior import Ended, Program, interior_point
 from portfolio_ebm.energy import to_cvxpy
@@ -28,12 +28,15 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Found:
-    """What an engine gives: weights, multipliers (None from cvxpy on terms only it knows), a bound of its own."""
+    """What an engine gives: weights, and multipliers that prove them. Cvxpy, on terms only it knows, gives a bound, a
+    KKT residual and multipliers of the rules of its own instead."""
 
     weights: Array
     duals: Multipliers | None
     engine: str
     bound: float | None = None
+    kkt: float | None = None
+    rules: Duals | None = None
 
 
 def scale_of(formula: Formula, box: Box) -> float:
@@ -205,7 +208,8 @@ def through_cvxpy(formula: Formula, box: Box) -> Found:
     """
     scale = scale_of(formula, box)
     w = cp.Variable(formula.n)
-    problem = cp.Problem(cp.Minimize(scale * to_cvxpy(formula.energy, w, formula.ctx)), rules(w, box))
+    walls = rules(w, box)
+    problem = cp.Problem(cp.Minimize(scale * to_cvxpy(formula.energy, w, formula.ctx)), list(walls.values()))
     tolerances = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11, "max_iter": 200}
     with warnings.catch_warnings():
         # "Inaccurate" is judged below by the gap, not by the solver.
@@ -224,28 +228,52 @@ def through_cvxpy(formula: Formula, box: Box) -> Found:
     # What cvxpy takes out of the cone program's objective is the same constant in primal and dual.
     dual = float(problem.value) + float(raw.obj_val_dual) - float(raw.obj_val)
     bound = (dual - 5e-9 * max(1.0, abs(dual))) / scale if np.isfinite(dual) else None
-    return Found(np.asarray(w.value), None, f"Clarabel through cvxpy ({problem.status})", bound)
+    kkt = max(float(raw.r_prim), float(raw.r_dual))
+    return Found(
+        np.asarray(w.value), None, f"Clarabel through cvxpy ({problem.status})", bound, kkt, _duals(walls, box, scale)
+    )
 
 
-def rules(w: Any, box: Box) -> list[Any]:
-    """The region as cvxpy constraints on `w`."""
-    found: list[Any] = []
-    low, high = np.isfinite(box.lower), np.isfinite(box.upper)
+def rules(w: Any, box: Box) -> dict[str, Any]:
+    """The region as cvxpy constraints on `w`, by what they hold: "lower", "upper", "equal", "above", "below", ..."""
+    found: dict[str, Any] = {}
+    low, high, equal, above, below = _sides(box)
     if low.any():
-        found.append(w[np.flatnonzero(low)] >= box.lower[low])
+        found["lower"] = w[np.flatnonzero(low)] >= box.lower[low]
     if high.any():
-        found.append(w[np.flatnonzero(high)] <= box.upper[high])
+        found["upper"] = w[np.flatnonzero(high)] <= box.upper[high]
+    if equal.any():
+        found["equal"] = box.rows[equal] @ w == box.row_upper[equal]
+    if above.any():
+        found["above"] = box.rows[above] @ w <= box.row_upper[above]
+    if below.any():
+        found["below"] = box.rows[below] @ w >= box.row_lower[below]
+    if box.turnover is not None:
+        found["turnover"] = cp.norm1(w - box.anchor) <= box.turnover
+    return found
+
+
+def _sides(box: Box) -> tuple[Mask, Mask, Mask, Mask, Mask]:
+    """Finite lower and upper ends by name; equal, upper-bounded and lower-bounded rows."""
     equal = box.row_upper - box.row_lower <= 1e-14
     above, below = ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
-    if equal.any():
-        found.append(box.rows[equal] @ w == box.row_upper[equal])
-    if above.any():
-        found.append(box.rows[above] @ w <= box.row_upper[above])
-    if below.any():
-        found.append(box.rows[below] @ w >= box.row_lower[below])
-    if box.turnover is not None:
-        found.append(cp.norm1(w - box.anchor) <= box.turnover)
-    return found
+    return np.isfinite(box.lower), np.isfinite(box.upper), equal, above, below
+
+
+def _duals(walls: dict[str, Any], box: Box, scale: float) -> Duals | None:
+    """The multipliers that cvxpy found for `rules`, in the energy's own units."""
+    values = {name: wall.dual_value for name, wall in walls.items()}
+    if any(value is None for value in values.values()):
+        return None
+    rows, ends = np.zeros(len(box.rows)), (np.zeros(len(box.lower)), np.zeros(len(box.lower)))
+    low, high, equal, above, below = _sides(box)
+    for name, where, target, sign in (
+        ("lower", low, ends[0], 1.0), ("upper", high, ends[1], 1.0),
+        ("equal", equal, rows, 1.0), ("above", above, rows, 1.0), ("below", below, rows, -1.0),
+    ):  # fmt: skip
+        if name in values:
+            target[where] += sign * np.asarray(values[name], dtype=np.float64).reshape(-1) / scale
+    return Duals(rows, *ends, float(values.get("turnover", 0.0)) / scale)
 
 
 def _where(formula: Formula) -> str:

@@ -1,0 +1,90 @@
+"""Shadow prices: the multipliers of a minimum, handed back to the rules that own them.
+
+A minimum has multipliers of rows, of ends of the box and of caps of the compiled region. Each rule restricted alone
+tells which of those are its own: its rows stand in its place among all rows, and an end of the box is its own where
+its own bound is the one that stands. dE*/d(upper bound) = -multiplier.
+
+Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization, section 5.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.base import ShadowPrice
+from portfolio_ebm.construction.duality import Duals
+from portfolio_ebm.context import Context
+from portfolio_ebm.energies.returns import Return
+from portfolio_ebm.energy import Energy
+
+NOTHING = 1e-9
+"""Multipliers below this, relative to the largest, are rounding."""
+
+
+def shadow_prices(energy: Energy, constraint: Constraint, ctx: Context, duals: Duals) -> tuple[ShadowPrice, ...]:
+    """The price of every bound that binds, the dearest first.
+
+    Example:
+        >>> shadow_prices(Return() + Variance(), rules, ctx, minimize(...).duals)[0].sentence("a month")
+        "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month."
+    """
+    whole = region_of(constraint, ctx)
+    parts = [(repr(rule), _alone(rule, whole, ctx)) for rule in constraint.rules()]
+    found = [*_of_rows(parts, duals), *_of_box(parts, whole, ctx, duals), *_of_turnover(parts, whole, duals)]
+    least = NOTHING * max((abs(price.value) for price in found), default=0.0)
+    unit = sum(part.coefficient for part in energy.terms() if isinstance(part.energy, Return))
+    priced = [
+        replace(price, worth=price.value / unit if unit > 0.0 else None) for price in found if abs(price.value) > least
+    ]
+    return tuple(sorted(priced, key=lambda price: -abs(price.value)))
+
+
+def _alone(rule: Constraint, whole: Region, ctx: Context) -> Region:
+    free = Region.free(ctx.n_assets, device=whole.lower.device)
+    return rule.restrict(replace(free, frozen=~ctx.tradeable), ctx)
+
+
+def _of_rows(parts: list[tuple[str, Region]], duals: Duals) -> list[ShadowPrice]:
+    found, at = [], 0
+    for name, region in parts:
+        for low, high, dual in zip(
+            region.row_lower.tolist(), region.row_upper.tolist(), duals.rows[at : at + len(region.rows)], strict=True
+        ):
+            if high - low <= 1e-14:
+                found.append(ShadowPrice(name, "equal", high, float(dual), None))
+            elif dual != 0.0:
+                side, end = ("upper", high) if dual > 0.0 else ("lower", low)
+                found.append(ShadowPrice(name, side, end, abs(float(dual)), None))
+        at += len(region.rows)
+    return found
+
+
+def _of_box(parts: list[tuple[str, Region]], whole: Region, ctx: Context, duals: Duals) -> list[ShadowPrice]:
+    """Prices of ends of the box, added up over the names that the same rules hold at the same weight."""
+    totals: dict[tuple[str, str, float], tuple[float, list[str]]] = {}
+    for side, values in (("upper", duals.upper), ("lower", duals.lower)):
+        ends: Tensor = getattr(whole, side)
+        for i in values.nonzero()[0].tolist():
+            if bool(whole.frozen[i]):
+                continue
+            at = float(ends[i])
+            owners = " and ".join(name for name, region in parts if float(getattr(region, side)[i]) == at)
+            total, names = totals.setdefault((owners, side, at), (0.0, []))
+            names.append(ctx.assets[i])
+            totals[owners, side, at] = total + float(values[i]), names
+    return [
+        ShadowPrice(owners, side, at, total, None, tuple(names))
+        for (owners, side, at), (total, names) in totals.items()
+    ]
+
+
+def _of_turnover(parts: list[tuple[str, Region]], whole: Region, duals: Duals) -> list[ShadowPrice]:
+    if whole.turnover is None or duals.turnover <= 0.0:
+        return []
+    owners = " and ".join(name for name, region in parts if region.turnover == whole.turnover)
+    return [ShadowPrice(owners, "upper", whole.turnover, duals.turnover, None)]

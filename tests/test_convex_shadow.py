@@ -1,0 +1,152 @@
+"""Shadow prices: what loosening a rule is worth equals the change of re-solved problems, in the right units."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cases_convex import market
+from test_convex import Concentration
+
+import portfolio_ebm as pe
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.exposures import Group
+from portfolio_ebm.constraints.trading import Turnover
+from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+from portfolio_ebm.construction.base import ShadowPrice
+from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.energies.costs import TradingCost
+from portfolio_ebm.energies.free_energy import FactorRisk
+from portfolio_ebm.energies.returns import Return
+from portfolio_ebm.energies.risk import CVaR, Variance
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.types import bps, generator
+
+N = 10
+MIXED = Return() + 2.5 * Variance()
+ENERGIES: list[Energy] = [
+    MIXED,
+    MIXED + TradingCost(20 * bps),
+    Return() + 0.5 * CVaR(level=0.9, centred=True),
+    2.0 * Return() + FactorRisk(5.0) + TradingCost(5 * bps),
+    MIXED + 0.02 * Concentration(),
+]
+# A rule with its bound and side, in a formula of rules that make it bind.
+LOOSER: list[tuple[str, str, float, Constraint, Constraint]] = [
+    ("Box", "upper", 0.16, Box(lower=-0.05, upper=0.16), Budget() & Group("sector", "odd", upper=0.45)),
+    ("Box", "lower", -0.03, Box(lower=-0.03, upper=0.3), Budget()),
+    ("Group", "upper", 0.31, Group("sector", "odd", upper=0.31), Budget() & LongOnly() & Box(upper=0.4)),
+    ("Group", "lower", 0.77, Group("sector", "odd", lower=0.77), Budget() & LongOnly()),
+    ("Budget", "equal", 0.93, Budget(total=0.93), LongOnly() & Box(upper=0.3)),
+    ("Turnover", "upper", 0.23, Turnover(at_most=0.23), Budget() & LongOnly()),
+]
+FIELD = {"Box": {"upper": "upper", "lower": "lower"}, "Group": {"upper": "upper", "lower": "lower"},
+         "Budget": {"equal": "total"}, "Turnover": {"upper": "at_most"}}  # fmt: skip
+
+
+def built(energy: Energy, rules: Constraint, seed: int = 3):
+    return Convex().build(energy, rules, market(N, size=160, seed=seed), generator(0, "x"))
+
+
+@pytest.mark.parametrize("case", LOOSER, ids=lambda case: f"{case[0]} {case[1]}")
+@pytest.mark.parametrize("energy", ENERGIES, ids=repr)
+def test_a_shadow_price_is_the_slope_of_the_optimum(energy: Energy, case) -> None:
+    kind, side, at, rule, others = case
+    priced = built(energy, rule & others).shadow_prices
+    mine = [price for price in priced if price.rule == repr(rule) and price.bound == side]
+    step = 2e-5
+    values = [built(energy, rule.replace(**{FIELD[kind][side]: at + move}) & others).energy for move in (-step, step)]
+    slope = (values[1] - values[0]) / (2 * step)
+    saved = slope if side == "lower" else -slope
+    found = mine[0].value if mine else 0.0
+    # The optimum is piecewise smooth: on a kink within one step the slope lies between two prices.
+    assert found == pytest.approx(saved, abs=2e-4 * max(abs(saved), 1e-3))
+    if mine:
+        assert mine[0].at == pytest.approx(at)
+
+
+def test_the_cases_do_bind() -> None:
+    for kind, side, _, rule, others in LOOSER:
+        bound = [
+            any(
+                price.rule == repr(rule) and price.bound == side for price in built(energy, rule & others).shadow_prices
+            )
+            for energy in ENERGIES
+        ]
+        assert sum(bound) >= 3, (kind, side, bound)
+
+
+def test_two_names_by_hand() -> None:
+    # min a^2 + 4 (1 - a)^2 with a <= 0.5: at a = 0.5 the slope in a is 2a - 8 (1 - a) = -3.
+    found = pe.optimize(
+        Variance(), Budget() & LongOnly() & Box(upper=0.9, caps={"A": 0.5}),
+        covariance=np.diag([1.0, 4.0]), assets=["A", "B"], constructor=Convex(),
+    )  # fmt: skip
+    frame = found.shadow_prices
+    cap = frame[frame["bound"] == "upper"].iloc[0]
+    assert cap["value"] == pytest.approx(3.0, abs=1e-12) and cap["at"] == 0.5 and cap["names"] == ("A",)
+    assert np.isnan(cap["worth"])
+    assert "lower the energy by 0.03 per holding period" in cap["words"]
+    # Budget: b = total - a with a at its cap; dE/dtotal = 8 b = 4, so raising it by one saves -4.
+    total = frame[frame["bound"] == "equal"].iloc[0]
+    assert total["rule"] == "Budget()" and total["value"] == pytest.approx(-4.0, abs=1e-12)
+    assert "raise it by" in total["words"]
+
+
+def test_worth_is_in_expected_return_whatever_the_scale_of_the_formula() -> None:
+    rules = Budget() & LongOnly() & Group("sector", "odd", upper=0.3)
+    once, thrice = (built(factor * MIXED, rules).shadow_prices for factor in (1.0, 3.0))
+    assert [price.rule for price in once] == [price.rule for price in thrice]
+    for one, three in zip(once, thrice, strict=True):
+        assert three.value == pytest.approx(3.0 * one.value, rel=1e-8)
+        assert three.worth == pytest.approx(one.worth, rel=1e-8)
+
+
+def test_tied_bounds_belong_to_both_rules() -> None:
+    # LongOnly and a box from zero hold the same names at zero: neither alone gives way.
+    priced = built(MIXED, Budget() & LongOnly() & Box(upper=0.4)).shadow_prices
+    at_zero = [price for price in priced if price.bound == "lower"]
+    assert at_zero and at_zero[0].rule == "LongOnly() and Box(upper=0.4)"
+
+
+def test_what_does_not_bind_has_no_price_and_frozen_names_none() -> None:
+    ctx = market(N, size=160, seed=3)
+    rules = Budget() & LongOnly() & Group("sector", "odd", upper=0.99) & Turnover(at_most=1.99)
+    found = Convex().build(MIXED, rules, ctx, generator(0, "x"))
+    assert {price.rule for price in found.shadow_prices} == {"Budget()", "LongOnly()"}
+    frozen = replace(ctx, tradeable=torch.tensor([False] * 3 + [True] * (N - 3)))
+    found = Convex().build(MIXED, rules, frozen, generator(0, "x"))
+    assert not {"A0", "A1", "A2"} & {name for price in found.shadow_prices for name in price.names}
+
+
+def test_the_sentence() -> None:
+    price = ShadowPrice("Group(grouping='sector', label='Energy', upper=0.3)", "upper", 0.3, 0.016, 0.008)
+    assert price.sentence("a month") == "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month."
+    floor = ShadowPrice("Box(lower=0.02)", "lower", 0.02, 0.5, 0.25, ("A", "B"))
+    assert floor.sentence() == (
+        "One percent less of Box (at least 0.02 now, for A, B) would be worth 25 bps per holding period."
+    )
+    total = ShadowPrice("Budget()", "equal", 1.0, -0.001, -0.001)
+    assert total.sentence() == "One more percent of Budget (1 now) would cost 0.1 bps per holding period."
+
+
+def test_a_decision_says_it_per_month() -> None:
+    rng = np.random.default_rng(0)
+    index = pd.bdate_range("2019-01-01", periods=300)
+    returns = 0.01 * rng.standard_normal((300, 5)) + 0.0003 * np.arange(5)
+    panel = pe.Panel.from_prices(100 * pd.DataFrame(1 + returns, index=index, columns=list("ABCDE")).cumprod())
+    strategy = pe.Strategy(
+        name="mv", market=pe.SampleMoments(lookback=200), energy=Return() + Variance(),
+        constraint=Budget() & Box(upper=0.3), constructor=Convex(),
+    )  # fmt: skip
+    found = pe.rebalance(strategy, panel.past(280), None)
+    words = found.shadow_prices["words"].tolist()
+    assert words and all(text.endswith("a month.") for text in words)
+    assert words[0] in str(found)
+    # The estimates are for one month, so the price of the cap is the month's: check it against the re-solved month.
+    cap = found.shadow_prices.set_index("bound").loc["upper"]
+    other = pe.rebalance(strategy.replace(constraint=Budget() & Box(upper=0.3001)), panel.past(280), None)
+    assert cap["value"] == pytest.approx((found.energy - other.energy) / 1e-4, rel=1e-3)
