@@ -22,7 +22,8 @@ class Allocation:
         status: truthy when the portfolio is certified; `str(status)` says which engine found it and how it ended.
         energy: E(weights), lower is better, per holding period.
         bound: no feasible portfolio has a lower energy than this; None where no bound is known.
-        residuals: by rule, by how much the weights break it, in the rule's own units (all zero within 1e-9).
+        residuals: by rule, by how much the weights break it, in the rule's own units (all zero within 1e-9, but for
+            what was `relaxed`).
         breakdown: by term, its share of the energy; the shares add up to `energy`.
         ranges: by term, the least and largest share it takes over sampled feasible portfolios.
         ablation: energy after each stage of the construction, lowest is best.
@@ -35,6 +36,7 @@ class Allocation:
         shadow_prices: a frame with one row per bound that binds, the dearest first: rule, bound (upper, lower, equal),
             at (where it stands), value (energy saved per unit by which it is loosened), worth (the same in expected
             return, where the formula has Return()), names, and words, the same in a sentence.
+        relaxed: by rule that gave way because no portfolio obeys them all, by how much, in its own units; {} mostly.
 
     Example:
         >>> allocation = optimize(Variance(), Budget() & LongOnly(), covariance=cov, constructor=Convex())
@@ -55,6 +57,7 @@ class Allocation:
     horizon: float = 1.0
     date: str = ""
     shadow_prices: pd.DataFrame = field(default_factory=pd.DataFrame)
+    relaxed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gap(self) -> float | None:
@@ -109,6 +112,7 @@ def record(
         residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=dict(solution.ranges),
         ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
         refitted=refitted, horizon=horizon, date=date, shadow_prices=_priced(solution, period),
+        relaxed=dict(solution.relaxed),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from portfolio_ebm.allocation import Allocation, record
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.base import Constructor
+from portfolio_ebm.construction.relaxing import build_relaxed
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, needs
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
@@ -34,6 +35,7 @@ def optimize(
     held: Any = None,
     groups: Mapping[str, Mapping[str, str]] | None = None,
     constructor: Constructor | None = None,
+    relax: Sequence[Constraint] = (),
     seed: int = 0,
 ) -> Allocation:
     """The lowest-energy portfolio under the rules, from the caller's own estimates per holding period.
@@ -48,6 +50,8 @@ def optimize(
         held: weights before the trade, for turnover and trading cost.
         groups: by grouping, the label of every asset, for rules such as Group("sector", ...).
         constructor: AnnealedLangevin(), the default, takes any formula and rule; Convex() the convex ones.
+        relax: rules that may give way where no portfolio obeys them all, the first one first, each as little as
+            possible; `relaxed` of the Allocation says which did, and by how much.
         seed: the one source of randomness.
 
     Returns:
@@ -83,7 +87,8 @@ def optimize(
         tradeable=torch.ones(n, dtype=torch.bool, device=place),
         groups={key: _labels(key, of, labels) for key, of in (groups or {}).items()},
     )
-    solution = (constructor or AnnealedLangevin()).build(energy, constraint, ctx, generator(seed, "optimize", place))
+    rng = generator(seed, "optimize", place)
+    solution = build_relaxed(constructor or AnnealedLangevin(), energy, constraint, ctx, rng, relax)
     like = next(value for value in given.values() if value is not None)
     return record(solution, names, like=like)
 

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from portfolio_ebm.allocation import Allocation, record
@@ -22,6 +23,7 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.construction.base import Constructor
 from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.relaxing import build_relaxed, require_relaxable
 from portfolio_ebm.context import Context
 from portfolio_ebm.data.calendar import Dates, Monthly, Schedule, periods_per_year
 from portfolio_ebm.data.past import Past
@@ -41,6 +43,8 @@ class Strategy(Spec):
         constraint: the rules every portfolio obeys.
         constructor: how the formula is turned into weights.
         rebalance: when.
+        relax: rules of `constraint` that may give way where no portfolio obeys them all, the first one first, each as
+            little as possible; Allocation.relaxed says which did.
 
     Example:
         >>> Strategy(name="min-variance", market=SampleMoments(lookback=252), energy=Variance(),
@@ -53,6 +57,12 @@ class Strategy(Spec):
     constraint: Constraint = Budget() & LongOnly()
     constructor: Constructor = Convex()
     rebalance: Schedule = Monthly()
+    relax: tuple[Constraint, ...] = ()
+
+    @model_validator(mode="after")
+    def _relaxable(self) -> Self:
+        require_relaxable(self.constraint, self.relax)
+        return self
 
     @property
     def history(self) -> int:
@@ -134,7 +144,7 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
         date=past.date,
     )
     rng = generator(seed, f"{past.date}/construction", place)
-    solution = strategy.constructor.build(strategy.energy, strategy.constraint, ctx, rng)
+    solution = build_relaxed(strategy.constructor, strategy.energy, strategy.constraint, ctx, rng, strategy.relax)
     refitted = () if market is None else market.refitted
     period = _in_words(horizon, past.dates)
     return record(solution, past.assets, refitted=refitted, horizon=horizon, date=past.date, period=period)

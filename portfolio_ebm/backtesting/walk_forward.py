@@ -209,6 +209,7 @@ def describe(allocation: Allocation) -> dict[str, Any]:
         "horizon": allocation.horizon,
         "refitted": ", ".join(allocation.refitted),
         "worst_residual": max(allocation.residuals.values(), default=0.0),
+        "relaxed": ", ".join(f"{rule} by {by:.4g}" for rule, by in allocation.relaxed.items()),
     }
     row |= {f"term: {name}": value for name, value in allocation.breakdown.items()}
     row |= {f"low: {name}": low for name, (low, _) in allocation.ranges.items()}

@@ -71,6 +71,7 @@ class Solution:
         ablation: energies of the stages ("rounding + polish", "chains, no swaps + polish", "before polish", "final").
         ensemble: (chains, n) the chains' final feasible portfolios, or None. A record of the search, not a sample.
         diagnostics: acceptance, chain agreement, patterns seen, seconds by stage, ...
+        relaxed: by rule that had to give way, by how much its bounds were let out, in its own units.
         shadow_prices: what one more unit of each binding rule is worth; () where no multipliers are known.
     """
 
@@ -85,6 +86,7 @@ class Solution:
     ensemble: Tensor | None = None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     shadow_prices: tuple[ShadowPrice, ...] = ()
+    relaxed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gap(self) -> float | None:

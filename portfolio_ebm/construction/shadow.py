@@ -18,6 +18,7 @@ from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.duality import Duals
+from portfolio_ebm.construction.relaxing import alone_of
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energy import Energy
@@ -34,7 +35,7 @@ def shadow_prices(energy: Energy, constraint: Constraint, ctx: Context, duals: D
         "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month."
     """
     whole = region_of(constraint, ctx)
-    parts = [(repr(rule), _alone(rule, whole, ctx)) for rule in constraint.rules()]
+    parts = [(repr(rule), alone_of(rule, whole, ctx)) for rule in constraint.rules()]
     found = [*_of_rows(parts, duals), *_of_box(parts, whole, ctx, duals), *_of_turnover(parts, whole, duals)]
     least = NOTHING * max((abs(price.value) for price in found), default=0.0)
     unit = sum(part.coefficient for part in energy.terms() if isinstance(part.energy, Return))
@@ -42,11 +43,6 @@ def shadow_prices(energy: Energy, constraint: Constraint, ctx: Context, duals: D
         replace(price, worth=price.value / unit if unit > 0.0 else None) for price in found if abs(price.value) > least
     ]
     return tuple(sorted(priced, key=lambda price: -abs(price.value)))
-
-
-def _alone(rule: Constraint, whole: Region, ctx: Context) -> Region:
-    free = Region.free(ctx.n_assets, device=whole.lower.device)
-    return rule.restrict(replace(free, frozen=~ctx.tradeable), ctx)
 
 
 def _of_rows(parts: list[tuple[str, Region]], duals: Duals) -> list[ShadowPrice]:

@@ -1,0 +1,190 @@
+"""What a region leaves room for: linear questions over weights, names held and turnover, answered by HiGHS.
+
+    min  cost'w + counted'z + sum |w - moved| + t    over the region, the walls of `loose` let out by t >= 0
+
+z_i says whether free name i is held; it is binary where names are a choice or counted. The same question tells whether
+rules can be obeyed together (cost 0), what the others leave of one rule's row (cost = the row), how few names they
+need (counted = 1), how little turnover (moved = what is held), and how far one rule has to give way (loose).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.errors import SolverError
+
+Array = NDArray[np.float64]
+
+_OPEN = 1e4  # stands for an open end of the box where names are a choice; far beyond any weight
+
+
+@dataclass
+class _Program:
+    """Columns (w, z, t, one v per ball) and the rows collected so far."""
+
+    n: int
+    balls: int
+    rows: list[sp.csr_matrix] = field(default_factory=list)
+    low: list[Array] = field(default_factory=list)
+    high: list[Array] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        return (2 + self.balls) * self.n + 1
+
+    def add(self, low: Array | float, high: Array | float, **blocks: sp.spmatrix | Array) -> None:
+        """low <= sum of blocks <= high, blocks named w, z, t, v0, v1, ...; each (rows, its columns)."""
+        size = next(iter(blocks.values())).shape[0]
+        if size == 0:
+            return
+        names = ["w", "z", "t", *(f"v{k}" for k in range(self.balls))]
+        parts = [
+            sp.csr_matrix(blocks[name]) if name in blocks else sp.csr_matrix((size, 1 if name == "t" else self.n))
+            for name in names
+        ]
+        self.rows.append(sp.hstack(parts, format="csr"))
+        self.low.append(np.broadcast_to(np.asarray(low, dtype=np.float64), size))
+        self.high.append(np.broadcast_to(np.asarray(high, dtype=np.float64), size))
+
+
+def least(
+    region: Region, *, cost: Array | None = None, counted: Array | None = None, moved: Array | None = None,
+    loose: Region | None = None,
+) -> float | None:  # fmt: skip
+    """The least value of the question above; None where the region is empty, -inf where nothing bounds it.
+
+    Raises:
+        SolverError: HiGHS ended otherwise.
+
+    Example:
+        >>> least(region_of(Budget() & Box(upper=0.1), ctx), counted=np.ones(20))  # at least so many names
+        10.0
+    """
+    n = region.n
+    lower, upper = (_numpy(x) for x in (region.lower, region.upper))
+    if (lower > upper).any():
+        return None
+    choice = region.discrete or (counted is not None and bool(counted.any()))
+    centres = [centre for centre, _ in _balls(region)] + [centre for centre, _ in _balls(loose)]
+    centres += [moved] if moved is not None else []
+    program = _Program(n, len(centres))
+    _rows(program, region, None)
+    if choice:
+        lower, upper = np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN)
+        _choices(program, region, lower, upper)
+    for k, centre in enumerate(centres):
+        eye = sp.identity(n, format="csr")
+        program.add(-np.inf, centre, w=eye, **{f"v{k}": -eye})
+        program.add(centre, np.inf, w=eye, **{f"v{k}": eye})
+    one = np.ones((1, n))
+    for k, (_, cap) in enumerate(_balls(region)):
+        program.add(-np.inf, cap, **{f"v{k}": one})
+    if loose is not None:
+        _rows(program, loose, -1.0)
+        _ends(program, loose)
+        for k, (_, cap) in enumerate(_balls(loose), start=len(_balls(region))):
+            program.add(-np.inf, cap, t=-np.ones((1, 1)), **{f"v{k}": one})
+    none = np.zeros(n)
+    box_low = np.concatenate([lower, none, [0.0], np.zeros(n * len(centres))])
+    most = np.full(n * len(centres), np.inf)
+    box_high = np.concatenate([upper, np.full(n, float(choice)), [np.inf if loose is not None else 0.0], most])
+    price = np.concatenate([
+        none if cost is None else cost, none if counted is None else counted, [float(loose is not None)],
+        np.zeros(n * len(centres)),
+    ])  # fmt: skip
+    if moved is not None:
+        price[-n:] = 1.0
+    return _solved(program, price, box_low, box_high, choice)
+
+
+def possible(region: Region) -> bool:
+    """Whether any portfolio lies in the region."""
+    return least(region) is not None
+
+
+def _numpy(x: object) -> Array:
+    return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)  # type: ignore[attr-defined]
+
+
+def _balls(region: Region | None) -> list[tuple[Array, float]]:
+    """The caps on sum |w - centre|."""
+    if region is None or region.turnover is None or region.anchor is None:
+        return []
+    return [(_numpy(region.anchor), region.turnover)]
+
+
+def _rows(program: _Program, region: Region, give: float | None) -> None:
+    """The region's rows; let out by t where `give` is its sign in them."""
+    rows, low, high = (_numpy(x) for x in (region.rows, region.row_lower, region.row_upper))
+    if give is None:
+        program.add(low, high, w=rows)
+        return
+    column = np.ones((len(rows), 1))
+    program.add(-np.inf, high, w=rows, t=-column)
+    program.add(low, np.inf, w=rows, t=column)
+
+
+def _ends(program: _Program, region: Region) -> None:
+    """w + t >= lower and w - t <= upper, where they are finite."""
+    eye, column = sp.identity(region.n, format="csr"), np.ones((region.n, 1))
+    for end, sign in ((_numpy(region.lower), 1.0), (_numpy(region.upper), -1.0)):
+        at = np.isfinite(end)
+        low, high = (end[at], np.inf) if sign > 0 else (-np.inf, end[at])
+        program.add(low, high, w=eye[at], t=sign * column[at])
+
+
+def _choices(program: _Program, region: Region, lower: Array, upper: Array) -> None:
+    """A free name is zero, or held and inside its bounds; at most `at_most` are held."""
+    free = ~region.frozen.cpu().numpy()
+    floor = np.maximum(lower, region.min_weight) if region.min_weight > 0.0 else np.minimum(lower, 0.0)
+    eye = sp.identity(region.n, format="csr")[free]
+    program.add(-np.inf, 0.0, w=eye, z=-sp.diags(np.maximum(upper, 0.0), format="csr")[free])
+    program.add(0.0, np.inf, w=eye, z=-sp.diags(floor, format="csr")[free])
+    program.add(0.0, np.inf if region.at_most is None else region.at_most, z=free.astype(np.float64)[None])
+
+
+def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bool) -> float | None:
+    """The optimum: a mixed-integer one first where names are a choice, then exact on its names."""
+    n = program.n
+    rows = sp.vstack(program.rows, format="csr") if program.rows else sp.csr_matrix((0, program.width))
+    down, up = (np.concatenate(x) if x else np.zeros(0) for x in (program.low, program.high))
+    if choice:
+        whole = np.zeros(program.width)
+        whole[n : 2 * n] = 1.0
+        found = milp(
+            price, constraints=[LinearConstraint(rows, down, up)] if len(down) else [], bounds=Bounds(low, high),
+            integrality=whole, options={"time_limit": 30.0},
+        )  # fmt: skip
+        if found.x is None:
+            return _without_optimum(program, price, low, high, choice, found)
+        low, high = low.copy(), high.copy()
+        low[n : 2 * n] = high[n : 2 * n] = np.round(found.x[n : 2 * n])
+    equal, above, below = down == up, (down != up) & np.isfinite(up), (down != up) & np.isfinite(down)
+    tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    one_sided, limits = sp.vstack([rows[above], -rows[below]], format="csr"), np.concatenate([up[above], -down[below]])
+    exact = linprog(
+        price, A_ub=one_sided, b_ub=limits,
+        A_eq=rows[equal], b_eq=up[equal], bounds=np.column_stack([low, high]), method="highs", options=tight,
+    )  # fmt: skip
+    if exact.status == 0:
+        return float(exact.fun)
+    # HiGHS accepts a mixed-integer point to a tolerance of its own; its value stands where the exact one is lost.
+    return float(found.fun) if choice else _without_optimum(program, price, low, high, choice, exact)
+
+
+def _without_optimum(
+    program: _Program, price: Array, low: Array, high: Array, choice: bool, found: object
+) -> float | None:
+    status = found.status  # type: ignore[attr-defined]
+    if status == 2:
+        return None
+    # HiGHS may answer "unbounded or infeasible": the same question without a price tells which.
+    if status in (3, 4) and (price != 0.0).any():
+        return None if _solved(program, np.zeros(program.width), low, high, choice) is None else -np.inf
+    raise SolverError(f"HiGHS could not tell whether the rules can be obeyed together: {found.message}")  # type: ignore[attr-defined]
