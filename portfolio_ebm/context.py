@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor
 
-from portfolio_ebm.errors import SpecError
+from portfolio_ebm.errors import DataError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import Marginals, Outlook
 from portfolio_ebm.types import require_last
@@ -27,6 +27,13 @@ class Context:
         leaving: bool (..., n), names that have a price but left the universe: not tradeable here, they are sold.
         groups: by grouping name ("sector"), the label of every asset.
         date: the decision's date, for messages.
+        benchmarks: by name, weights (..., n) that stood at the date.
+        forecasts: by name, numbers by asset (..., n) that were known at the date: expected returns, borrow rates.
+        exposures: by factor, the exposure of every asset (..., n).
+        volume: traded value of every asset a period of the panel, in money (..., n), or None.
+        prices: last known prices (..., n), or None.
+        capital: money that the weights are fractions of, or None where it is not known.
+        span: the holding period in periods of the panel; None takes the market's.
     """
 
     assets: tuple[str, ...]
@@ -36,6 +43,20 @@ class Context:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     date: str = ""
     leaving: Tensor | None = None
+    benchmarks: Mapping[str, Tensor] = field(default_factory=dict)
+    forecasts: Mapping[str, Tensor] = field(default_factory=dict)
+    exposures: Mapping[str, Tensor] = field(default_factory=dict)
+    volume: Tensor | None = None
+    prices: Tensor | None = None
+    capital: float | None = None
+    span: float | None = None
+
+    @property
+    def horizon(self) -> float:
+        """The holding period in periods of the panel; 1 where neither the door nor the market says another."""
+        if self.span is not None:
+            return self.span
+        return 1.0 if self.market is None else self.market.horizon
 
     @property
     def fixed(self) -> Tensor:
@@ -72,8 +93,17 @@ class Context:
         found = self._outlook("a scenario term").scenarios
         if found is None:
             raise SpecError(
-                "This formula has a scenario term (CVaR), and no scenarios were given: "
-                "pass scenarios=, or use a market model."
+                "This formula has a scenario term, and no scenarios were given: pass scenarios=, or use a market model."
+            )
+        return found
+
+    @property
+    def paths(self) -> Tensor:
+        """Joint paths of simple returns, one a period of the holding period, (..., S, h, n)."""
+        found = self._outlook("a drawdown term").paths
+        if found is None:
+            raise SpecError(
+                "This formula has a drawdown term, and no paths were given: pass paths=, or use a market model."
             )
         return found
 
@@ -104,6 +134,82 @@ class Context:
         if not bool(found.any()):
             raise SpecError(f"No asset has {grouping} '{label}'; there is {_listed(label, dict.fromkeys(labels))}.")
         return found
+
+    def benchmark(self, name: str) -> Tensor:
+        """Weights (..., n) of the benchmark called `name`; the name of an asset is that asset alone.
+
+        Raises:
+            SpecError: no such benchmark; near matches are listed.
+            DataError: its weights are not known yet at the date.
+        """
+        if name in self.benchmarks:
+            found = require_last(self.benchmarks[name], self.n_assets, f"benchmark '{name}'")
+            if not bool(found.isfinite().all()):
+                raise DataError(f"The weights of benchmark '{name}' are not known{self._when()}; start later.")
+            return found
+        if name in self.assets:
+            return torch.eye(self.n_assets, dtype=torch.float64, device=self.tradeable.device)[self.assets.index(name)]
+        known = _listed(name, dict.fromkeys((*self.benchmarks, *self.assets)))
+        raise SpecError(f"No benchmark '{name}'; there is {known}. Pass its weights with benchmark_weights=.")
+
+    def forecast(self, name: str) -> Tensor:
+        """The numbers called `name`, (..., n); zero where there is none for a name that cannot be traded.
+
+        Raises:
+            SpecError: no such forecast; near matches are listed.
+            DataError: a tradeable name has none at the date.
+        """
+        if name not in self.forecasts:
+            raise SpecError(f"No forecast '{name}'; there is {_listed(name, self.forecasts)}. Pass it with forecasts=.")
+        found = require_last(self.forecasts[name], self.n_assets, f"forecast '{name}'")
+        self.refuse(~found.isfinite(), f"Forecast '{name}' has no number", "give 0 for no view, or leave them out")
+        return torch.where(found.isfinite(), found, torch.zeros_like(found))
+
+    def exposure(self, factor: str) -> Tensor:
+        """The exposure (..., n) of every asset to `factor`: as given, else that of the market's factor models.
+
+        Raises:
+            SpecError: no such factor; near matches are listed.
+            DataError: a tradeable name has none at the date.
+        """
+        if factor in self.exposures:
+            found = require_last(self.exposures[factor], self.n_assets, f"exposure '{factor}'")
+            self.refuse(~found.isfinite(), f"Exposure '{factor}' has no number", "give 0 for none, or leave them out")
+            return torch.where(found.isfinite(), found, torch.zeros_like(found))
+        table = None if self.market is None else self.market.marginals
+        known = () if table is None else table.names
+        if table is None or factor not in known:
+            listed = _listed(factor, dict.fromkeys((*self.exposures, *known)))
+            raise SpecError(
+                f"No factor '{factor}'; there is {listed}. Pass exposures=, or use market=FactorEBM(factors=...)."
+            )
+        return table.exposures[..., known.index(factor)]
+
+    def traded(self, who: str) -> tuple[Tensor, float]:
+        """(traded value a period (..., n) of every asset, capital), both in one money.
+
+        Raises:
+            SpecError: volume or capital is not known.
+            DataError: a tradeable name has no volume above zero.
+        """
+        if self.capital is None or not self.capital > 0.0:
+            raise SpecError(f"{who} depends on the size of the portfolio: give Strategy(capital=...) or capital=.")
+        if self.volume is None:
+            raise SpecError(f"{who} needs traded volume, and there is none: give the panel volume= and prices.")
+        found = require_last(self.volume, self.n_assets, "volume")
+        self.refuse(~(found > 0.0), "Traded volume is not above zero", "drop them or mend their volume")
+        return torch.where(found > 0.0, found, torch.ones_like(found)), self.capital
+
+    def refuse(self, bad: Tensor, what: str, remedy: str) -> None:
+        """Raise DataError naming the tradeable assets where `bad` (..., n) holds, if there are any."""
+        found = (bad & self.tradeable).reshape(-1, self.n_assets).any(0)
+        if bool(found.any()):
+            who = [name for name, is_bad in zip(self.assets, found.tolist(), strict=True) if is_bad]
+            more = f" and {len(who) - 5} more" if len(who) > 5 else ""
+            raise DataError(f"{what}{self._when()} for {', '.join(who[:5])}{more}; {remedy}.")
+
+    def _when(self) -> str:
+        return f" at {self.date}" if self.date else ""
 
     def _outlook(self, who: str) -> Outlook:
         if self.market is None:

@@ -68,6 +68,26 @@ class Energy(Spec, ABC):
     curvature: ClassVar[Curvature] = "none"
     needs: ClassVar[frozenset[str]] = frozenset()
 
+    def asks(self) -> frozenset[str]:
+        """The estimates this very energy asks for; `needs` unless its fields decide."""
+        return self.needs
+
+    def check(self, ctx: Any) -> None:  # most terms have nothing of their own to check
+        """Raise, before any solve, where the context lacks what this energy asks for by name.
+
+        Raises:
+            SpecError: a benchmark, forecast or factor that is not there; near matches are listed.
+            DataError: numbers that cannot be used; names the assets.
+        """
+
+    def pieces(self, w: Tensor, ctx: Any) -> dict[str, Tensor]:
+        """By part, what E(w) adds up; {} where the energy is of one piece."""
+        return {}
+
+    def diagnose(self, w: Tensor, ctx: Any) -> dict[str, float]:
+        """Numbers that say how far E can be trusted at w (n,); {} where there are none."""
+        return {}
+
     @abstractmethod
     def bind(self, ctx: Any) -> Bound:
         """f: (..., n) -> (...), differentiable by autograd, the estimates of `ctx` inside."""
@@ -219,10 +239,19 @@ def to_cvxpy(energy: Energy, w: Any, ctx: Any) -> Any:
 
 
 def needs(energy: Energy) -> frozenset[str]:
-    """The estimates a formula asks for: any of "mean", "covariance", "scenarios", "marginals"."""
-    return frozenset().union(*(part.energy.needs for part in energy.terms()))
+    """The estimates a formula asks for: any of "mean", "covariance", "scenarios", "paths", "marginals"."""
+    return frozenset().union(*(part.energy.asks() for part in energy.terms()))
 
 
-def breakdown(energy: Energy, w: Tensor, ctx: Any) -> dict[str, Tensor]:
-    """Who pulled: each term's share of the energy at `w`, coefficients included; the shares add up to E(w)."""
-    return {repr(part.energy): part.coefficient * part.energy.bind(ctx)(w) for part in energy.terms()}
+def breakdown(energy: Energy, w: Tensor, ctx: Any, *, parts: bool = False) -> dict[str, Tensor]:
+    """Who pulled: each term's share of the energy at `w`, coefficients included; the shares add up to E(w).
+
+    With `parts` a term that is a sum itself is shown part by part: "FactorRisk(...): MTUM", "...: dependence".
+    """
+    found: dict[str, Tensor] = {}
+    for part in energy.terms():
+        inner = part.energy.pieces(w, ctx) if parts else {}
+        inner = {f"{part.energy!r}: {name}": value for name, value in inner.items()}
+        inner = inner or {repr(part.energy): part.energy.bind(ctx)(w)}
+        found |= {name: part.coefficient * value for name, value in inner.items()}
+    return found

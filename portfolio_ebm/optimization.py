@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,33 @@ from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.base import Constructor
 from portfolio_ebm.construction.relaxing import build_relaxed
 from portfolio_ebm.context import Context
+from portfolio_ebm.energies.checks import check
 from portfolio_ebm.energy import Energy, needs
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import Outlook
 from portfolio_ebm.strategy import held_weights
 from portfolio_ebm.types import generator
+
+
+class Surroundings(TypedDict, total=False):
+    """What terms and rules may ask for by name; by asset: a Series or mapping by name, or an array in order.
+
+    Attributes:
+        paths: (S, h, n) simple returns a period, or one path (h, n), for drawdown terms.
+        benchmarks: by name, weights by asset.
+        forecasts: by name, numbers by asset, per holding period ("alpha", "borrow").
+        exposures: by factor, exposures by asset.
+        volume: traded value by asset over the holding period, in money.
+        capital: money the weights are fractions of.
+    """
+
+    paths: Any
+    benchmarks: Mapping[str, Any]
+    forecasts: Mapping[str, Any]
+    exposures: Mapping[str, Any]
+    volume: Any
+    capital: float
 
 
 def optimize(
@@ -37,6 +59,7 @@ def optimize(
     constructor: Constructor | None = None,
     relax: Sequence[Constraint] = (),
     seed: int = 0,
+    **more: Unpack[Surroundings],
 ) -> Allocation:
     """The lowest-energy portfolio under the rules, from the caller's own estimates per holding period.
 
@@ -53,6 +76,7 @@ def optimize(
         relax: rules that may give way where no portfolio obeys them all, the first one first, each as little as
             possible; `relaxed` of the Allocation says which did, and by how much.
         seed: the one source of randomness.
+        more: what terms and rules ask for by name, see Surroundings.
 
     Returns:
         Allocation; weights are a Series when names are known, else an array or tensor as the inputs were.
@@ -66,14 +90,16 @@ def optimize(
     Example:
         >>> optimize(Variance(), Budget() & LongOnly() & Cardinality(at_most=10), covariance=frame).weights
     """
-    given = {"mean": mean, "covariance": covariance, "scenarios": scenarios}
+    given = {"mean": mean, "covariance": covariance, "scenarios": scenarios, "paths": more.get("paths")}
     if all(value is None for value in given.values()):
-        raise SpecError("optimize needs at least one of mean=, covariance= or scenarios=.")
+        raise SpecError("optimize needs at least one of mean=, covariance=, scenarios= or paths=.")
     names = _names(given, assets)
     arrays = {key: _array(value, key, names) for key, value in given.items()}
     n = next(a.shape[-1] for a in arrays.values() if a is not None)
     _check(arrays, n, names)
-    missing = needs(energy) - {key for key, a in arrays.items() if a is not None or arrays["scenarios"] is not None}
+    known = {key for key, a in arrays.items() if a is not None}
+    known |= {"mean", "covariance"} if "scenarios" in known else set()
+    missing = needs(energy) - known
     if missing:
         raise SpecError(
             f"{energy!r} needs {_words(missing)}; pass it to optimize, or use a Strategy with a market model."
@@ -86,7 +112,9 @@ def optimize(
         held=held_weights(held, labels, place),
         tradeable=torch.ones(n, dtype=torch.bool, device=place),
         groups={key: _labels(key, of, labels) for key, of in (groups or {}).items()},
+        **_named(more, labels, place),
     )
+    check(energy, ctx)
     rng = generator(seed, "optimize", place)
     solution = build_relaxed(constructor or AnnealedLangevin(), energy, constraint, ctx, rng, relax)
     like = next(value for value in given.values() if value is not None)
@@ -114,8 +142,10 @@ def _array(value: Any, what: str, names: tuple[str, ...] | None) -> np.ndarray[A
     if isinstance(value, Tensor):
         value = value.detach().cpu()
     array = np.asarray(value, dtype=np.float64)
-    form = {"mean": "(n,)", "covariance": "(n, n)", "scenarios": "(S, n)"}[what]
-    if array.ndim != (1 if what == "mean" else 2):
+    form = {"mean": "(n,)", "covariance": "(n, n)", "scenarios": "(S, n)", "paths": "(S, h, n)"}[what]
+    if what == "paths" and array.ndim == 2:
+        array = array[None]
+    if array.ndim != {"mean": 1, "paths": 3}.get(what, 2):
         raise ShapeError(f"{what}: got shape {array.shape}, expected {form}.")
     return array
 
@@ -159,7 +189,7 @@ def _check(arrays: Mapping[str, Any], n: int, names: tuple[str, ...] | None) -> 
 
 def _outlook(arrays: Mapping[str, Any], n: int) -> Outlook:
     """The estimates as an Outlook; moments that were not given come from the scenarios, else are zero and unused."""
-    draws = arrays["scenarios"]
+    draws, paths = arrays["scenarios"], arrays["paths"]
     mean = arrays["mean"] if arrays["mean"] is not None else (draws.mean(axis=0) if draws is not None else np.zeros(n))
     matrix = arrays["covariance"]
     if matrix is None:
@@ -172,7 +202,40 @@ def _outlook(arrays: Mapping[str, Any], n: int) -> Outlook:
         scenarios=None if draws is None else torch.tensor(draws),
         marginals=None,
         horizon=1.0,
+        paths=None if paths is None else torch.tensor(paths),
     )
+
+
+def _named(more: Surroundings, assets: tuple[str, ...], place: torch.device) -> dict[str, Any]:
+    """The fields of a Context that are known by name, as tensors in the order of `assets`."""
+    found: dict[str, Any] = {"capital": more.get("capital")}
+    for key in ("benchmarks", "forecasts", "exposures"):
+        items: Mapping[str, Any] = more.get(key) or {}  # type: ignore[assignment]  # the keys are those of the TypedDict
+        found[key] = {str(name): _by_asset(item, f"{key}['{name}']", assets, place) for name, item in items.items()}
+    if more.get("volume") is not None:
+        volume = _by_asset(more["volume"], "volume", assets, place)
+        bad = [name for name, is_bad in zip(assets, (~(volume >= 0.0)).tolist(), strict=True) if is_bad]
+        if bad:
+            raise DataError(f"volume is negative or not a number for {', '.join(bad[:5])}; mend or drop them.")
+        found["volume"] = volume
+    return found
+
+
+def _by_asset(value: Any, what: str, assets: tuple[str, ...], place: torch.device) -> Tensor:
+    """Numbers by asset in the order of `assets`; a name that a Series or mapping leaves out has none (NaN)."""
+    if isinstance(value, (pd.Series, Mapping)):
+        given = {str(name): float(item) for name, item in value.items()}
+        unknown = [name for name in given if name not in set(assets)]
+        if unknown:
+            near = get_close_matches(unknown[0], assets, n=3)
+            hint = f" (near: {', '.join(near)})" if near else ""
+            raise DataError(f"{what} names {', '.join(unknown[:5])}, which is no asset here{hint}.")
+        empty = 0.0 if what.startswith("benchmarks") else np.nan
+        value = [given.get(name, empty) for name in assets]
+    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    if array.shape != (len(assets),):
+        raise ShapeError(f"{what}: got shape {array.shape}, expected ({len(assets)},).")
+    return torch.tensor(array, device=place)
 
 
 def _labels(grouping: str, of: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ The backtest calls the same `rebalance`, date by date, so that live equals backt
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from portfolio_ebm.allocation import Allocation, record
@@ -27,10 +28,17 @@ from portfolio_ebm.construction.relaxing import build_relaxed, require_relaxable
 from portfolio_ebm.context import Context
 from portfolio_ebm.data.calendar import Dates, Monthly, Schedule, periods_per_year
 from portfolio_ebm.data.past import Past
+from portfolio_ebm.energies.checks import check
 from portfolio_ebm.energy import Energy, Sum, needs
 from portfolio_ebm.errors import DataError, SpecError
-from portfolio_ebm.market.base import MarketModel
+from portfolio_ebm.market.base import MarketModel, Outlook
 from portfolio_ebm.types import Spec, device_of, generator
+
+PATHS = 250
+"""Paths drawn for drawdown terms."""
+
+VOLUME_DAYS = 21
+"""Periods that traded volume is averaged over."""
 
 
 class Strategy(Spec):
@@ -45,6 +53,7 @@ class Strategy(Spec):
         rebalance: when.
         relax: rules of `constraint` that may give way where no portfolio obeys them all, the first one first, each as
             little as possible; Allocation.relaxed says which did.
+        capital: money the weights are fractions of, for terms and rules that depend on size (impact, participation).
 
     Example:
         >>> Strategy(name="min-variance", market=SampleMoments(lookback=252), energy=Variance(),
@@ -58,6 +67,7 @@ class Strategy(Spec):
     constructor: Constructor = Convex()
     rebalance: Schedule = Monthly()
     relax: tuple[Constraint, ...] = ()
+    capital: float | None = Field(default=None, gt=0.0)
 
     @model_validator(mode="after")
     def _relaxable(self) -> Self:
@@ -133,16 +143,15 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
         )
     horizon = strategy.rebalance.horizon(past.dates)
     market = None if strategy.market is None else strategy.market.fit(past)
-    outlook = None if market is None else market.outlook(horizon, generator(seed, f"{past.date}/scenarios")).to(place)
-    ctx = Context(
-        assets=past.assets,
-        market=outlook,
-        held=held_weights(held, past.assets, place),
-        tradeable=torch.tensor(past.tradeable, device=place),
-        leaving=torch.tensor(past.leaving, device=place),
-        groups=past.groups,
-        date=past.date,
-    )
+    outlook = None if market is None else market.outlook(horizon, generator(seed, f"{past.date}/scenarios"))
+    if outlook is not None and market is not None and "paths" in required(strategy):
+        paths = market.paths(horizon, PATHS, generator(seed, f"{past.date}/paths"))
+        outlook = dataclasses.replace(outlook, paths=paths)
+    ctx = surroundings(
+        past, held_weights(held, past.assets, place), None if outlook is None else outlook.to(place), horizon,
+        strategy.capital, place,
+    )  # fmt: skip
+    check(strategy.energy, ctx)
     rng = generator(seed, f"{past.date}/construction", place)
     solution = build_relaxed(strategy.constructor, strategy.energy, strategy.constraint, ctx, rng, strategy.relax)
     refitted = () if market is None else market.refitted
@@ -164,6 +173,34 @@ def _in_words(horizon: float, dates: Dates) -> str:
         if abs(a_year / count - 1.0) <= 0.1:
             return words
     return "per holding period"
+
+
+def surroundings(
+    past: Past, held: Tensor | None, outlook: Outlook | None, horizon: float, capital: float | None, place: torch.device
+) -> Context:
+    """What terms and rules may ask for at the close of `past`, by name, each as it was known then."""
+
+    def tensor(x: Any) -> Tensor:
+        return torch.tensor(x, device=place)
+
+    return Context(
+        assets=past.assets, market=outlook, held=held, tradeable=tensor(past.tradeable), leaving=tensor(past.leaving),
+        groups=past.groups, date=past.date, span=float(horizon), capital=capital,
+        benchmarks={name: tensor(item[-1]) for name, item in past.benchmark_weights.items()},
+        forecasts={name: tensor(item[-1]) for name, item in past.forecasts.items()},
+        prices=None if past.prices is None else tensor(past.prices),
+        volume=None if past.volume is None or past.prices is None else tensor(traded_value(past)),
+    )  # fmt: skip
+
+
+def traded_value(past: Past) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Mean traded shares of the last VOLUME_DAYS periods times the last known price, (n,); NaN where never seen."""
+    if past.volume is None or past.prices is None:
+        raise DataError(f"{past.date}: the panel has no volume or no prices; pass volume= with prices.")
+    recent = past.volume[-VOLUME_DAYS:]
+    seen = np.isfinite(recent)
+    mean = np.where(seen, recent, 0.0).sum(axis=0) / np.where(seen.any(axis=0), seen.sum(axis=0), np.nan)
+    return np.asarray(mean * past.prices)
 
 
 def held_weights(held: Any, assets: Sequence[str], device: torch.device) -> Tensor | None:
@@ -206,5 +243,5 @@ def _line(error: BaseException, path: Path) -> str:
 
 
 def required(strategy: Strategy) -> frozenset[str]:
-    """The estimates the strategy's formula asks for: mean, covariance, scenarios, marginals."""
+    """The estimates the strategy's formula asks for: mean, covariance, scenarios, paths, marginals."""
     return needs(strategy.energy)

@@ -76,6 +76,7 @@ class Outlook:
         scenarios: (..., S, n) simple returns, or None.
         marginals: factor and residual densities, or None where the market has none.
         horizon: the holding period in periods of the panel.
+        paths: (..., S, h, n) simple returns a period, or None where no term asked for them.
     """
 
     mean: Tensor
@@ -83,6 +84,7 @@ class Outlook:
     scenarios: Tensor | None
     marginals: Marginals | None
     horizon: float
+    paths: Tensor | None = None
 
     def to(self, device: torch.device) -> Outlook:
         return replace(
@@ -91,6 +93,7 @@ class Outlook:
             covariance=self.covariance.to(device),
             scenarios=None if self.scenarios is None else self.scenarios.to(device),
             marginals=None if self.marginals is None else self.marginals.to(device),
+            paths=None if self.paths is None else self.paths.to(device),
         )
 
 
@@ -175,6 +178,14 @@ class Market(ABC):
         """
         days = self.sample(horizon * n, rng)[..., len(self.factors) :]
         return compound(days.unflatten(-2, (horizon, n)))
+
+    def paths(self, horizon: int, n: int, rng: Rng) -> Tensor:
+        """Simple returns of the assets, one a period, over `horizon` periods: (*batch, n, horizon, n_assets).
+
+        Here: days drawn independently from the next day's law, each held above -99 %.
+        """
+        days = self.sample(horizon * n, rng)[..., len(self.factors) :].clamp_min(FLOOR)
+        return days.reshape(*days.shape[:-2], n, horizon, days.shape[-1])
 
     @property
     def mean(self) -> Tensor:

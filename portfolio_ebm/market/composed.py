@@ -13,7 +13,7 @@ from torch import Tensor
 
 from portfolio_ebm.market.base import Marginals, Market, Outlook, Rng, streams
 from portfolio_ebm.market.dependence import Dependence, scores
-from portfolio_ebm.market.scenarios import Scales, compound, simulate, structured
+from portfolio_ebm.market.scenarios import Scales, compound, simulate, stepwise, structured
 from portfolio_ebm.market.states import FAMILY, Series
 from portfolio_ebm.models.conditional import Conditional, State, shape_nodes, truncated_shape
 from portfolio_ebm.types import Status, require_last
@@ -189,6 +189,17 @@ class FactorEBMMarket(Market):
         found = replace(self, spec=self.spec.replace(scenarios=n)).outlook(horizon, stream).scenarios
         assert found is not None
         return found
+
+    def paths(self, horizon: int, n: int, rng: Rng) -> Tensor:
+        """Steps whose scales follow their recursions, (n, horizon, number of assets)."""
+        (stream,) = streams(rng, self.batch)
+        with torch.no_grad():
+            law = self._law()
+            scales = Scales.of(law, truncated_shape(law, self.spec.bound))
+            parts = tuple((block.dependence, block.correlation) for block in self.blocks)
+            step = self.loadings @ self.factor_mean + self.residual_mean
+            innovations = simulate(scales, parts, horizon, n, stream)
+            return stepwise(innovations, self.loadings, step).transpose(0, 1)
 
     def outlook(self, horizon: int, rng: torch.Generator) -> Outlook:
         """Mean, structured covariance, scenarios and free-energy tables over the next `horizon` periods.

@@ -210,6 +210,9 @@ class FactorEBMDays(Market):
     def scenarios(self, horizon: int, n: int, rng: Rng) -> Tensor:
         return self.days.scenarios(horizon, n, rng)
 
+    def paths(self, horizon: int, n: int, rng: Rng) -> Tensor:
+        return self.days.paths(horizon, n, rng)
+
     def outlook(self, horizon: int, rng: Rng) -> Outlook:
         return self.days.outlook(horizon, rng)
 

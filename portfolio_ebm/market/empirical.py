@@ -18,6 +18,7 @@ from portfolio_ebm.errors import SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import (
     DRAWS,
+    FLOOR,
     Market,
     Outlook,
     Rng,
@@ -85,11 +86,19 @@ class EmpiricalMarket(Market):
 
         A filtered law draws days of z, and every drawn return moves its series' variance for the next step.
         """
+        return compound(self._steps(horizon, n, rng))
+
+    def paths(self, horizon: int, n: int, rng: Rng) -> Tensor:
+        """The steps behind `scenarios`, not compounded: (*batch, n, horizon, n_assets)."""
+        return self._steps(horizon, n, rng).clamp_min(FLOOR).transpose(-3, -2)
+
+    def _steps(self, horizon: int, n: int, rng: Rng) -> Tensor:
+        """Returns of every step, (*batch, horizon, n, n_assets)."""
         k = len(self.factors)
         picks = self._pick((horizon, n), rng)
         if self.variance is None or self.centre is None:
-            flat = picks.flatten(-2)
-            return compound(self._take(self.days[..., k:], flat).unflatten(-2, (horizon, n)))
+            days = self._take(self.days[..., k:], picks.flatten(-2))
+            return days.reshape(*days.shape[:-2], horizon, n, days.shape[-1])
         centre, v = self.centre[..., None, k:], self.variance[..., None, k:]
         z = (self.days[..., k:] - centre) / v.sqrt()
         steps = []
@@ -97,7 +106,7 @@ class EmpiricalMarket(Market):
             e = v.sqrt() * self._take(z, picks[..., step, :])
             steps.append(centre + e)
             v = self.decay * v + (1 - self.decay) * e.square()
-        return compound(torch.stack(steps, -3))
+        return torch.stack(steps, -3)
 
     @property
     def mean(self) -> Tensor:

@@ -108,9 +108,13 @@ def simulate(
 
 def compound(innovations: Tensor, loadings: Tensor, mean: Tensor) -> Tensor:
     """Simple returns over the holding period, (size, n), from innovations (h, size, K + n), B (n, K), means (n,)."""
+    return torch.expm1(torch.log1p(stepwise(innovations, loadings, mean)).sum(0))
+
+
+def stepwise(innovations: Tensor, loadings: Tensor, mean: Tensor) -> Tensor:
+    """Simple returns of every step (h, size, n), each held above -99 %; arguments as `compound`."""
     k = loadings.shape[1]
-    steps = mean + innovations[..., :k] @ loadings.mT + innovations[..., k:]
-    return torch.expm1(torch.log1p(steps.clamp_min(FLOOR)).sum(0))
+    return (mean + innovations[..., :k] @ loadings.mT + innovations[..., k:]).clamp_min(FLOOR)
 
 
 def structured(variance: Tensor, loadings: Tensor, factor_r: Tensor, residual_r: Tensor) -> Structured:

@@ -71,6 +71,9 @@ class StackedMarket(Market):
     def scenarios(self, horizon: int, n: int, rng: Rng) -> Tensor:
         return torch.stack([m.scenarios(horizon, n, g) for m, g in self._streams(rng)])
 
+    def paths(self, horizon: int, n: int, rng: Rng) -> Tensor:
+        return torch.stack([m.paths(horizon, n, g) for m, g in self._streams(rng)])
+
     def outlook(self, horizon: int, rng: Rng) -> Outlook:
         found = [m.outlook(horizon, g) for m, g in self._streams(rng)]
         drawn = [o.scenarios for o in found if o.scenarios is not None]
