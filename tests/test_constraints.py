@@ -15,6 +15,8 @@ from portfolio_ebm.constraints.envelope import Envelope
 from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+from portfolio_ebm.construction import relaxing
+from portfolio_ebm.construction.relaxing import LetOut
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import DataError, ShapeError
@@ -23,7 +25,7 @@ from portfolio_ebm.types import Spec
 F64 = torch.float64
 N = 8
 HELD = torch.tensor([0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.0, 0.0], dtype=F64)
-ROOMS = (weights, exposures, trading, discrete, envelope)
+ROOMS = (weights, exposures, trading, discrete, envelope, relaxing)
 
 
 RULES: dict[str, Constraint] = {
@@ -42,6 +44,7 @@ RULES: dict[str, Constraint] = {
     "capped with turnover": Budget() & LongOnly() & Box(upper=0.35) & Turnover(0.4),
     "sectors": Budget() & LongOnly() & Group("sector", "tech", upper=0.3) & Group("sector", "oil", lower=0.2),
     "everything convex": Budget(1.0, 0.9) & Box(upper=0.35) & Group("sector", "tech", upper=0.3) & Turnover(0.9),
+    "a cap let out": LetOut(Group("sector", "tech", upper=0.3), by=0.05),
     "main job": Budget() & LongOnly() & Box(upper=0.4) & Turnover(0.8) & Cardinality(4, min_weight=0.1),
     "sectors and names": Budget() & Box(upper=0.5) & Group("sector", "tech", upper=0.6) & Cardinality(3, 0.05),
 }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint, Projection
 from portfolio_ebm.constraints.patterns import nearest_with_pattern
-from portfolio_ebm.constraints.projections import TOLERANCE, project_polyhedron, require_weights, violation
+from portfolio_ebm.constraints.projections import TOLERANCE, nearest_in, require_weights, violation
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.context import Context
 from portfolio_ebm.errors import InfeasibleError, ShapeError
@@ -123,16 +123,7 @@ def project_region(w: Tensor, region: Region) -> Projection:
     require_weights(w, region.n, "weights to project")
     region = region.to(w.new_zeros(0, dtype=torch.float64))
     if not region.discrete:
-        found, left = project_polyhedron(
-            w,
-            region.lower,
-            region.upper,
-            region.rows,
-            region.row_lower,
-            region.row_upper,
-            region.anchor,
-            region.turnover,
-        )
+        found, left = nearest_in(w, region)
         message = "nearest"
     else:
         found, _, left, proven = nearest_with_pattern(w, region)
@@ -170,6 +161,8 @@ def region_residual(w: Tensor, region: Region) -> Tensor:
     if r.discrete and r.min_weight > 0.0:
         r = r.relaxed()
     worst = violation(w, r.lower, r.upper, r.rows, r.row_lower, r.row_upper, r.anchor, r.turnover)
+    for limit in r.caps:
+        worst = worst.maximum(limit.excess(w))
     size = torch.where(r.frozen, torch.zeros_like(w), w).abs()
     if region.at_most is not None and region.at_most < region.n:
         worst = worst.maximum(size.sort(-1, descending=True).values[..., region.at_most])
@@ -185,6 +178,7 @@ def empty(region: Region, worst: float) -> InfeasibleError:
         rules.append("the bounds on single weights")
     if region.turnover is not None:
         rules.append(f"Turnover(at_most={region.turnover!r})")
+    rules += [cap.name for cap in region.caps]
     if region.discrete:
         least = f", min_weight={region.min_weight!r}" if region.min_weight else ""
         rules.append(f"Cardinality(at_most={region.at_most!r}{least})")

@@ -1,10 +1,11 @@
-"""The nearest point of a box cut by several linear rows and one L1 ball, through its dual, batched.
+"""The nearest point of a box cut by several linear rows and L1 balls, through its dual, batched.
 
     w(nu, lam) = clip(a + soft(y - A' nu - a, lam), lower, upper)
     minimise over theta = (nu, lam), lam >= 0:   sum of sup(theta_i) - min_w Lagrangian(w, theta),
 
 where row i is a two-sided one: sup(theta) = U theta for theta > 0 and L theta for theta < 0, and turnover is the
-row [-inf, tau] of value sum |w - a|. The dual is convex and piecewise quadratic; its gradient is
+row [-inf, tau] of value sum |w - a|; further balls are further such rows, and their soft threshold together is the
+median of kinks.py. The dual is convex and piecewise quadratic; its gradient is
 (bound - row value) and its generalised Hessian G G' with G = [A; sign(w - a)] on the names that are
 free to move. Each step is Newton's with an exact line search (a bracketed root of the slope along the
 step), stopped where a multiplier would change sign; a row of the batch that has converged freezes.
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from portfolio_ebm.constraints.kinks import Kinks
 from portfolio_ebm.constraints.simplex import take
 
 _EPS = torch.finfo(torch.float64).eps
@@ -27,7 +29,7 @@ _EPS = torch.finfo(torch.float64).eps
 @dataclass(frozen=True)
 class Problem:
     """B projections at once: y (B, n), bounds (n,) or (B, n), rows A (m, n), bounds (M,) with M = m, or
-    m + 1 where the last is turnover around `anchor`."""
+    m + 1 where the last is turnover around `anchor`, or m + K where the last K are balls (then `anchor` is None)."""
 
     y: Tensor
     lower: Tensor
@@ -36,17 +38,19 @@ class Problem:
     low: Tensor
     high: Tensor
     anchor: Tensor | None
+    kinks: Kinks | None = None
 
     def at(self, rows: Tensor) -> Problem:
         """The problems of some rows of the batch."""
-        anchor = None if self.anchor is None else take(self.anchor, rows)
-        return replace(self, y=self.y[rows], lower=take(self.lower, rows), upper=take(self.upper, rows), anchor=anchor)
+        return replace(self, y=self.y[rows], lower=take(self.lower, rows), upper=take(self.upper, rows))
 
     def primal(self, theta: Tensor) -> Tensor:
         """w(theta), (B, n)."""
         m = self.rows.shape[0]
         shifted = self.y - theta[:, :m] @ self.rows
-        if self.anchor is not None:
+        if self.kinks is not None:
+            shifted = self.kinks.prox(shifted, theta[:, m:])
+        elif self.anchor is not None:
             move = shifted - self.anchor
             shifted = self.anchor + move.sign() * (move.abs() - theta[:, m:]).clamp_min(0.0)
         return shifted.clamp(self.lower, self.upper)
@@ -54,6 +58,8 @@ class Problem:
     def values(self, w: Tensor) -> Tensor:
         """The value of every row at w, (B, M)."""
         linear = w @ self.rows.T
+        if self.kinks is not None:
+            return torch.cat([linear, self.kinks.values(w)], -1)
         if self.anchor is None:
             return linear
         return torch.cat([linear, (w - self.anchor).abs().sum(-1, keepdim=True)], -1)
@@ -61,6 +67,10 @@ class Problem:
     def directions(self, w: Tensor) -> Tensor:
         """G (B, M, n): how the row values move with the names that are free to move."""
         free = ((w > self.lower) & (w < self.upper)).to(w.dtype)
+        if self.kinks is not None:
+            free = free * ~self.kinks.resting(w)
+            every = torch.cat([self.rows.expand(len(w), -1, -1), self.kinks.slopes(w)], 1)
+            return free.unsqueeze(1) * every
         if self.anchor is None:
             return free.unsqueeze(1) * self.rows
         move = (w - self.anchor).sign()
@@ -144,7 +154,9 @@ def _advance(part: Problem, theta: Tensor, w: Tensor, target: Tensor, error: Ten
     """One Newton step with line search, (B, M)."""
     g = part.directions(w)
     floor = part.rows.square().sum(-1)
-    if part.anchor is not None:
+    if part.kinks is not None:
+        floor = torch.cat([floor, part.kinks.floor])
+    elif part.anchor is not None:
         floor = torch.cat([floor, floor.new_full((1,), float(w.shape[-1]))])
     moving = ~target.isnan()
     d = _newton(g, error, moving, floor)

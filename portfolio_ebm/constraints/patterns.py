@@ -13,12 +13,18 @@ Every way here proposes patterns, projects y onto each one's convex slice exactl
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from portfolio_ebm.constraints.exact import Cut, possible_pattern
-from portfolio_ebm.constraints.projections import TOLERANCE, project_polyhedron
+from portfolio_ebm.constraints.capped import cut_of
+from portfolio_ebm.constraints.exact import possible_pattern
+from portfolio_ebm.constraints.projections import TOLERANCE, nearest_in, project_polyhedron
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.errors import SolverError
+
+_ROUNDS = 200
 
 Found = tuple[Tensor, Tensor, Tensor, bool]
 """Weights (..., n), pattern bool (..., n), largest violation (...), whether it is proven nearest."""
@@ -74,7 +80,7 @@ def _long(region: Region) -> bool:
 
 
 def _budget_only(region: Region) -> bool:
-    return region.rows.shape[0] <= 1 and bool((region.rows == 1.0).all())
+    return region.plain and region.rows.shape[0] <= 1 and bool((region.rows == 1.0).all())
 
 
 def _totals(region: Region) -> tuple[Tensor, Tensor]:
@@ -143,16 +149,7 @@ def _best(y: Tensor, proposals: Tensor, region: Region) -> tuple[Tensor, Tensor,
     """The nearest point over the proposed patterns (B, C, n)."""
     slices = region.on(proposals)
     many = y.unsqueeze(1).expand(proposals.shape)
-    w, left = project_polyhedron(
-        many,
-        slices.lower,
-        slices.upper,
-        region.rows,
-        region.row_lower,
-        region.row_upper,
-        region.anchor,
-        region.turnover,
-    )
+    w, left = nearest_in(many, region, slices.lower, slices.upper)
     cost = (w - many).square().sum(-1) + torch.where(left > TOLERANCE, torch.inf, 0.0)
     best = _argbest(cost, left)
     rows = torch.arange(len(y), device=y.device)
@@ -181,7 +178,7 @@ def _places(order: Tensor) -> Tensor:
 def _relaxed_order(y: Tensor, region: Region) -> tuple[Tensor, Tensor]:
     """(free names by size in the relaxed projection, ties by y, must-holds first; that projection), (B, n)."""
     r = region.relaxed()
-    w, _ = project_polyhedron(y, r.lower, r.upper, r.rows, r.row_lower, r.row_upper, r.anchor, r.turnover)
+    w, _ = nearest_in(y, r)
     must = (region.lower > 0) | (region.upper < 0)
     score = torch.where(must, torch.full_like(w, torch.inf), w.abs()).masked_fill(region.frozen, -torch.inf)
     return _then_by(score, _score(y, region).argsort(dim=-1, descending=True, stable=True)), w
@@ -274,12 +271,9 @@ def _repair(
     """For rows without a point: a pattern that has one, from the mixed-integer program; rows that are left
     with a violation have none."""
     w, pattern, left = found
-    arrays = [x.cpu().numpy() for x in (region.lower, region.upper, region.rows, region.row_lower, region.row_upper)]
-    anchor = None if region.anchor is None else region.anchor.cpu().numpy()
-    lower, upper, rows, low, high = arrays
-    cut = Cut(lower, upper, rows, low, high, anchor, region.turnover or 0.0)
+    frozen = region.frozen.cpu().numpy()
     for i in (left > TOLERANCE).nonzero().flatten():
-        chosen = possible_pattern(y[i].cpu().numpy(), cut, limit, region.min_weight, region.frozen.cpu().numpy())
+        chosen = _possible(y[i], region, limit, frozen)
         if chosen is None:
             break  # The region is the same for every row: empty for one, empty for all.
         one = i.unsqueeze(0)
@@ -287,3 +281,31 @@ def _repair(
             y[one], torch.as_tensor(chosen, device=y.device).reshape(1, 1, -1), region
         )
     return w, pattern, left
+
+
+def _possible(y: Tensor, region: Region, limit: int, frozen: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """A pattern (n,) with a point, near y (n,); None where there is none. Ellipsoids and tails enter by cuts, until
+    the program's own point obeys them, which no pattern without a point can give.
+
+    Raises:
+        SolverError: no end within the rounds.
+    """
+    r = region.folded()
+    rows, low, high = (x.cpu().numpy() for x in (r.rows, r.row_lower, r.row_upper))
+    for _ in range(_ROUNDS):
+        cut = cut_of(r, rows, low, high)
+        found = possible_pattern(y.cpu().numpy(), cut, limit, region.min_weight, frozen)
+        if found is None:
+            return None
+        pattern, point = found
+        broken = [cap for cap in r.curved if float(cap.excess(torch.as_tensor(point).to(r.lower))) > 1e-9]
+        if not broken:
+            return pattern
+        cuts = [cap.cut(point) for cap in broken]
+        rows = np.concatenate([rows, np.stack([slope for slope, _ in cuts])])
+        low = np.concatenate([low, np.full(len(cuts), -np.inf)])
+        high = np.concatenate([high, [end for _, end in cuts]])
+    raise SolverError(
+        f"{_ROUNDS} rounds of cuts found no names that obey {', '.join(cap.name for cap in r.curved)}, nor that there "
+        "are none; loosen one of these caps a little."
+    )

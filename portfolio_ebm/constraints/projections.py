@@ -2,6 +2,7 @@
 
     capped_simplex       box + budget
     project_polyhedron   box + any number of linear rows + one L1 ball
+    nearest_in           a whole convex Region: more L1 balls, ellipsoids and tails too
 
 Inputs may be of any floating dtype; the work is done in float64 and given back in the dtype of y, on its
 device. What leaves is measured: each function's residual is the largest violation left, in weight units.
@@ -9,11 +10,16 @@ device. What leaves is measured: each function's residual is the largest violati
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from portfolio_ebm.constraints.capped import nearest_capped
+from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.dual import Problem, first_guess, solve
 from portfolio_ebm.constraints.exact import Cut, nearest
+from portfolio_ebm.constraints.kinks import Kinks
+from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.constraints.simplex import box_budget_turnover
 from portfolio_ebm.errors import DataError, InfeasibleError, ShapeError
 from portfolio_ebm.types import require_last
@@ -96,17 +102,69 @@ def project_polyhedron(
         raise ShapeError(f"project_polyhedron rows: got shape {tuple(rows.shape)}, expected (m, {y.shape[-1]}).")
     a, floor, cap = rows.to(flat), row_lower.to(flat), row_upper.to(flat)
     held = None if anchor is None or turnover is None else anchor.to(flat)
-    budget = (a == 1.0).all(-1)
-    total = (float(floor[budget].amax()), float(cap[budget].amin())) if bool(budget.any()) else None
-    if total is not None and total[0] > total[1]:
-        total = (total[1], total[1])
-    w = box_budget_turnover(flat, low, high, total, held, turnover)
-    left = violation(w, low, high, a, floor, cap, held, turnover)
-    more = left > 1e-13
-    if not bool(budget.all()) and bool(more.any()):
-        problem = Problem(flat, low, high, a, *_bounds(floor, cap, None if held is None else turnover), held).at(more)
-        w[more], left[more] = _by_dual(problem, w[more], left[more], turnover)
+    problem = Problem(flat, low, high, a, *_bounds(floor, cap, None if held is None else turnover), held)
+    w, left = _nearest(problem, box_budget_turnover(flat, low, high, _total(problem), held, turnover))
     return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
+
+
+def nearest_in(
+    y: Tensor, region: Region, lower: Tensor | None = None, upper: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The nearest point of a convex region for every row of y (..., n), and the violation left, as in
+    `project_polyhedron`, which is what a region without caps comes to.
+
+    `lower`, `upper` (..., n) replace the region's bounds, each row by its own (the slices of a pattern), and lie
+    within them. Balls are solved by the dual with the rows; ellipsoids and tails one row at a time (capped.py).
+    """
+    low, high = region.lower if lower is None else lower, region.upper if upper is None else upper
+    r = region.folded()
+    if r.curved:
+        require_weights(y, region.n, "nearest_in")
+        flat, low, high = _flatten(y, low, high)
+        w, left = nearest_capped(flat, low, high, r.to(flat))
+        return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
+    if not r.caps:
+        return project_polyhedron(y, low, high, r.rows, r.row_lower, r.row_upper, r.anchor, r.turnover)
+    flat, low, high = _flatten(require_weights(y, region.n, "nearest_in"), low, high)
+    r = r.to(flat)
+    balls = r.balls
+    if r.anchor is not None and r.turnover is not None:
+        one = torch.ones_like(r.anchor)
+        balls = (Ball("turnover", r.turnover, r.anchor, one, one), *balls)
+    limits = flat.new_tensor([ball.limit for ball in balls])
+    floor = torch.cat([r.row_lower, torch.full_like(limits, -torch.inf)])
+    problem = Problem(flat, low, high, r.rows, floor, torch.cat([r.row_upper, limits]), None, Kinks.of(balls))
+    w, left = _nearest(problem, box_budget_turnover(flat, low, high, _total(problem), r.anchor, r.turnover))
+    return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
+
+
+def _nearest(problem: Problem, w: Tensor) -> tuple[Tensor, Tensor]:
+    """(w, violation) from the point `w` (B, n) that is nearest under box, budget and turnover alone."""
+    left = _left(problem, w)
+    more = left > 1e-13
+    known = problem.kinks is None and bool((problem.rows == 1.0).all())
+    if not known and bool(more.any()):
+        w[more], left[more] = _by_dual(problem.at(more), w[more], left[more])
+    return w, left
+
+
+def _total(problem: Problem) -> tuple[float, float] | None:
+    """The range of the sum of weights, where rows of ones bound it."""
+    budget = (problem.rows == 1.0).all(-1)
+    if not bool(budget.any()):
+        return None
+    m = problem.rows.shape[0]
+    total = float(problem.low[:m][budget].amax()), float(problem.high[:m][budget].amin())
+    return total if total[0] <= total[1] else (total[1], total[1])
+
+
+def _left(problem: Problem, w: Tensor) -> Tensor:
+    """The largest violation of a bound, row or ball at w (B, n), (B,)."""
+    worst = (problem.lower - w).maximum(w - problem.upper).amax(-1).clamp_min(0.0)
+    if len(problem.low) == 0:
+        return worst
+    values = problem.values(w)
+    return worst.maximum((problem.low - values).maximum(values - problem.high).amax(-1))
 
 
 def violation(
@@ -144,17 +202,17 @@ def _bounds(low: Tensor, high: Tensor, turnover: float | None) -> tuple[Tensor, 
     return torch.cat([low, -torch.inf * one]), torch.cat([high, turnover * one])
 
 
-def _by_dual(problem: Problem, near: Tensor, left: Tensor, turnover: float | None) -> tuple[Tensor, Tensor]:
+def _by_dual(problem: Problem, near: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
     """(w, violation) for the rows of a problem: by the batched dual where names are many or the device is an
     accelerator, and one by one where they are few or the dual has not converged. `near` (B, n) with violation
     `left` is what is given back for a row whose set is empty."""
-    m, device = problem.rows.shape[0], problem.y.device
+    device = problem.y.device
     scale = 1.0 + problem.y.abs().amax(-1)
     w, still = near.clone(), torch.ones(len(near), dtype=torch.bool, device=device)
 
     def accept(rows: Tensor, part: Problem, theta: Tensor, steps: int) -> None:
         found, _, settled = solve(part, theta, 1e-13 * scale[rows], steps)
-        error = violation(found, part.lower, part.upper, part.rows, part.low[:m], part.high[:m], part.anchor, turnover)
+        error = _left(part, found)
         good = settled & (error <= TOLERANCE)
         w[rows[good]], left[rows[good]], still[rows[good]] = found[good], error[good], False
 
@@ -162,7 +220,7 @@ def _by_dual(problem: Problem, near: Tensor, left: Tensor, turnover: float | Non
         every = torch.arange(len(near), device=device)
         accept(every, problem, first_guess(problem, near), 40)
     rest = still.nonzero().flatten()
-    solved = [] if len(rest) == 0 else _one_by_one(problem.at(rest), near[rest], turnover)
+    solved = [] if len(rest) == 0 else _one_by_one(problem.at(rest), near[rest])
     full = [i for i, point in enumerate(solved) if point is not None]
     if not full:
         return w, torch.where(still, left.clamp_min(2 * TOLERANCE), left)
@@ -170,36 +228,38 @@ def _by_dual(problem: Problem, near: Tensor, left: Tensor, turnover: float | Non
     part = problem.at(rows)
     w[rows] = torch.stack([point[0] for point in solved if point is not None])
     theta = torch.stack([point[1] for point in solved if point is not None])
-    left[rows] = violation(
-        w[rows], part.lower, part.upper, part.rows, part.low[:m], part.high[:m], part.anchor, turnover
-    )
+    left[rows] = _left(part, w[rows])
     empty = still.clone()
     empty[rows] = False
     accept(rows, part, theta, 3)
     return w, torch.where(empty, left.clamp_min(2 * TOLERANCE), left)
 
 
-def _one_by_one(part: Problem, near: Tensor, turnover: float | None) -> list[tuple[Tensor, Tensor] | None]:
+def _one_by_one(part: Problem, near: Tensor) -> list[tuple[Tensor, Tensor] | None]:
     """(w, theta) of every row by the exact active set, None where the set is empty or the search gave up."""
     m = part.rows.shape[0]
     y, start = part.y.cpu().numpy(), near.cpu().numpy()
     lower, upper = (x.expand(part.y.shape).cpu().numpy() for x in (part.lower, part.upper))
-    anchors = None if part.anchor is None else part.anchor.expand(part.y.shape).cpu().numpy()
     rows, low, high = (x.cpu().numpy() for x in (part.rows, part.low[:m], part.high[:m]))
+    radii = part.high[m:].cpu().numpy()
+    centres = ups = downs = np.zeros((0, y.shape[1]))
+    if part.kinks is not None:
+        centres, ups, downs = (x.cpu().numpy() for x in (part.kinks.centres, part.kinks.ups, part.kinks.downs))
+    elif part.anchor is not None:
+        centres, ups, downs = part.anchor.cpu().numpy()[None], np.ones((1, y.shape[1])), np.ones((1, y.shape[1]))
     points: list[tuple[Tensor, Tensor] | None] = []
     for i in range(len(y)):
-        anchor = None if anchors is None else anchors[i]
         found = None
         try:
             if (lower[i] <= upper[i]).all():
-                found = nearest(y[i], Cut(lower[i], upper[i], rows, low, high, anchor, turnover or 0.0), start[i])
+                cut = Cut(lower[i], upper[i], rows, low, high, centres, ups, downs, radii)
+                found = nearest(y[i], cut, start[i])
         except InfeasibleError:
-            if part.lower.ndim == part.upper.ndim == 1 and (part.anchor is None or part.anchor.ndim == 1):
+            if part.lower.ndim == part.upper.ndim == 1:
                 return [None] * len(y)  # One set for every row: empty for one, empty for all.
         if found is None:
             points.append(None)
         else:
             w, nu, lam = found
-            theta = [*nu] if anchor is None else [*nu, lam]
-            points.append((part.y.new_tensor(w), part.y.new_tensor(theta)))
+            points.append((part.y.new_tensor(w), part.y.new_tensor(np.concatenate([nu, lam]))))
     return points

@@ -1,10 +1,13 @@
 """Region: the known family of sets that the rules compile to.
 
     W = { w :  lower <= w <= upper,   row_lower <= A w <= row_upper,
-               sum |w - anchor| <= turnover,
+               sum |w - anchor| <= turnover,   g(w) <= limit for every convex cap g (caps.py),
                at most `at_most` free names are not zero, and a free name that is not zero is >= min_weight }
 
 Frozen names (not tradeable) have lower = upper and are not counted. Without the last line W is convex.
+
+Whoever reads a Region must take all of it. `plain` says that there are no caps, so that box, rows and one turnover
+are the whole convex set; `folded` brings as many caps as can be into that form.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from portfolio_ebm.constraints.caps import Ball, Cap
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Region:
         at_most: the most free names that may differ from zero, or None.
         min_weight: the least weight of a free name that is held; 0 for none.
         frozen: bool (n,), names that cannot be traded.
+        caps: L1 balls beside turnover, ellipsoids and tails, each with its rule's repr as its name.
     """
 
     lower: Tensor
@@ -41,6 +47,7 @@ class Region:
     at_most: int | None
     min_weight: float
     frozen: Tensor
+    caps: tuple[Cap, ...] = ()
 
     @classmethod
     def free(cls, n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Region:
@@ -62,6 +69,21 @@ class Region:
         """Whether the names held are a choice, so that W is not convex."""
         return self.at_most is not None or self.min_weight > 0.0
 
+    @property
+    def plain(self) -> bool:
+        """Whether box, rows and turnover are all there is beside the choice of names."""
+        return not self.caps
+
+    @property
+    def balls(self) -> tuple[Ball, ...]:
+        """The L1 balls among the caps."""
+        return tuple(cap for cap in self.caps if isinstance(cap, Ball))
+
+    @property
+    def curved(self) -> tuple[Cap, ...]:
+        """The caps that are not L1 balls: ellipsoids and tails."""
+        return tuple(cap for cap in self.caps if not isinstance(cap, Ball))
+
     def with_box(self, lower: Tensor | float, upper: Tensor | float) -> Region:
         """Add lower <= w <= upper."""
         low, high = (torch.as_tensor(x, dtype=self.lower.dtype, device=self.lower.device) for x in (lower, upper))
@@ -77,6 +99,26 @@ class Region:
             row_upper=torch.cat([self.row_upper, upper * one]),
             names=(*self.names, name),
         )
+
+    def with_cap(self, cap: Cap) -> Region:
+        """Add g(w) <= limit."""
+        return replace(self, caps=(*self.caps, cap.to(self.lower)))
+
+    def folded(self) -> Region:
+        """The same set with its caps in the plainest form: a ball on a box that decides the side of every name is a
+        row (leverage without shorts), and one sum |w - centre| takes the place of turnover where that is free."""
+        if not self.caps:
+            return self
+        found, kept = replace(self, caps=()), []
+        for cap in self.caps:
+            row = cap.row(self.lower, self.upper) if isinstance(cap, Ball) else None
+            if row is not None:
+                found = found.with_row(row[0], -torch.inf, row[1], cap.name)
+            elif isinstance(cap, Ball) and cap.plain and (found.turnover is None or found.anchor is None):
+                found = replace(found, anchor=cap.centre, turnover=cap.limit)
+            else:
+                kept.append(cap)
+        return replace(found, caps=tuple(kept))
 
     def on(self, pattern: Tensor) -> Region:
         """The convex slice on which exactly the free names of `pattern` (bool (..., n)) may be held, each at
@@ -106,4 +148,5 @@ class Region:
             return self
         moved = {name: getattr(self, name).to(like) for name in ("lower", "upper", "rows", "row_lower", "row_upper")}
         anchor = None if self.anchor is None else self.anchor.to(like)
-        return replace(self, **moved, anchor=anchor, frozen=self.frozen.to(like.device))
+        caps = tuple(cap.to(like) for cap in self.caps)
+        return replace(self, **moved, anchor=anchor, frozen=self.frozen.to(like.device), caps=caps)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.combine import project_region, region_residual
-from portfolio_ebm.constraints.projections import project_polyhedron
+from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.slices import curvature_matrix, may_be_met
 from portfolio_ebm.energy import Bound
@@ -161,8 +161,8 @@ class Sliced(Kernel):
         return self.kernel.settle(state, proposal, energy, temperature, noise)
 
     def _on(self, y: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
-        r = self.region.on(pattern)
-        return project_polyhedron(y, r.lower, r.upper, r.rows, r.row_lower, r.row_upper, r.anchor, r.turnover)
+        slices = self.region.on(pattern)
+        return nearest_in(y, self.region, slices.lower, slices.upper)
 
 
 def largest(y: Tensor, total: Tensor, region: Region) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import cvxpy as cp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.duality import Box, Duals, prove
-from portfolio_ebm.construction.engines import Found, active_set, interior, scale_of, through_cvxpy
+from portfolio_ebm.construction.engines import Found, active_set, interior, rules, scale_of, through_cvxpy
 from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
@@ -84,7 +85,8 @@ def solve(formula: Formula, region: Region) -> Minimum:
         return _only_point(formula, box, region)
     best: Minimum | None = None
     for engine in (active_set, interior):
-        found = engine(formula, box) if formula.exact else None
+        # The fast engines know box, rows and one turnover cap; other caps go to cvxpy.
+        found = engine(formula, box) if formula.exact and not box.caps else None
         if found is not None:
             minimum = _proven(formula, box, region, found)
             if minimum.status.ok:
@@ -131,8 +133,16 @@ def relaxed(region: Region) -> Region:
 
 
 def require_feasible(box: Box, names: tuple[str, ...]) -> None:
-    """Raise InfeasibleError where no weights obey the box, the rows and the turnover cap."""
+    """Raise InfeasibleError where no weights obey the box, the rows, the turnover cap and the other caps."""
     n = len(box.lower)
+    if box.caps:
+        w = cp.Variable(n)
+        problem = cp.Problem(cp.Minimize(0.0), list(rules(w, box).values()))
+        problem.solve(solver=cp.CLARABEL)
+        if problem.status in ("infeasible", "infeasible_inaccurate"):
+            said = ", ".join([*names, *(cap.name for cap in box.caps)])
+            raise InfeasibleError(f"No weights obey all of: the box of each name, {said}.", names)
+        return
     a_ub, b_ub, a_eq, b_eq = linear_rows(box)
     capped = box.turnover is not None
     bounds = np.column_stack([box.lower, box.upper])
@@ -185,6 +195,8 @@ def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum
 
 def _only_point(formula: Formula, box: Box, region: Region) -> Minimum:
     require_feasible(box, region.names)
+    if _off(box.lower, box) > 1e-10:
+        raise InfeasibleError("The bounds leave one portfolio only, and it breaks another rule.", region.names)
     value = formula.evaluate(box.lower)
     weights = torch.as_tensor(box.lower).to(region.lower)
     return Minimum(weights, value, value, 0.0, Status(True, "The rules leave one portfolio only."))
@@ -202,9 +214,11 @@ def cleaned(w: Array, box: Box, region: Region) -> Array:
 
 
 def _off(w: Array, box: Box) -> float:
-    """The largest violation of a row or of the turnover cap."""
+    """The largest violation of a row, of the turnover cap or of another cap."""
     at = box.rows @ w
     off = max(float((at - box.row_upper).max(initial=0.0)), float((box.row_lower - at).max(initial=0.0)))
+    point = torch.as_tensor(w, dtype=torch.float64)
+    off = max([off, *(float(cap.excess(point)) for cap in box.caps)])
     return off if box.turnover is None else max(off, float(np.abs(w - box.anchor).sum()) - box.turnover)
 
 

@@ -18,8 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.formula import Formula, Tail
 
@@ -51,7 +53,7 @@ class Duals:
 
 @dataclass(frozen=True)
 class Box:
-    """The region as numpy arrays."""
+    """The region, folded, as numpy arrays; `caps` are what is left beside box, rows and turnover."""
 
     lower: Array
     upper: Array
@@ -60,9 +62,11 @@ class Box:
     row_upper: Array
     anchor: Array
     turnover: float | None
+    caps: tuple[Cap, ...] = ()
 
     @classmethod
     def of(cls, region: Region) -> Box:
+        region = region.folded()
         lower, upper, rows, row_lower, row_upper = (
             np.asarray(x.detach().cpu().numpy(), dtype=np.float64)
             for x in (region.lower, region.upper, region.rows, region.row_lower, region.row_upper)
@@ -71,7 +75,8 @@ class Box:
             np.zeros_like(lower) if region.anchor is None else region.anchor.detach().cpu().numpy().astype(np.float64)
         )
         cap = region.turnover if region.anchor is not None else None
-        return cls(lower, upper, rows, row_lower, row_upper, anchor, cap)
+        caps = tuple(one.to(torch.zeros(0, dtype=torch.float64)) for one in region.caps)
+        return cls(lower, upper, rows, row_lower, row_upper, anchor, cap, caps)
 
     @property
     def impossible(self) -> bool:

@@ -250,6 +250,8 @@ def rules(w: Any, box: Box) -> dict[str, Any]:
         found["below"] = box.rows[below] @ w >= box.row_lower[below]
     if box.turnover is not None:
         found["turnover"] = cp.norm1(w - box.anchor) <= box.turnover
+    for k, one in enumerate(box.caps):
+        found[f"cap {k}"] = one.to_cvxpy(w)
     return found
 
 

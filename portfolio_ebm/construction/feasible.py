@@ -4,7 +4,8 @@
 
 z_i says whether free name i is held; it is binary where names are a choice or counted. The same question tells whether
 rules can be obeyed together (cost 0), what the others leave of one rule's row (cost = the row), how few names they
-need (counted = 1), how little turnover (moved = what is held), and how far one rule has to give way (loose).
+need (counted = 1), how little turnover (moved = what is held), and how far one rule has to give way (loose). Caps that
+are neither rows nor L1 balls enter by cuts, to 1e-7.
 """
 
 from __future__ import annotations
@@ -13,14 +14,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
+from portfolio_ebm.constraints.capped import least_excess
+from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.errors import SolverError
 
 Array = NDArray[np.float64]
+Taken = tuple[float, Array | None]
+"""A value and the point where it is taken; no point where nothing bounds the value."""
 
+_MOST_CUTS = 300
+_CLOSE = 1e-7
 _OPEN = 1e4  # stands for an open end of the box where names are a choice; far beyond any weight
 
 
@@ -60,43 +68,70 @@ def least(
     """The least value of the question above; None where the region is empty, -inf where nothing bounds it.
 
     Raises:
-        SolverError: HiGHS ended otherwise.
+        SolverError: HiGHS ended otherwise, or the cuts came to no end.
 
     Example:
         >>> least(region_of(Budget() & Box(upper=0.1), ctx), counted=np.ones(20))  # at least so many names
         10.0
     """
+    region = region.folded()
+    for _ in range(_MOST_CUTS):
+        found = _least(region, cost, counted, moved, loose)
+        if found is None or found[1] is None:
+            return None if found is None else found[0]
+        w = torch.as_tensor(found[1][: region.n])
+        new = [cap.cut(w.numpy()) for cap in region.curved if float(cap.excess(w)) > _CLOSE]
+        eased = []
+        if loose is not None:
+            by = float(found[1][2 * region.n])
+            eased = [cap.cut(w.numpy()) for cap in loose.curved if float(cap.excess(w)) > by + _CLOSE]
+        if not new and not eased:
+            return found[0]
+        for slope, end in new:
+            region = region.with_row(torch.as_tensor(slope), -np.inf, end, "cut")
+        for slope, end in eased:
+            loose = None if loose is None else loose.with_row(torch.as_tensor(slope), -np.inf, end, "cut")
+    raise SolverError(f"{_MOST_CUTS} rounds of cuts did not settle {', '.join(cap.name for cap in region.curved)}.")
+
+
+def _least(
+    region: Region, cost: Array | None, counted: Array | None, moved: Array | None, loose: Region | None
+) -> Taken | None:
+    """`least` without the curved caps: the value and where it is taken."""
     n = region.n
     lower, upper = (_numpy(x) for x in (region.lower, region.upper))
     if (lower > upper).any():
         return None
     choice = region.discrete or (counted is not None and bool(counted.any()))
-    centres = [centre for centre, _ in _balls(region)] + [centre for centre, _ in _balls(loose)]
-    centres += [moved] if moved is not None else []
-    program = _Program(n, len(centres))
+    balls = [*_balls(region), *_balls(loose)]
+    shapes = [(ball.centre, ball.up, ball.down) for ball in balls]
+    if moved is not None:
+        shapes.append((torch.as_tensor(moved), torch.ones(n), torch.ones(n)))
+    program = _Program(n, len(shapes))
     _rows(program, region, None)
     if choice:
         lower, upper = np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN)
         _choices(program, region, lower, upper)
-    for k, centre in enumerate(centres):
+    for k, shape in enumerate(shapes):
+        centre, up, down = (_numpy(x) for x in shape)
         eye = sp.identity(n, format="csr")
-        program.add(-np.inf, centre, w=eye, **{f"v{k}": -eye})
-        program.add(centre, np.inf, w=eye, **{f"v{k}": eye})
+        program.add(-np.inf, up * centre, w=sp.diags(up, format="csr"), **{f"v{k}": -eye})
+        program.add(down * centre, np.inf, w=sp.diags(down, format="csr"), **{f"v{k}": eye})
     one = np.ones((1, n))
-    for k, (_, cap) in enumerate(_balls(region)):
-        program.add(-np.inf, cap, **{f"v{k}": one})
+    for k, ball in enumerate(_balls(region)):
+        program.add(-np.inf, ball.limit, **{f"v{k}": one})
     if loose is not None:
         _rows(program, loose, -1.0)
         _ends(program, loose)
-        for k, (_, cap) in enumerate(_balls(loose), start=len(_balls(region))):
-            program.add(-np.inf, cap, t=-np.ones((1, 1)), **{f"v{k}": one})
+        for k, ball in enumerate(_balls(loose), start=len(_balls(region))):
+            program.add(-np.inf, ball.limit, t=-np.ones((1, 1)), **{f"v{k}": one})
     none = np.zeros(n)
-    box_low = np.concatenate([lower, none, [0.0], np.zeros(n * len(centres))])
-    most = np.full(n * len(centres), np.inf)
+    box_low = np.concatenate([lower, none, [0.0], np.zeros(n * len(shapes))])
+    most = np.full(n * len(shapes), np.inf)
     box_high = np.concatenate([upper, np.full(n, float(choice)), [np.inf if loose is not None else 0.0], most])
     price = np.concatenate([
         none if cost is None else cost, none if counted is None else counted, [float(loose is not None)],
-        np.zeros(n * len(centres)),
+        np.zeros(n * len(shapes)),
     ])  # fmt: skip
     if moved is not None:
         price[-n:] = 1.0
@@ -105,6 +140,9 @@ def least(
 
 def possible(region: Region) -> bool:
     """Whether any portfolio lies in the region."""
+    folded = region.folded()
+    if folded.curved and not folded.discrete:
+        return bool((folded.lower <= folded.upper).all()) and least_excess(folded) <= 1e-9
     return least(region) is not None
 
 
@@ -112,11 +150,14 @@ def _numpy(x: object) -> Array:
     return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)  # type: ignore[attr-defined]
 
 
-def _balls(region: Region | None) -> list[tuple[Array, float]]:
-    """The caps on sum |w - centre|."""
-    if region is None or region.turnover is None or region.anchor is None:
+def _balls(region: Region | None) -> list[Ball]:
+    """All L1 balls, turnover first."""
+    if region is None:
         return []
-    return [(_numpy(region.anchor), region.turnover)]
+    if region.turnover is None or region.anchor is None:
+        return list(region.balls)
+    one = torch.ones_like(region.anchor)
+    return [Ball("turnover", region.turnover, region.anchor, one, one), *region.balls]
 
 
 def _rows(program: _Program, region: Region, give: float | None) -> None:
@@ -149,8 +190,8 @@ def _choices(program: _Program, region: Region, lower: Array, upper: Array) -> N
     program.add(0.0, np.inf if region.at_most is None else region.at_most, z=free.astype(np.float64)[None])
 
 
-def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bool) -> float | None:
-    """The optimum: a mixed-integer one first where names are a choice, then exact on its names."""
+def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bool) -> Taken | None:
+    """The optimum and its point: a mixed-integer one first where names are a choice, then exact on its names."""
     n = program.n
     rows = sp.vstack(program.rows, format="csr") if program.rows else sp.csr_matrix((0, program.width))
     down, up = (np.concatenate(x) if x else np.zeros(0) for x in (program.low, program.high))
@@ -173,18 +214,22 @@ def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bo
         A_eq=rows[equal], b_eq=up[equal], bounds=np.column_stack([low, high]), method="highs", options=tight,
     )  # fmt: skip
     if exact.status == 0:
-        return float(exact.fun)
+        return float(exact.fun), np.asarray(exact.x)
     # HiGHS accepts a mixed-integer point to a tolerance of its own; its value stands where the exact one is lost.
-    return float(found.fun) if choice else _without_optimum(program, price, low, high, choice, exact)
+    return (
+        (float(found.fun), np.asarray(found.x))
+        if choice
+        else _without_optimum(program, price, low, high, choice, exact)
+    )
 
 
 def _without_optimum(
     program: _Program, price: Array, low: Array, high: Array, choice: bool, found: object
-) -> float | None:
+) -> Taken | None:
     status = found.status  # type: ignore[attr-defined]
     if status == 2:
         return None
     # HiGHS may answer "unbounded or infeasible": the same question without a price tells which.
     if status in (3, 4) and (price != 0.0).any():
-        return None if _solved(program, np.zeros(program.width), low, high, choice) is None else -np.inf
+        return None if _solved(program, np.zeros(program.width), low, high, choice) is None else (-np.inf, None)
     raise SolverError(f"HiGHS could not tell whether the rules can be obeyed together: {found.message}")  # type: ignore[attr-defined]

@@ -57,6 +57,8 @@ class LetOut(Constraint):
             cap = alone.turnover + self.by
             cap = cap if region.turnover is None else min(cap, region.turnover)
             region = replace(region, anchor=alone.anchor, turnover=cap)
+        for one in alone.caps:
+            region = region.with_cap(replace(one, name=repr(self), limit=one.limit + self.by))
         return region
 
     def residual(self, w: Tensor, ctx: Context) -> Tensor:

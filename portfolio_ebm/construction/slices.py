@@ -10,7 +10,8 @@ position so that it sees the curvature of a kinked tail and not a single kink, a
 Each program has as many unknowns as the pattern has names and is solved by an active set (daqp); the energies of
 all slices are evaluated in one batch. The values are upper bounds, good for ranking; the exact polish comes after.
 
-The turnover cap sum |w - a| <= tau enters by its cuts s'(w - a) <= tau, s = sign(w - a), as they are violated.
+The turnover cap sum |w - a| <= tau enters by its cuts s'(w - a) <= tau, s = sign(w - a), as they are violated; the
+region's other caps too, to 1e-6 and from there by a projection.
 
 Source: Arnstrom, Bemporad and Axehill (2022), A dual active-set solver for embedded quadratic programming using
 recursive LDL' updates, IEEE TAC 67(8).
@@ -26,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.samplers.kernel import evaluate
@@ -34,6 +36,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 TOLERANCE = 1e-10
+CAP_TOLERANCE = 1e-6
 MAX_CUTS = 60
 
 
@@ -80,6 +83,7 @@ class Slices:
 
     @classmethod
     def of(cls, region: Region) -> Slices:
+        region = region.folded()
         lower = _array(region.lower)
         # Without a floor a name in the pattern may be zero, and a short position stays possible.
         held = np.maximum(lower, region.min_weight) if region.min_weight > 0.0 else lower
@@ -132,8 +136,16 @@ class Slices:
             if found is None:
                 return None
             w[free] = np.clip(found, low[free], high[free])
+            over = [cap for cap in self.region.caps if float(cap.excess(torch.as_tensor(w))) > CAP_TOLERANCE]
+            for cap in over:
+                slope, end = cap.cut(w)
+                cuts = np.vstack([cuts, slope[free]])
+                tops = np.r_[tops, end - slope @ fixed]
+                bottoms = np.r_[bottoms, -np.inf]
             if self.anchor is None or self.traded(w) <= self.turnover + TOLERANCE:
-                return w
+                if over:
+                    continue
+                return self._on_caps(w, low, high)
             gap = w - self.anchor
             sign = np.sign(gap)
             # s'(w - a) <= tau over the free names; the others' trades are what they are.
@@ -141,7 +153,14 @@ class Slices:
             cuts = np.vstack([cuts, sign[free]])
             tops = np.r_[tops, self.turnover - spent + sign[free] @ self.anchor[free]]
             bottoms = np.r_[bottoms, -np.inf]
-        return None
+        return None if self.region.plain else self._on_caps(w, low, high)
+
+    def _on_caps(self, w: Array, low: Array, high: Array) -> Array | None:
+        """w (n,) brought from within a tolerance of the caps onto them; None where the slice is empty after all."""
+        if self.region.plain:
+            return w
+        inner, left = nearest_in(torch.as_tensor(w), self.region, torch.as_tensor(low), torch.as_tensor(high))
+        return inner.numpy() if float(left) <= TOLERANCE else None
 
     def traded(self, w: Array) -> float:
         """sum |w - anchor|, zero where there is no cap."""

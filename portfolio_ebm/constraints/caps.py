@@ -1,0 +1,162 @@
+"""Convex caps g(w) <= limit of a Region that are no linear row: L1 balls, ellipsoids, tails.
+
+    Ball        sum_i up_i (w_i - c_i)_+ + down_i (c_i - w_i)_+ <= limit     turnover, leverage, shorts, active share
+    Ellipsoid   sqrt((w - c)' S (w - c)) <= limit,  S = F C F' + D           tracking error, volatility
+    Tail        mean of the `count` largest entries of L w <= limit          CVaR over scenarios
+
+Each says its excess in its own units, a subgradient (so that whoever works with linear cuts can take any of them)
+and its convex form.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import cvxpy as cp
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from portfolio_ebm.linear import Structured
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cap(ABC):
+    """g(w) <= limit, g convex. `name` is the repr of the rule it came from."""
+
+    name: str
+    limit: float
+
+    @abstractmethod
+    def value(self, w: Tensor) -> Tensor:
+        """g(w) for w (..., n), (...)."""
+
+    @abstractmethod
+    def slope(self, w: Tensor) -> Tensor:
+        """A subgradient of g at w (..., n), (..., n)."""
+
+    @abstractmethod
+    def to_cvxpy(self, w: Any) -> Any:
+        """The cap as one cvxpy constraint on w (n,)."""
+
+    @abstractmethod
+    def to(self, like: Tensor) -> Self:
+        """The cap in the dtype and on the device of `like`."""
+
+    def excess(self, w: Tensor) -> Tensor:
+        """g(w) - limit, (...): positive where the cap is broken."""
+        return self.value(w) - self.limit
+
+    def cut(self, w: Array) -> tuple[Array, float]:
+        """(s, b): every point of the cap obeys s'x <= b, and w (n,) does not where it breaks the cap."""
+        point = torch.as_tensor(w, dtype=torch.float64)
+        cap = self.to(point)
+        slope = cap.slope(point)
+        return slope.numpy(), float(slope @ point - cap.excess(point))
+
+
+@dataclass(frozen=True)
+class Ball(Cap):
+    """sum_i up_i (w_i - centre_i)_+ + down_i (centre_i - w_i)_+ <= limit.
+
+    Attributes:
+        centre: (n,). up, down: (n,), non-negative; both ones for sum |w - centre|, up zero for shorts.
+    """
+
+    centre: Tensor
+    up: Tensor
+    down: Tensor
+
+    @property
+    def plain(self) -> bool:
+        """Whether g is sum |w - centre|."""
+        return bool((self.up == 1.0).all() & (self.down == 1.0).all())
+
+    def value(self, w: Tensor) -> Tensor:
+        move = w - self.centre
+        return (self.up * move.clamp_min(0.0) + self.down * (-move).clamp_min(0.0)).sum(-1)
+
+    def slope(self, w: Tensor) -> Tensor:
+        move = w - self.centre
+        return torch.where(move > 0, self.up, torch.where(move < 0, -self.down, torch.zeros_like(move)))
+
+    def to_cvxpy(self, w: Any) -> Any:
+        centre, up, down = (x.detach().cpu().double().numpy() for x in (self.centre, self.up, self.down))
+        if self.plain:
+            return cp.norm1(w - centre) <= self.limit
+        return up @ cp.pos(w - centre) + down @ cp.neg(w - centre) <= self.limit
+
+    def to(self, like: Tensor) -> Ball:
+        return replace(self, centre=self.centre.to(like), up=self.up.to(like), down=self.down.to(like))
+
+    def row(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, float] | None:
+        """(a, b) with a'w <= b equal to the cap on a box that decides every name's side; None where it does not."""
+        above, below = lower >= self.centre, upper <= self.centre
+        if not bool((above | below | ((self.up == 0.0) & (self.down == 0.0))).all()):
+            return None
+        a = torch.where(above, self.up, -self.down)
+        return a, self.limit + float(a @ self.centre)
+
+
+@dataclass(frozen=True)
+class Ellipsoid(Cap):
+    """sqrt((w - centre)' S (w - centre)) <= limit, in units of return; centre (n,), `matrix` S = F C F' + D."""
+
+    centre: Tensor
+    matrix: Structured
+
+    def value(self, w: Tensor) -> Tensor:
+        return self.matrix.quad(w - self.centre).clamp_min(0.0).sqrt()
+
+    def slope(self, w: Tensor) -> Tensor:
+        pull = self.matrix.matvec(w - self.centre)
+        size = self.value(w).unsqueeze(-1)
+        return torch.where(size > 0, pull / size.clamp_min(torch.finfo(w.dtype).tiny), torch.zeros_like(pull))
+
+    def to_cvxpy(self, w: Any) -> Any:
+        root = self.matrix.root().detach().cpu().double().numpy()
+        # As a row of order one: Clarabel's tolerance is absolute, and risks are near a hundredth.
+        return cp.norm2((root / self.limit) @ (w - self.centre.detach().cpu().double().numpy())) <= 1.0
+
+    def to(self, like: Tensor) -> Ellipsoid:
+        s = self.matrix
+        matrix = Structured(s.loadings.to(like), s.core.to(like), s.diagonal.to(like))
+        return replace(self, centre=self.centre.to(like), matrix=matrix)
+
+
+@dataclass(frozen=True)
+class Tail(Cap):
+    """The mean of the `count` largest losses L w, the last by its fraction: CVaR, `losses` L (S, n)."""
+
+    losses: Tensor
+    count: float
+
+    def value(self, w: Tensor) -> Tensor:
+        worst, share = self._worst(w)
+        found: Tensor = (worst.values * share).sum(-1)
+        return found
+
+    def slope(self, w: Tensor) -> Tensor:
+        worst, share = self._worst(w)
+        return (self.losses[worst.indices] * share.unsqueeze(-1)).sum(-2)
+
+    def _worst(self, w: Tensor) -> tuple[Any, Tensor]:
+        size = min(int(np.ceil(self.count)), self.losses.shape[0])
+        share = torch.ones(size, dtype=w.dtype, device=w.device)
+        share[-1] = self.count - (size - 1)
+        return (w @ self.losses.mT).topk(size, dim=-1, sorted=True), share / self.count
+
+    def to_cvxpy(self, w: Any) -> Any:
+        losses = self.losses.detach().cpu().double().numpy()
+        scale = max(abs(self.limit), float(np.abs(losses).mean()))
+        if self.count <= 1.0:
+            return cp.max((losses / scale) @ w) <= self.limit / scale
+        return cp.sum_largest((losses / scale) @ w, self.count) / self.count <= self.limit / scale
+
+    def to(self, like: Tensor) -> Tail:
+        return replace(self, losses=self.losses.to(like))
