@@ -22,6 +22,7 @@ _HOMES = {
     "EWMA": "market.ewma",
     "EqualWeight": "construction.naive",
     "EveryPeriod": "data.calendar",
+    "Factor": "market.parts",
     "FactorCovariance": "market.factor_covariance",
     "FactorEBM": "market.factor_ebm",
     "FactorRisk": "energies.free_energy",
@@ -37,6 +38,7 @@ _HOMES = {
     "Panel": "data.panel",
     "QuarterEnd": "data.session_schedules",
     "Quarterly": "data.calendar",
+    "Residual": "market.parts",
     "Result": "backtesting.result",
     "Return": "energies.returns",
     "SampleMoments": "market.moments",
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.market.historical import FilteredHistorical, Historical
     from portfolio_ebm.market.ledoit_wolf import OAS, LedoitWolf
     from portfolio_ebm.market.moments import SampleMoments
+    from portfolio_ebm.market.parts import Factor, Residual
     from portfolio_ebm.market.score import score, score_summary
     from portfolio_ebm.optimization import optimize
     from portfolio_ebm.strategy import Strategy, rebalance
@@ -105,6 +108,7 @@ __all__ = [
     "Convex",
     "EqualWeight",
     "EveryPeriod",
+    "Factor",
     "FactorCovariance",
     "FactorEBM",
     "FactorRisk",
@@ -119,6 +123,7 @@ __all__ = [
     "Panel",
     "QuarterEnd",
     "Quarterly",
+    "Residual",
     "Result",
     "Return",
     "SampleMoments",

@@ -24,6 +24,7 @@ from portfolio_ebm.market.factor_ebm import FactorEBM
 from portfolio_ebm.market.historical import FilteredHistorical, Historical
 from portfolio_ebm.market.ledoit_wolf import OAS, LedoitWolf
 from portfolio_ebm.market.moments import SampleMoments
+from portfolio_ebm.market.parts import Factor, Residual
 from portfolio_ebm.market.stacked import StackedMarket
 from portfolio_ebm.types import generator
 
@@ -41,8 +42,14 @@ MODELS: dict[str, MarketModel] = {
     "historical": Historical(lookback=150, factors=BOTH),
     "filtered": FilteredHistorical(lookback=150, half_life=15, factors=BOTH),
     "energies": FactorEBM(factors=BOTH, lookback=300, min_history=200),
+    "energies, every option": FactorEBM(
+        factors=(Factor("market", calibrated=True), Factor("value", density="skew_student", lookback=150)),
+        residual=Residual("student", calibrated=True),
+        lookback=300,
+        min_history=200,
+    ),
 }
-PLAIN = [name for name in MODELS if name != "energies"]
+PLAIN = [name for name in MODELS if not name.startswith("energies")]
 DENSE = [name for name in MODELS if name not in ("historical", "filtered")]
 
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.market.base import Marginals, Market, Outlook, Rng, streams
 from portfolio_ebm.market.dependence import Dependence, scores
 from portfolio_ebm.market.scenarios import Scales, compound, simulate, stepwise, structured
-from portfolio_ebm.market.states import FAMILY, Series
+from portfolio_ebm.models.calibration import DEGREE
 from portfolio_ebm.models.conditional import Conditional, State, shape_nodes, truncated_shape
+from portfolio_ebm.models.families import Layout, Mixed
 from portfolio_ebm.types import Status, require_last
 
 if TYPE_CHECKING:
     from portfolio_ebm.market.factor_ebm import FactorEBM
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,31 +27,14 @@ class Block:
     """One block of parts (the factors, or the residuals) at today's state.
 
     Attributes:
-        law: the parts' laws of the next day, batch shape (M, 1).
-        dependence: their copula.
+        law: the parts' laws of the next day, calibration and all, batch shape (M, 1).
+        dependence: their copula, whose argument is the calibrated PIT.
         correlation: R for the next day, (M, M).
     """
 
     law: Conditional
     dependence: Dependence
     correlation: Tensor
-
-    @classmethod
-    def of(
-        cls, series: Series, parameters: Tensor, dependence: Dependence, x: Array, *, row: int = -1, pool: bool = False
-    ) -> Block:
-        """The block as known before day `row`, by default the day to come.
-
-        Args:
-            series: states at rows 0..T.
-            x: the copula's scores of the days, (T, M).
-            pool: a part too young for a scale has the median one.
-        """
-        row = row % (len(series.x) + 1)
-        state = series.state.rows(slice(row, row + 1))
-        if pool:
-            state = pooled(state, torch.from_numpy(series.ready[row : row + 1].T.copy()))
-        return cls(Conditional(FAMILY, parameters, state), dependence, dependence.correlation(x[:row]))
 
     def log_probs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Each part's log density (..., M) and the copula's (...), at x (..., M); NaN entries are left out."""
@@ -123,7 +104,9 @@ class FactorEBMMarket(Market):
 
     Attributes:
         assets, factors: names.
-        status, refitted, date, spec: how it was fitted.
+        status, date, spec: how it was fitted.
+        refitted: what was trained or estimated for this market.
+        reused: energies that were read from the store, and the seconds that training each took when it was done.
         blocks: factors, residuals.
         loadings: B on the orthogonal factors, (n, K).
         beta: each factor's beta to the market, (K,), zero for the market itself.
@@ -139,6 +122,7 @@ class FactorEBMMarket(Market):
     factors: tuple[str, ...]
     status: Status
     refitted: tuple[str, ...]
+    reused: Mapping[str, float]
     date: str
     spec: FactorEBM
     blocks: tuple[Block, Block]
@@ -147,6 +131,11 @@ class FactorEBMMarket(Market):
     market: int | None
     factor_mean: Tensor
     residual_mean: Tensor
+
+    @property
+    def time_saved(self) -> float:
+        """Seconds of training that the store made unnecessary: what the energies in `reused` took when trained."""
+        return sum(self.reused.values())
 
     def parts(self, r: Tensor) -> dict[str, Tensor]:
         """Each part's normalised energy at the day's returns r (..., K + n), nats; they add up to `energy`.
@@ -239,6 +228,23 @@ class FactorEBMMarket(Market):
 
     def _law(self) -> Conditional:
         """All parts as one batch of laws."""
-        first, second = (block.law for block in self.blocks)
-        joined = [torch.cat([getattr(first.state, n), getattr(second.state, n)]) for n in State.__dataclass_fields__]
-        return Conditional(FAMILY, torch.cat([first.flat, second.flat]), State(*joined))
+        return joined(*(block.law for block in self.blocks))
+
+
+def joined(first: Conditional, second: Conditional) -> Conditional:
+    """Two batches of laws at the same rows as one."""
+    laws = [law for law in (first, second) if len(law.flat)]
+    if len(laws) == 1:
+        return laws[0]
+    family = Mixed(tuple(each for law in laws for each in layouts(law)))
+    theta = None
+    if any(law.theta is not None for law in laws):
+        none = [law.flat.new_zeros(*law.batch, DEGREE) if law.theta is None else law.theta for law in laws]
+        theta = torch.cat(none)
+    state = State(*(torch.cat([getattr(law.state, n) for law in laws]) for n in State.__dataclass_fields__))
+    return Conditional(family, family.join([row for law in laws for row in law.flat]), state, theta)
+
+
+def layouts(law: Conditional) -> tuple[Layout, ...]:
+    """Each model's family."""
+    return law.family.families if isinstance(law.family, Mixed) else (law.family,) * len(law.flat)

@@ -21,9 +21,10 @@ from portfolio_ebm.market.base import DRAWS, Market, Outlook, Rng, streams
 from portfolio_ebm.market.composed import Block, FactorEBMMarket, log_probs, pooled, split
 from portfolio_ebm.market.dependence import Dependence, scores
 from portfolio_ebm.market.stacked import StackedMarket
-from portfolio_ebm.market.states import FAMILY, Series
+from portfolio_ebm.market.states import Series
 from portfolio_ebm.market.training import YOUNG, Calendar
 from portfolio_ebm.models.conditional import Conditional
+from portfolio_ebm.models.families import Layout, Mixed
 from portfolio_ebm.models.quadrature import interval_rule
 from portfolio_ebm.types import Status, require_last
 
@@ -43,19 +44,36 @@ class Fitted:
 
     Attributes:
         series: M series and their states at rows 0..T.
+        family: of each.
         parameters: (M, P).
+        theta: calibration known before each row, (M, T + 1, 6), or None where no part has one.
         dependence: their copula.
-        levels: PITs (T, M), NaN where not scored.
+        levels: PITs (T, M), calibrated where the part is, NaN where not scored.
         anew: what was trained for this window and not read from the store.
+        reused: what was read from the store, and the seconds its training once took.
         problems: sentences about fits that did not converge or were not made.
+        pool: a part too young for a scale has the median one.
     """
 
     series: Series
+    family: Layout | Mixed
     parameters: Tensor
+    theta: Tensor | None
     dependence: Dependence
     levels: Array
     anew: tuple[str, ...]
+    reused: tuple[tuple[str, float], ...]
     problems: tuple[str, ...]
+    pool: bool = False
+
+    def law(self, rows: NDArray[np.intp]) -> Conditional:
+        """The parts' laws of the days `rows`, batch shape (M, d)."""
+        which = torch.from_numpy(rows)
+        state = self.series.state.rows(which)
+        if self.pool:
+            state = pooled(state, torch.from_numpy(self.series.ready[rows].T.copy()))
+        theta = None if self.theta is None else self.theta[:, which]
+        return Conditional(self.family, self.parameters, state, theta)
 
     @cached_property
     def scores(self) -> Array:
@@ -103,6 +121,10 @@ class FittedWindow:
         return (*self.blocks[0].anew, *self.blocks[1].anew, "loadings")
 
     @property
+    def reused(self) -> dict[str, float]:
+        return dict(self.blocks[0].reused + self.blocks[1].reused)
+
+    @property
     def settled(self) -> bool:
         """Whether every energy was trained at the first anchor: the window then serves all days up to the next one."""
         row = self.calendar.rows[0]
@@ -118,14 +140,15 @@ class FittedWindow:
     def at(self, t: int) -> FactorEBMMarket:
         """The market as known before day t."""
         blocks = tuple(
-            Block.of(each.series, each.parameters, each.dependence, each.scores, row=t, pool=place == 1)
-            for place, each in enumerate(self.blocks)
+            Block(each.law(np.array([t])), each.dependence, each.dependence.correlation(each.scores[:t]))
+            for each in self.blocks
         )
         return FactorEBMMarket(
             assets=self.assets,
             factors=self.factors,
             status=self.status,
             refitted=self.anew,
+            reused=self.reused,
             date=str(self.dates[t - 1].astype("datetime64[D]")),
             spec=self.spec,
             blocks=(blocks[0], blocks[1]),
@@ -252,32 +275,21 @@ def fit_days(model: FactorEBM, panel: Panel, rows: Sequence[int]) -> FactorEBMDa
     return FactorEBMDays(tuple(windows), tuple(places[i] for i in range(len(rows))))
 
 
-def _laws(window: FittedWindow, rows: NDArray[np.intp]) -> tuple[Conditional, Conditional]:
-    """Both blocks' laws of the days `rows`, batch shapes (K, d) and (n, d)."""
-    found = []
-    for place, block in enumerate(window.blocks):
-        state = block.series.state.rows(torch.from_numpy(rows))
-        if place == 1:
-            state = pooled(state, torch.from_numpy(block.series.ready[rows].T.copy()))
-        found.append(Conditional(FAMILY, block.parameters, state))
-    return found[0], found[1]
-
-
 def _log_prob(window: FittedWindow, rows: NDArray[np.intp], r: Tensor) -> Tensor:
     """log p of rows r (d, ..., S) of the days `rows`: (d, ...)."""
     flat = r.reshape(len(rows), r.shape[1:-1].numel(), r.shape[-1])
     beta, b = torch.from_numpy(window.beta[rows])[:, None], torch.from_numpy(window.loadings[rows])
     total = torch.zeros(flat.shape[:-1], dtype=r.dtype)
     values = split(flat, beta, b, window.market)
-    for block, law, x in zip(window.blocks, _laws(window, rows), values, strict=True):
-        single, joint = log_probs(law, block.dependence, block.correlation(rows), x)
+    for block, x in zip(window.blocks, values, strict=True):
+        single, joint = log_probs(block.law(rows), block.dependence, block.correlation(rows), x)
         total = total + single.sum(-1) + joint
     return total.reshape(r.shape[:-1])
 
 
 def _levels(window: FittedWindow, rows: NDArray[np.intp], r: Tensor) -> Tensor:
     """PITs of rows r (d, ..., K) of factors taken as they are."""
-    law, _ = _laws(window, rows)
+    law = window.blocks[0].law(rows)
     flat = r.reshape(len(rows), r.shape[1:-1].numel(), r.shape[-1])
     u = law.level(torch.nan_to_num(flat).permute(1, 2, 0)).permute(2, 0, 1)
     return torch.where(torch.isnan(flat), torch.nan, u).reshape(r.shape)
@@ -285,7 +297,7 @@ def _levels(window: FittedWindow, rows: NDArray[np.intp], r: Tensor) -> Tensor:
 
 def _tails(window: FittedWindow, rows: NDArray[np.intp], share: float) -> Tensor:
     """Value at risk and expected shortfall of every factor's lower `share`, (d, K, 2), from tables of the law."""
-    law, _ = _laws(window, rows)
+    law = window.blocks[0].law(rows)
     var = law.quantile(torch.tensor(share, dtype=torch.float64))
     low = torch.full_like(var, -torch.inf)
     z, log_weight = interval_rule(low, (var - law.location) / law.scale)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError
@@ -24,9 +24,13 @@ from portfolio_ebm.market.composed import FactorEBMMarket
 from portfolio_ebm.market.days import FactorEBMDays, Fitted, FittedWindow, fit_days
 from portfolio_ebm.market.dependence import Dependence
 from portfolio_ebm.market.loadings import loadings, orthogonalise
+from portfolio_ebm.market.parts import Density, Factor, Residual, factor, plain
+from portfolio_ebm.market.parts import names as names_of
 from portfolio_ebm.market.states import FAMILY, Series, states
+from portfolio_ebm.market.states import family as layout
 from portfolio_ebm.market.store import Store
 from portfolio_ebm.market.training import Calendar, levels, train, train_dependence, untrained
+from portfolio_ebm.models.families import Mixed
 
 if TYPE_CHECKING:
     from portfolio_ebm.data.panel import Panel
@@ -46,12 +50,13 @@ class FactorEBM(MarketModel):
     (n_0 = periods a year / sharpe_prior^2); residuals have half of that deviation.
 
     Attributes:
-        factors: names of the factors; () means all the panel has.
+        factors: names, or `Factor`s with settings of their own; () means all the panel has.
         lookback: periods up to the anchor that energies are trained on; by default up to 50 years of days, as energies
             of daily factors scored the better the longer they looked back.
         refit: when energies are trained anew: the end of the year "YE", quarter "QE" or month "ME".
         scenarios: joint scenarios of an outlook.
-        residual: "energy" trains one energy an asset; "ewma" keeps the untrained EWMA Student-t law.
+        residual: the laws' family, "energy", "student" or "skew_student"; "ewma" keeps the untrained EWMA Student-t
+            law; or a `Residual` with settings.
         dependence: "t" for the t copula with moving correlations, "none" for an independent sum.
         min_history: observations of every factor needed before a date can be fitted; half of them by the anchor.
         orthogonalise: style factors less their causal beta times the market; False takes them as they are.
@@ -65,11 +70,11 @@ class FactorEBM(MarketModel):
         >>> market.outlook(21, generator(0, "2020-01-31")).covariance.dense()
     """
 
-    factors: tuple[str, ...] = ()
+    factors: tuple[str | Factor, ...] = ()
     lookback: int = Field(default=12600, ge=100)
     refit: Literal["YE", "QE", "ME"] = "YE"
     scenarios: int = Field(default=1000, ge=1)
-    residual: Literal["energy", "ewma"] = "energy"
+    residual: Density | Literal["ewma"] | Residual = "energy"
     dependence: Literal["t", "none"] = "t"
     min_history: int = Field(default=504, ge=100)
     orthogonalise: bool = True
@@ -77,6 +82,16 @@ class FactorEBM(MarketModel):
     sharpe_prior: float = Field(default=0.5, gt=0)
     bound: float = Field(default=10.0, ge=4, le=50)
     nodes: int = Field(default=64, ge=16)
+
+    @field_validator("factors")
+    @classmethod
+    def _plain_factors(cls, parts: tuple[str | Factor, ...]) -> tuple[str | Factor, ...]:
+        return tuple(plain(part) for part in parts)
+
+    @field_validator("residual")
+    @classmethod
+    def _plain_residual(cls, part: str | Residual) -> str | Residual:
+        return part.density if isinstance(part, Residual) and part == Residual(part.density) else part
 
     @model_validator(mode="after")
     def _long_enough(self) -> FactorEBM:
@@ -146,10 +161,14 @@ class FactorEBM(MarketModel):
         loaded = loadings(returns, x, market)
         own = {"orthogonalised": self.orthogonalise}
         joint = own | {"factors": list(names), "market": name}
+        left = self.residual if isinstance(self.residual, Residual) else Residual(self.residual)
         parts = (
-            _Inputs("factor", names, states(x, reference), own, (raw, reference)),
-            _Inputs("residual", past.assets, states(loaded.residuals, reference), joint, (returns, reference, raw)),
-        )
+            _Inputs("factor", names, states(x, reference), own, (raw, reference), self._settings(names)),
+            _Inputs(
+                "residual", past.assets, states(loaded.residuals, reference), joint, (returns, reference, raw),
+                (left,) * len(past.assets),
+            ),
+        )  # fmt: skip
         factor, residual = (self._fitted(inputs, calendar) for inputs in parts)
         return FittedWindow(
             spec=self,
@@ -172,31 +191,46 @@ class FactorEBM(MarketModel):
         store = Store.default()
         labels = [f"{inputs.label} {name}" for name in inputs.names]
         own, *shared = inputs.data
+        pool = inputs.label == "residual"
         if not labels:
             nobody = FAMILY.prior()[0].expand(0, -1)
-            return Fitted(inputs.series, nobody, Dependence.none(), np.empty((len(own), 0)), (), ())
-        if inputs.label == "residual" and self.residual == "ewma":
-            fit = untrained(labels)
+            empty = np.empty((len(own), 0))
+            return Fitted(inputs.series, FAMILY, nobody, None, Dependence.none(), empty, (), (), (), pool)
+        family = Mixed(tuple(layout(part.density) for part in inputs.settings))
+        if all(part.density == "ewma" for part in inputs.settings):
+            fit = untrained(labels, family)
         else:
+            lookbacks = [part.lookback if isinstance(part, Factor) else None for part in inputs.settings]
+            facts = [{**inputs.facts, **({"lookback": back} if back else {})} for back in lookbacks]
             fit = train(
-                inputs.series, labels, calendar, store, fewest=self.fewest, facts=inputs.facts,
+                inputs.series, labels, family, calendar, store, fewest=self.fewest, facts=facts, lookbacks=lookbacks,
                 data=lambda m, rows: (own[:rows, m], *(array[:rows] for array in shared)),
             )  # fmt: skip
-        u, anew, problems = levels(inputs.series, fit.parameters), fit.anew, fit.problems
+        calibrated = [part.calibrated for part in inputs.settings]
+        u, theta = levels(inputs.series, family, fit.parameters, calibrated)
+        anew, problems = fit.anew, fit.problems
         dependence = Dependence.none()
         if self.dependence == "t":
             what = f"{inputs.label} dependence"
-            dependence, new = train_dependence(u, fit.keys, what, calendar, store, fewest=self.fewest, data=inputs.data)
+            keys = tuple(f"{each} {on}" if on else each for each, on in zip(fit.keys, calibrated, strict=True))
+            dependence, new = train_dependence(u, keys, what, calendar, store, fewest=self.fewest, data=inputs.data)
             anew = (*anew, what) if new else anew
             problems = problems if dependence.status.ok else (*problems, f"{what}: {dependence.status}")
-        return Fitted(inputs.series, fit.parameters, dependence, u, anew, problems)
+        return Fitted(
+            inputs.series, family, fit.parameters, theta, dependence, u, anew, fit.reused, problems, pool
+        )  # fmt: skip
+
+    def _settings(self, names: tuple[str, ...]) -> tuple[Factor, ...]:
+        """Each factor's settings, in the order of `names`."""
+        known = {each.name: each for each in map(factor, self.factors)}
+        return tuple(known.get(name, Factor(name)) for name in names)
 
     def _columns(self, past: Past) -> tuple[tuple[str, ...], list[int]]:
         if not past.factors:
             raise DataError(
                 f"{past.date}: the panel has no factors; pass factors= (CLI: --factors FILE), or use SampleMoments."
             )
-        names = self.factors or past.factors
+        names = names_of(self.factors) or past.factors
         unknown = [name for name in names if name not in past.factors]
         if unknown or len(set(names)) < len(names):
             what = f"has no factor {', '.join(unknown)}" if unknown else "is asked for the same factor twice"
@@ -220,13 +254,15 @@ class FactorEBM(MarketModel):
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What one block is made from: `data` is its own columns (T, M), then arrays that all columns share."""
+    """What one block is made from: `data` is its own columns (T, M), then arrays that all columns share; `settings` say
+    how each column is modelled."""
 
     label: str
     names: tuple[str, ...]
     series: Series
     facts: Mapping[str, Any]
     data: tuple[Array, ...]
+    settings: tuple[Factor | Residual, ...]
 
 
 def _shrunk_means(x: Array, periods_per_year: float, sharpe: float) -> Array:

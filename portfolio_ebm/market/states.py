@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from portfolio_ebm.models.conditional import Family, State
+from portfolio_ebm.models.families import FAMILIES, Layout
 
 Array = NDArray[np.float64]
 
@@ -31,6 +32,12 @@ WARM_UP = 20
 """Observations before a row's state is fit to learn from or to be scored."""
 
 FAMILY = Family(ratios=len(HALF_LIVES) + len(DOWNSIDE), features=15, drift=5, reference=REFERENCE)
+
+
+def family(density: str) -> Layout:
+    """The family called `density` on these states; "ewma", which is never trained, is the power law alone."""
+    kind = FAMILIES["student" if density == "ewma" else density]
+    return kind(FAMILY.ratios, FAMILY.features, FAMILY.drift, FAMILY.reference)
 
 
 def ew_mean(x: Array, half_life: float) -> Array:

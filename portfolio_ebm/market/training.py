@@ -6,6 +6,7 @@ before left too little), and read back until the next one. A series' key covers 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +18,17 @@ from torch import Tensor
 
 from portfolio_ebm.data.calendar import anchor
 from portfolio_ebm.market.dependence import Dependence, fit_dependence
-from portfolio_ebm.market.states import FAMILY, Series
+from portfolio_ebm.market.states import Series
 from portfolio_ebm.market.store import Entry, Store, key
+from portfolio_ebm.models import calibration
 from portfolio_ebm.models.conditional import Conditional
+from portfolio_ebm.models.families import Mixed
 from portfolio_ebm.training.maximum_likelihood import maximum_likelihood
 from portfolio_ebm.types import Status
 
 Array = NDArray[np.float64]
 
-VERSION = 2
+VERSION = 3
 """Raised when the same configuration and data would train to something else."""
 
 
@@ -73,41 +76,46 @@ class Trained:
         parameters: (M, P); the prior where there was too little to learn from.
         keys: what the store knows each by; "" for the prior.
         anew: labels that were trained now.
+        reused: labels read from the store, with the seconds that their training took when it was done.
         problems: sentences about fits that did not converge or were not made.
     """
 
     parameters: Tensor
     keys: tuple[str, ...]
     anew: tuple[str, ...]
+    reused: tuple[tuple[str, float], ...]
     problems: tuple[str, ...]
 
 
 def train(
     series: Series,
     labels: Sequence[str],
+    family: Mixed,
     calendar: Calendar,
     store: Store,
     *,
     fewest: int,
-    facts: Mapping[str, Any],
+    facts: Sequence[Mapping[str, Any]],
     data: Callable[[int, int], tuple[Array, ...]],
+    lookbacks: Sequence[int | None] | None = None,
 ) -> Trained:
-    """Energies for every column of `series`: read from the store, or trained in one batch an anchor.
+    """Energies for every column of `series`: read from the store, or trained in one batch an anchor and a family.
 
     Args:
         series: the series with their states.
         labels: "factor MTUM", "residual AAPL", ...
+        family: each column's family.
         calendar: where training happens.
         store: where fits are kept.
         fewest: usable rows below which a series keeps the prior.
-        facts: configuration that goes into every key.
+        facts: configuration that goes into each column's key.
         data: (column, rows) -> the arrays that this column's series was made from, cut at its anchor.
+        lookbacks: usable rows up to the anchor that each column learns from; None for all.
     """
-    prior = FAMILY.prior()[0]
     scored = series.scored
     counts = scored.numpy().cumsum(axis=1).astype(np.float64)
-    parameters: list[Tensor] = [prior] * len(labels)
-    keys, problems = [""] * len(labels), list[str]()
+    parameters = [each.prior()[0] for each in family.families]
+    keys, problems, reused = [""] * len(labels), list[str](), list[tuple[str, float]]()
     missing: dict[int, list[int]] = {}
     for m, label in enumerate(labels):
         found = calendar.choose(counts[m], fewest)
@@ -115,55 +123,72 @@ def train(
             problems.append(f"{label}: {int(counts[m, -1])} usable rows, fewer than {fewest}: {YOUNG}")
             continue
         row, _ = found
-        keys[m] = key(
-            {**facts, "what": label.split(" ")[0], "family": repr(FAMILY), "version": VERSION}, *data(m, row + 1)
-        )
+        own = {**facts[m], "what": label.split(" ")[0], "family": repr(family.families[m]), "version": VERSION}
+        keys[m] = key(own, *data(m, row + 1))
         entry = store.get(keys[m])
         if entry is None:
             missing.setdefault(row, []).append(m)
         else:
             parameters[m] = entry.tensors["parameters"]
+            reused.append((label, float(entry.facts.get("seconds", 0.0))))
             _note(entry, label, problems)
     for row, models in missing.items():
-        for m, entry in zip(models, _train_batch(series, labels, models, row, calendar, store, keys), strict=True):
+        learn = _last(scored[:, : row + 1], lookbacks)
+        for m, entry in _train_batch(series, learn, labels, models, family, calendar, store, keys):
             parameters[m] = entry.tensors["parameters"]
             _note(entry, labels[m], problems)
     anew = tuple(labels[m] for models in missing.values() for m in models)
-    return Trained(torch.stack(parameters), tuple(keys), anew, tuple(problems))
+    return Trained(family.join(parameters), tuple(keys), anew, tuple(reused), tuple(problems))
 
 
-def untrained(labels: Sequence[str]) -> Trained:
+def untrained(labels: Sequence[str], family: Mixed) -> Trained:
     """The prior, a plain EWMA Student-t law, for every label."""
     keys = tuple(f"prior {VERSION}" for _ in labels)
-    return Trained(FAMILY.prior()[0].expand(len(labels), -1), keys, (), ())
+    return Trained(family.prior()[0], keys, (), (), ())
+
+
+def _last(scored: Tensor, lookbacks: Sequence[int | None] | None) -> Tensor:
+    """Bool (M, N): the last so many of each column's usable rows."""
+    if lookbacks is None or not any(lookbacks):
+        return scored
+    most = torch.tensor([each or scored.shape[1] for each in lookbacks])
+    left = scored.flip(-1).cumsum(-1).flip(-1)
+    return scored & (left <= most[:, None])
 
 
 def _train_batch(
     series: Series,
+    learn: Tensor,
     labels: Sequence[str],
     models: list[int],
-    row: int,
+    family: Mixed,
     calendar: Calendar,
     store: Store,
     keys: Sequence[str],
-) -> list[Entry]:
-    rows = slice(0, row + 1)
-    state = series.state.models(models).rows(rows)
-    fit = maximum_likelihood(FAMILY, state, series.target[models, rows], series.scored[models, rows])
-    date = calendar.names[calendar.rows.index(row)]
-    entries = []
-    for place, m in enumerate(models):
-        status = fit.statuses[place]
-        facts = {
-            "series": labels[m],
-            "trained_to": date,
-            "rows": int(series.scored[m, rows].sum()),
-            "log_likelihood": float(fit.log_likelihood[place]),
-            "converged": status.ok,
-            "status": status.message,
-        }
-        entries.append(store.put(keys[m], {"parameters": fit.parameters[place]}, facts))
-    return entries
+) -> list[tuple[int, Entry]]:
+    """Each model of `models` with its stored fit; `learn` (M, N) are the rows that count, up to the anchor."""
+    rows = slice(0, learn.shape[1])
+    date = calendar.names[calendar.rows.index(learn.shape[1] - 1)]
+    found = []
+    for layout, places in family.models(models).groups:
+        mine = [models[place] for place in places]
+        began = time.perf_counter()
+        fit = maximum_likelihood(
+            layout, series.state.models(mine).rows(rows), series.target[mine, rows], learn[mine]
+        )  # fmt: skip
+        seconds = (time.perf_counter() - began) / len(mine)
+        for place, m in enumerate(mine):
+            facts = {
+                "series": labels[m],
+                "trained_to": date,
+                "rows": int(learn[m].sum()),
+                "log_likelihood": float(fit.log_likelihood[place]),
+                "converged": fit.statuses[place].ok,
+                "status": fit.statuses[place].message,
+                "seconds": seconds,
+            }
+            found.append((m, store.put(keys[m], {"parameters": fit.parameters[place]}, facts)))
+    return found
 
 
 def _note(entry: Entry, label: str, problems: list[str]) -> None:
@@ -171,17 +196,26 @@ def _note(entry: Entry, label: str, problems: list[str]) -> None:
         problems.append(f"{label}: {entry.facts.get('status')}")
 
 
-def levels(series: Series, parameters: Tensor) -> Array:
-    """PITs of every scored row, (T, M), NaN elsewhere; series by series, which keeps the tables in the cache."""
+def levels(
+    series: Series, family: Mixed, parameters: Tensor, calibrated: Sequence[bool]
+) -> tuple[Array, Tensor | None]:
+    """PITs of every scored row, (T, M), NaN elsewhere, and the calibration of every row, (M, T + 1, 6), or None.
+
+    A calibrated part's PITs are the calibrated ones: what a copula should see. Series by series, which keeps the tables
+    in the cache.
+    """
     rows = slice(0, len(series.x))
     target, scored = series.target, series.scored
-    out = np.full(series.x.shape, np.nan)
+    out = torch.full(series.x.shape, torch.nan, dtype=torch.float64)
     with torch.no_grad():
         for m in range(len(parameters)):
-            law = Conditional(FAMILY, parameters[m : m + 1], series.state.models([m]).rows(rows))
-            u = law.pit(target[m : m + 1])[0].numpy()
-            out[:, m] = np.where(scored[m].numpy(), u, np.nan)
-    return out
+            state = series.state.models([m]).rows(rows)
+            u = Conditional(family.models([m]), parameters[m : m + 1], state).pit(target[m : m + 1])[0]
+            out[:, m] = torch.where(scored[m], u, torch.nan)
+        if not any(calibrated):
+            return out.numpy(), None
+        path = calibration.theta_path(out) * torch.tensor(calibrated, dtype=torch.float64)[:, None]
+        return calibration.level(out, path[:-1]).numpy(), path.transpose(0, 1).contiguous()
 
 
 def train_dependence(

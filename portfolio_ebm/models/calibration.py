@@ -86,6 +86,13 @@ def log_density(u: Tensor, theta: Tensor) -> Tensor:
     return torch.log1p((legendre(u) * theta).sum(-1))
 
 
+def slope(u: Tensor, theta: Tensor) -> Tensor:
+    """d log c(u) / du = c'(u) / c(u), shapes as in `log_density`."""
+    value, bend = _polynomials(u)
+    norms = _norms(u) * theta
+    return (2 * bend[..., 1:] * norms).sum(-1) / (1 + (value[..., 1:] * norms).sum(-1))
+
+
 def level(u: Tensor, theta: Tensor) -> Tensor:
     """C(u) = integral of c from 0 to u: the calibrated PIT, with relative precision near 0."""
     return u * (1 - (1 - u) * _bend(u, theta))
@@ -146,8 +153,7 @@ class Calibrated(Density):
     def score(self, x: Tensor) -> Tensor:
         """The law's own, plus p(x) c'(u) / c(u) at u = F(x)."""
         u = self.law.cdf(x)
-        slope = (2 * _polynomials(u)[1][..., 1:] * _norms(u) * self.theta).sum(-1)
-        return self.law.score(x) + self.law.log_prob(x).exp() * slope / log_density(u, self.theta).exp()
+        return self.law.score(x) + self.law.log_prob(x).exp() * slope(u, self.theta)
 
     def cdf(self, x: Tensor, nodes: int = NODES) -> Tensor:
         return level(self.law.cdf(x, nodes), self.theta)

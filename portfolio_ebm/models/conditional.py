@@ -6,7 +6,7 @@
 
 v is the long-run variance and r_j the ratios of faster variances to it, s and q bounded features of the state. The
 form E(z | s) is the family's: an energy with a small network of bounded features, so that the tail stays the finite
-power law |z|^(-2c); a Student t; a skewed one (`forms`, `families`).
+power law |z|^(-2c); a Student t; a skewed one (`forms`, `families`). To any of them a calibration energy can be added.
 
 Parameters of all models lie in one tensor (models, P): a batch of models is fitted by one loop of array operations,
 and every model's numbers are its own.
@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from portfolio_ebm.models.calibrated_form import CalibratedForm
 from portfolio_ebm.models.density import Density, interpolate
 from portfolio_ebm.models.families import Family, Layout, Mixed
+from portfolio_ebm.models.forms import Form
 from portfolio_ebm.models.quadrature import NODES, interval_rule, to_line, to_unit
 
 __all__ = ["Conditional", "Family", "Mixed", "Shape", "State", "shape_nodes", "truncated_shape"]
@@ -59,14 +61,15 @@ class Conditional(Density):
         family: the layout of the parameters, one for all models or `Mixed`.
         flat: parameters, (M, P).
         state: rows of state for the same M models.
+        theta: coefficients of a calibration energy, (M, N, 6) as `calibration.theta_path` gives them, or None.
 
     Example:
         >>> law = Conditional(family, fit.parameters, state)
         >>> law.log_prob(x)                     # x (M, N), nats
     """
 
-    def __init__(self, family: Layout | Mixed, flat: Tensor, state: State) -> None:
-        self.family, self.flat, self.state = family, flat, state
+    def __init__(self, family: Layout | Mixed, flat: Tensor, state: State, theta: Tensor | None = None) -> None:
+        self.family, self.flat, self.state, self.theta = family, flat, state, theta
         p = family.split(flat)
         mixed = softplus(p["mix"][:, 0])[:, None] + _dot(state.ratios, softplus(p["mix"][:, 1:]))
         spread = torch.tanh(_dot(state.features, p["scale"]))
@@ -74,7 +77,8 @@ class Conditional(Density):
         self.scale = (state.level * mixed).sqrt() * spread.exp()
         width = (state.level * state.ratios[..., family.reference]).sqrt()
         self.location = width * _dot(state.drift, p["drift"])
-        self.form = family.form(flat, state.features)
+        form = family.form(flat, state.features)
+        self.form: Form = form if theta is None else CalibratedForm(form, theta)
 
     @property
     def tail(self) -> Tensor:
@@ -82,6 +86,9 @@ class Conditional(Density):
 
     def energy(self, x: Tensor) -> Tensor:
         return self.form.energy(self._z(x)) + self.scale.log()
+
+    def score(self, x: Tensor) -> Tensor:
+        return self.form.score(self._z(x)) / self.scale
 
     def log_z(self, nodes: int = NODES) -> Tensor:
         """log of the integral of exp(-E), (M, N); the log sigma in E is the Jacobian."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.errors import FitError, ShapeError
-from portfolio_ebm.models.conditional import Conditional, Family, State
+from portfolio_ebm.models.conditional import Conditional, State
+from portfolio_ebm.models.families import Layout
 from portfolio_ebm.training.quasi_newton import minimise
 from portfolio_ebm.types import Status
 
@@ -37,7 +38,7 @@ class Fit:
 
 
 def maximum_likelihood(
-    family: Family, state: State, x: Tensor, seen: Tensor, *, iterations: int = 200, tolerance: float = 1e-7
+    family: Layout, state: State, x: Tensor, seen: Tensor, *, iterations: int = 200, tolerance: float = 1e-7
 ) -> Fit:
     """Fit M conditional energies at once.
 

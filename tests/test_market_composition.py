@@ -1,0 +1,182 @@
+"""How a FactorEBM is composed: settings of single factors, calibration, what is trained when one of them changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from market_worlds import cut, world
+from scipy import stats
+from test_market_factor_ebm import files, rows
+from test_market_plain import panel_of
+
+from portfolio_ebm.data.past import Past
+from portfolio_ebm.errors import SpecError
+from portfolio_ebm.market.base import MarketModel
+from portfolio_ebm.market.composed import split
+from portfolio_ebm.market.factor_ebm import FactorEBM
+from portfolio_ebm.market.parts import Factor, Residual
+from portfolio_ebm.market.training import _last
+from portfolio_ebm.models.calibration import positive, theta_path
+from portfolio_ebm.types import generator
+
+SKEWED = FactorEBM(
+    factors=("market", Factor("value", density="skew_student", calibrated=True)),
+    residual=Residual("student", calibrated=True),
+    lookback=300,
+    min_history=200,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _home(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Every test of this file shares one store of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+@pytest.fixture(scope="module", name="past")
+def _past() -> Past:
+    return world()
+
+
+def test_a_factor_with_settings_pastes_back_and_round_trips() -> None:
+    assert eval(repr(SKEWED)) == SKEWED
+    assert MarketModel.from_json(SKEWED.model_dump_json()) == SKEWED
+    assert SKEWED.fingerprint() != SKEWED.replace(factors=("market", "value")).fingerprint()
+
+
+def test_a_factor_without_settings_is_its_name() -> None:
+    named, built = FactorEBM(factors=("market", "value")), FactorEBM(factors=(Factor("market"), Factor("value")))
+    assert named == built and named.fingerprint() == built.fingerprint() and repr(named) == repr(built)
+    assert FactorEBM(residual=Residual("student")) == FactorEBM(residual="student")
+    assert FactorEBM(residual=Residual("ewma")).residual == "ewma"
+    with pytest.raises(SpecError, match="density"):
+        Factor("HML", density="gaussian")  # type: ignore[arg-type]
+
+
+def test_each_part_has_the_family_it_was_given(past: Past) -> None:
+    market = SKEWED.fit(past)
+    kinds = [[type(each).__name__ for each in block.law.family.families] for block in market.blocks]  # type: ignore[union-attr]
+    assert kinds == [["Family", "SkewFamily"], ["StudentFamily"] * 4]
+    # The same factor under the same settings is the same energy, whatever the others are.
+    plain = SKEWED.replace(factors=("market", "size"), residual="ewma").fit(past)
+    size = plain.blocks[0].law.family.size
+    assert torch.equal(plain.blocks[0].law.flat[0], market.blocks[0].law.flat[0, :size])
+
+
+def test_calibration_is_that_of_the_parts_own_past(past: Past) -> None:
+    """Only the calibrated parts have it; it is made of PITs of days before, and the copula sees the calibrated ones."""
+    spec = SKEWED.replace(factors=(Factor("market", calibrated=True), "value"))
+    window, plain = spec.window(past), spec.replace(factors=("market", "value")).window(past)
+    factors, without = window.blocks[0], plain.blocks[0]
+    assert factors.theta is not None and without.theta is None
+    own = theta_path(torch.from_numpy(without.levels[:, :1]))
+    assert torch.equal(factors.theta[0], own[:, 0]) and not factors.theta[1].any()
+    t = 350
+    law = window.at(t).blocks[0].law
+    x = torch.from_numpy(past.factor_returns[t, :1])
+    whole = law.cdf(x[:, None].expand(2, 1))[0]
+    assert float(whole) == pytest.approx(factors.levels[t - window.calendar.start, 0], abs=2e-5)
+
+
+def test_draws_of_calibrated_parts_follow_their_cdf(past: Past) -> None:
+    """Coefficients far from zero: a sampler that forgot them would fail."""
+    window = SKEWED.window(past)
+    bent = window.blocks[0].theta
+    assert bent is not None
+    bent[:, -1] = positive(torch.tensor([0.25, -0.2, 0.1, 0.1, 0.0, -0.1], dtype=torch.float64))
+    market = window.today()
+    draws = market.sample(4000, generator(3, "bent"))
+    x, _ = split(draws, market.beta, market.loadings, market.market)
+    u = market.blocks[0].law.cdf(x[:, :, None])[..., 0].numpy()
+    assert min(stats.kstest(column, "uniform").pvalue for column in u.T) > 1e-3
+    bent[:, -1] = 0.0
+    other = window.today().blocks[0].law.cdf(x[:, :, None])[..., 0].numpy()
+    assert max(stats.kstest(column, "uniform").pvalue for column in other.T) < 1e-6
+
+
+def test_days_of_factors_as_they_are_have_the_exact_numbers_of_their_laws(past: Past) -> None:
+    """PIT and value at risk invert one another, the shortfall is the mean below it, by a fine grid."""
+    factors = ("market", Factor("value", density="skew_student", calibrated=True))
+    spec = SKEWED.replace(factors=factors, orthogonalise=False)
+    panel = panel_of(past, assets=(), returns=np.zeros((len(past), 0)), tradeable=np.zeros((len(past), 0), dtype=bool))
+    days = spec.fit_days(panel, [390, 400])
+    assert days.exact
+    eye = torch.eye(2, dtype=torch.float64).expand(2, 2, 2)
+    var, es = days.var_es(eye, 0.95)
+    assert days.pit(var) == pytest.approx(0.05, abs=1e-8)
+    for i, day in enumerate(days.days.markets):
+        law = day.blocks[0].law
+        grid = (
+            law.location[:, 0]
+            + law.scale[:, 0] * torch.sinh(torch.linspace(-12, 12, 40001, dtype=torch.float64))[:, None]
+        )
+        p = law.log_prob(grid[..., None])[..., 0].exp()
+        assert torch.trapezoid(p, grid, dim=0) == pytest.approx(1.0, abs=1e-6)
+        below = grid <= var[i]
+        assert torch.trapezoid(p * below * grid, grid, dim=0) / 0.05 == pytest.approx(es[i], rel=2e-3)
+
+
+def test_a_factors_own_lookback_forgets_what_lies_before(past: Past) -> None:
+    """Days before the last 120 up to the anchor weigh nothing: their targets may be anything; the others' fits stay."""
+    spec = SKEWED.replace(residual="ewma", factors=("market", "value"))
+    short = spec.replace(factors=(Factor("market", lookback=120), "value"))
+    one, two = (each.fit(past).blocks[0].law.flat for each in (spec, short))
+    assert not torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
+    scored = torch.tensor([[False, True, True, False, True], [True] * 5])
+    assert torch.equal(_last(scored, [2, None])[0], torch.tensor([False, False, True, False, True]))
+    assert torch.equal(_last(scored, [2, None])[1], scored[1])
+
+
+def test_what_is_read_from_the_store_is_listed_with_the_time_it_once_took(
+    past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adding, swapping and removing: every other energy's bytes stay, and the result says what was saved."""
+    monkeypatch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path))
+    spec = SKEWED.replace(factors=("market", "value"), residual="energy")
+    first = spec.fit(past)
+    assert not first.reused and first.time_saved == 0
+    before = files(tmp_path)
+    for names, trained, reused in (
+        (("market", "value", "size"), {"size"}, {"market", "value"}),
+        (("market", "size"), set(), {"market", "size"}),
+        (("size", "market", "value"), set(), {"market", "value", "size"}),
+        (("market", Factor("value", density="student")), {"value"}, {"market"}),
+    ):
+        market = spec.replace(factors=names).fit(past)
+        assert {f"factor {name}" for name in reused} == {n for n in market.reused if n.startswith("factor ")}
+        assert {f"factor {name}" for name in trained} == {
+            n for n in market.refitted if n.startswith("factor ") and n != "factor dependence"
+        }
+        assert market.time_saved == sum(market.reused.values()) and min(market.reused.values()) > 0
+        after = files(tmp_path)
+        assert all(after[name] == blob for name, blob in before.items())
+    # Other factors leave other residuals: those, the loadings and both copulas are made anew.
+    wider = spec.replace(factors=("market", "value", "size"), residual="student").fit(past)
+    assert {"loadings", "residual A0", "residual dependence"} <= set(wider.refitted)
+
+
+def test_a_fit_that_did_not_converge_is_a_status(past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path))
+    from portfolio_ebm.market import training
+
+    few = training.maximum_likelihood
+    monkeypatch.setattr(training, "maximum_likelihood", lambda *args, **kw: few(*args, **kw, iterations=2))
+    market = SKEWED.fit(past)
+    assert not market.status and "factor market: stopped after 2 steps" in str(market.status)
+    again = SKEWED.fit(past)
+    assert not again.status and not [name for name in again.refitted if name.startswith("factor m")]
+
+
+def test_a_day_of_every_option_is_known_before_it(past: Past) -> None:
+    """The market of an earlier date is that of a panel that ends there."""
+    t = 400
+    r = rows(past)[t]
+    whole, early = SKEWED.window(past), SKEWED.window(cut(past, t))
+    assert whole.calendar.start == early.calendar.start
+    one, two = whole.at(t - whole.calendar.start), early.today()
+    assert float(one.log_prob(r)) == pytest.approx(float(two.log_prob(r)), abs=1e-10)
