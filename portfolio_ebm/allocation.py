@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.construction.base import ShadowPrice, Solution
 from portfolio_ebm.types import Status
 
 
@@ -33,9 +33,8 @@ class Allocation:
         refitted: what the market model estimated anew for this decision.
         horizon: the holding period the estimates are for, in periods of the panel.
         date: the decision's date, "" when there is none.
-        shadow_prices: a frame with one row per bound that binds, the dearest first: rule, bound (upper, lower, equal),
-            at (where it stands), value (energy saved per unit by which it is loosened), worth (the same in expected
-            return, where the formula has Return()), names, and words, the same in a sentence.
+        prices: the shadow price of each bound that binds, the dearest first; `shadow_prices` is the frame of them.
+        period: the holding period in words.
         relaxed: by rule that gave way because no portfolio obeys them all, by how much, in its own units; {} mostly.
 
     Example:
@@ -56,7 +55,8 @@ class Allocation:
     refitted: tuple[str, ...] = ()
     horizon: float = 1.0
     date: str = ""
-    shadow_prices: pd.DataFrame = field(default_factory=pd.DataFrame)
+    prices: tuple[ShadowPrice, ...] = ()
+    period: str = "per holding period"
     relaxed: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -73,6 +73,21 @@ class Allocation:
         return self.gap <= 1e-8 * max(scale, 1e-12)
 
     @property
+    def shadow_prices(self) -> pd.DataFrame:
+        """What loosening each rule that binds is worth, the dearest first; empty where no multipliers are known.
+
+        Columns: rule; bound (upper, lower, equal); at, where it stands; value, energy saved per unit by which it is
+        loosened; worth, the same in expected return, where the formula has Return(); names; words, a sentence.
+
+        Example:
+            >>> optimize(...).shadow_prices["words"][0]
+            'One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month.'
+        """
+        rows = [{**vars(price), "words": price.sentence(self.period)} for price in self.prices]
+        frame = pd.DataFrame(rows, columns=["rule", "bound", "at", "value", "worth", "names", "words"])
+        return frame.astype({"at": float, "value": float, "worth": float})
+
+    @property
     def idle(self) -> tuple[str, ...]:
         """Terms that decide nothing: their range over feasible portfolios is under 1 % of the largest one's."""
         width = {name: high - low for name, (low, high) in self.ranges.items()}
@@ -86,7 +101,7 @@ class Allocation:
             lines.append("  " + ", ".join(f"{name} {value:.2%}" for name, value in held.items()))
         tail = "no bound is known" if self.gap is None else f"at most {self.gap:.2e} above the optimum"
         lines.append(f"  energy {self.energy:.6g} per holding period, {tail}")
-        lines += [f"  {words}" for words in self.shadow_prices.get("words", [])[:3]]
+        lines += [f"  {price.sentence(self.period)}" for price in self.prices[:3]]
         return "\n".join(lines)
 
 
@@ -111,12 +126,6 @@ def record(
         weights=weights, status=solution.status, energy=solution.energy, bound=solution.bound,
         residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=dict(solution.ranges),
         ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
-        refitted=refitted, horizon=horizon, date=date, shadow_prices=_priced(solution, period),
+        refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
         relaxed=dict(solution.relaxed),
     )  # fmt: skip
-
-
-def _priced(solution: Solution, period: str) -> pd.DataFrame:
-    rows = [{**vars(price), "words": price.sentence(period)} for price in solution.shadow_prices]
-    frame = pd.DataFrame(rows, columns=["rule", "bound", "at", "value", "worth", "names", "words"])
-    return frame.astype({"at": float, "value": float, "worth": float})

@@ -179,7 +179,12 @@ def _check(arrays: Mapping[str, Any], n: int, names: tuple[str, ...] | None) -> 
     scale = float(np.abs(matrix).max()) or 1.0
     if np.abs(matrix - matrix.T).max() > 1e-10 * scale:
         raise DataError("covariance is not symmetric; pass (C + C.T) / 2 if that is what is meant.")
-    least = float(np.linalg.eigvalsh(matrix)[0])
+    try:
+        # A quick proof for the many that pass; what fails is measured.
+        np.linalg.cholesky(matrix + 1e-9 * scale * n * np.eye(n))
+        return
+    except np.linalg.LinAlgError:
+        least = float(np.linalg.eigvalsh(matrix)[0])
     if least < -1e-9 * scale * n:
         raise DataError(
             f"covariance is not positive semi-definite (least eigenvalue {least:.3g}); "
@@ -198,7 +203,8 @@ def _outlook(arrays: Mapping[str, Any], n: int) -> Outlook:
         )
     return Outlook(
         mean=torch.tensor(mean),
-        covariance=Structured.from_dense(torch.tensor((matrix + matrix.T) / 2)),
+        # The matrix itself is the core: nothing is decomposed that no term asks for.
+        covariance=Structured(torch.eye(n).double(), torch.tensor((matrix + matrix.T) / 2), torch.zeros(n).double()),
         scenarios=None if draws is None else torch.tensor(draws),
         marginals=None,
         horizon=1.0,

@@ -165,7 +165,7 @@ class Proof:
 
 def prove(formula: Formula, box: Box, w: Array, duals: Multipliers) -> Proof:
     """Bound and KKT residual at w (n,) for a formula without other terms."""
-    value, gradient, hessian = formula.smooth_part(w)
+    value, gradient = formula.slope(w)
     tails = [tail_duals(tail, q) for tail, q in zip(formula.tails, duals.tails, strict=True)]
     pulls = [tail.losses.T @ q for tail, q in zip(formula.tails, tails, strict=True)]
     rows = np.where((duals.rows > 0.0) & np.isfinite(box.row_upper), duals.rows, 0.0)
@@ -182,8 +182,8 @@ def prove(formula: Formula, box: Box, w: Array, duals: Multipliers) -> Proof:
     bound: float | None = None
     if least is not None:
         bound = value - float(gradient @ w) - support - tau * (box.turnover or 0.0) + least
-    elif not formula.smooth and not formula.tails and formula.cost == 0.0 and tau == 0.0 and formula.matrix is not None:
-        bound = _by_curvature(value, rows, support, box, w, slope, hessian, formula.evaluate(w))
+    elif not formula.smooth and not formula.tails and formula.cost == 0.0 and tau == 0.0 and formula.curve is not None:
+        bound = _by_curvature(value, rows, support, box, w, slope, formula.smooth_part(w)[2], formula.evaluate(w))
 
     stationary, duals_low, duals_high = _stationarity(slope, formula.cost, held, tau, box, w)
     stationary = stationary / scale

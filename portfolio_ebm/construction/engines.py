@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import cvxpy as cp
-import daqp
 import numpy as np
 from numpy.typing import NDArray
 
+from portfolio_ebm.construction.columns import by_columns, by_daqp
 from portfolio_ebm.construction.duality import Box, Duals, Multipliers
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.interior import Ended, Program, interior_point
@@ -42,7 +42,7 @@ class Found:
 def scale_of(formula: Formula, box: Box) -> float:
     """The factor that brings the objective's slopes to order one."""
     start = inside(box)
-    _, gradient, _ = formula.smooth_part(start)
+    _, gradient = formula.slope(start)
     sizes = [float(np.abs(gradient).max(initial=0.0)), formula.cost]
     sizes += [tail.coefficient * float(np.abs(tail.losses).mean()) for tail in formula.tails]
     largest = max(sizes)
@@ -58,22 +58,22 @@ def inside(box: Box) -> Array:
     return np.asarray(np.clip(np.full(n, 1.0 / n), low, high))
 
 
-def active_set(formula: Formula, box: Box) -> Found | None:
-    """The exact minimum of a quadratic on a polyhedron by daqp; None where daqp does not end at one."""
-    matrix = formula.matrix
-    if matrix is None or formula.tails or formula.smooth or formula.cost != 0.0 or box.turnover is not None:
+def active_set(formula: Formula, box: Box, start: Array | None = None) -> Found | None:
+    """The exact minimum of a quadratic on a polyhedron by daqp; None where daqp does not end at one.
+
+    Large problems are solved on the names that matter, first those of `start`, the weights of a problem close by.
+    """
+    if formula.curve is None or formula.tails or formula.smooth or formula.cost != 0.0 or box.turnover is not None:
         return None
     scale = scale_of(formula, box)
-    upper = np.concatenate([box.upper, box.row_upper])
-    lower = np.concatenate([box.lower, box.row_lower])
-    sense = np.where(upper - lower <= 1e-14, 5, 0).astype(np.int32)
-    x, _, flag, info = daqp.solve(
-        np.ascontiguousarray(scale * matrix), scale * formula.linear, np.ascontiguousarray(box.rows),
-        np.minimum(upper, 1e30), np.maximum(lower, -1e30), sense, primal_tol=1e-11, dual_tol=1e-12, iter_limit=10_000,
-    )  # fmt: skip
-    if flag != 1 or not np.isfinite(x).all():
-        return None
-    return Found(np.asarray(x), Multipliers((), np.asarray(info["lam"])[formula.n :] / scale, 0.0), "active set (daqp)")
+    found, engine = by_columns(formula, box, scale, start), "active set (daqp) by columns"
+    if found is None and formula.matrix is not None:
+        engine = "active set (daqp)"
+        found = by_daqp(
+            scale * formula.matrix, scale * formula.linear, box.lower, box.upper,
+            box.rows, box.row_lower, box.row_upper,
+        )  # fmt: skip
+    return None if found is None else Found(found[0], Multipliers((), found[1] / scale, 0.0), engine)
 
 
 def interior(formula: Formula, box: Box) -> Found | None:

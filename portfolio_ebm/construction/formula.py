@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,8 +22,12 @@ from portfolio_ebm.energies.faces import SmoothEnergy
 from portfolio_ebm.energies.risk import CVaR
 from portfolio_ebm.energy import Bound, ConvexEnergy, Energy, Quadratic, Scaled
 from portfolio_ebm.errors import ShapeError, SpecError
+from portfolio_ebm.linear import Structured
 
 Array = NDArray[np.float64]
+
+SMALL = 200
+"""Up to so many names M is formed at once; beyond, only where its entries are needed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Formula:
     Attributes:
         energy, ctx: what was taken apart.
         value: the torch face, bound.
-        matrix: M (n, n), or None where no term is quadratic; linear (n,); constant.
+        curve: M, structured, or None where no term is quadratic; linear (n,); constant.
         tails: the CVaR terms.
         cost: coefficient of sum |w - held|; zero where nothing is held.
         held: (n,) or None.
@@ -57,7 +62,7 @@ class Formula:
     energy: Energy
     ctx: Context
     value: Bound
-    matrix: Array | None
+    curve: Structured | None
     linear: Array
     constant: float
     tails: tuple[Tail, ...]
@@ -79,23 +84,60 @@ class Formula:
         """E(w), on the torch face."""
         return float(self.value(torch.as_tensor(w, dtype=torch.float64, device=self.ctx.tradeable.device)))
 
-    def smooth_part(self, w: Array) -> tuple[float, Array, Array]:
-        """Value, gradient and Hessian at w of the quadratic and the smooth terms together."""
+    @cached_property
+    def matrix(self) -> Array | None:
+        """M (n, n), formed on first use; None where no term is quadratic."""
+        return None if self.curve is None else _numpy(self.curve.dense())
+
+    @cached_property
+    def _factors(self) -> tuple[Array, Array, Array]:
+        """F, C and D of M = F C F' + diag(D)."""
+        curve = self.curve or Structured(torch.zeros(self.n, 0), torch.zeros(0, 0), torch.zeros(self.n))
+        return _numpy(curve.loadings), _numpy(curve.core), _numpy(curve.diagonal)
+
+    @property
+    def large(self) -> bool:
+        """Whether M is left unformed while its products suffice."""
+        return self.n > SMALL and "matrix" not in self.__dict__
+
+    def block(self, names: NDArray[np.intp]) -> Array:
+        """M at the rows and columns of `names`."""
+        if not self.large:
+            return np.zeros((len(names), len(names))) if self.matrix is None else self.matrix[np.ix_(names, names)]
+        loadings, core, diagonal = self._factors
+        return np.asarray(loadings[names] @ core @ loadings[names].T + np.diag(diagonal[names]))
+
+    def _bent(self, w: Array) -> Array:
+        """M w."""
+        matrix = None if self.large else self.matrix
+        if matrix is not None:
+            return np.asarray(matrix @ w)
+        loadings, core, diagonal = self._factors
+        return np.asarray(loadings @ (core @ (loadings.T @ w)) + diagonal * w)
+
+    def slope(self, w: Array) -> tuple[float, Array]:
+        """Value and gradient at w of the quadratic and the smooth terms together."""
         value, gradient = self.constant + float(self.linear @ w), self.linear.copy()
-        hessian = np.zeros((self.n, self.n))
-        if self.matrix is not None:
-            pull = self.matrix @ w
-            value, gradient, hessian = value + 0.5 * float(pull @ w), gradient + pull, hessian + self.matrix
-        if not self.smooth:
-            return value, gradient, hessian
+        if self.curve is not None:
+            pull = self._bent(w)
+            value, gradient = value + 0.5 * float(pull @ w), gradient + pull
         point = torch.as_tensor(w, dtype=torch.float64)
         for coefficient, model in self.smooth:
             face = model(point)
-            curve = np.zeros_like(hessian) if face.matrix is None else face.matrix.dense().numpy()
+            bend = np.zeros_like(w) if face.matrix is None else _numpy(face.matrix.matvec(point))
             value += coefficient * float(face(point))
-            gradient = gradient + coefficient * (curve @ w + face.linear.numpy())
-            hessian = hessian + coefficient * curve
-        return value, gradient, hessian
+            gradient = gradient + coefficient * (bend + _numpy(face.linear))
+        return value, gradient
+
+    def smooth_part(self, w: Array) -> tuple[float, Array, Array]:
+        """Value, gradient and Hessian at w of the quadratic and the smooth terms together."""
+        hessian = np.zeros((self.n, self.n)) if self.matrix is None else self.matrix.copy()
+        point = torch.as_tensor(w, dtype=torch.float64)
+        for coefficient, model in self.smooth:
+            face = model(point)
+            if face.matrix is not None:
+                hessian += coefficient * _numpy(face.matrix.dense())
+        return *self.slope(w), hessian
 
 
 def take_apart(energy: Energy, ctx: Context) -> Formula:
@@ -111,7 +153,7 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
         )
     n = ctx.n_assets
     refuse_non_convex(energy)
-    matrix: Array | None = None
+    curve: Structured | None = None
     linear, constant, cost = np.zeros(n), 0.0, 0.0
     tails, smooth, other = [], [], []
     for part in energy.terms():
@@ -121,8 +163,8 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
             linear = linear + c * _numpy(face.linear)
             constant += c * float(face.constant)
             if face.matrix is not None:
-                dense = c * _numpy(face.matrix.dense())
-                matrix = dense if matrix is None else matrix + dense
+                bent = face.matrix.scaled(c)
+                curve = bent if curve is None else curve.plus(bent)
         elif isinstance(term, CVaR):
             losses = _numpy(term.losses(ctx))
             tails.append(Tail(c, losses, term.tail(losses.shape[0])))
@@ -134,7 +176,7 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
             other.append(part)
     held = None if ctx.held is None else _numpy(ctx.held)
     return Formula(
-        energy=energy, ctx=ctx, value=energy.bind(ctx), matrix=matrix, linear=linear, constant=constant,
+        energy=energy, ctx=ctx, value=energy.bind(ctx), curve=curve, linear=linear, constant=constant,
         tails=tuple(tails), cost=cost, held=held, smooth=tuple(smooth), other=tuple(other),
     )  # fmt: skip
 

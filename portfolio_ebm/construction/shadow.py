@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.region import Region
@@ -63,16 +61,16 @@ def _of_rows(parts: list[tuple[str, Region]], duals: Duals) -> list[ShadowPrice]
 def _of_box(parts: list[tuple[str, Region]], whole: Region, ctx: Context, duals: Duals) -> list[ShadowPrice]:
     """Prices of ends of the box, added up over the names that the same rules hold at the same weight."""
     totals: dict[tuple[str, str, float], tuple[float, list[str]]] = {}
+    frozen = whole.frozen.tolist()
     for side, values in (("upper", duals.upper), ("lower", duals.lower)):
-        ends: Tensor = getattr(whole, side)
-        for i in values.nonzero()[0].tolist():
-            if bool(whole.frozen[i]):
-                continue
-            at = float(ends[i])
-            owners = " and ".join(name for name, region in parts if float(getattr(region, side)[i]) == at)
-            total, names = totals.setdefault((owners, side, at), (0.0, []))
+        binding = [i for i in values.nonzero()[0].tolist() if not frozen[i]]
+        ends = getattr(whole, side).tolist()
+        own = [(name, getattr(region, side).tolist()) for name, region in parts]
+        for i in binding:
+            owners = " and ".join(name for name, mine in own if mine[i] == ends[i])
+            total, names = totals.setdefault((owners, side, ends[i]), (0.0, []))
             names.append(ctx.assets[i])
-            totals[owners, side, at] = total + float(values[i]), names
+            totals[owners, side, ends[i]] = total + float(values[i]), names
     return [
         ShadowPrice(owners, side, at, total, None, tuple(names))
         for (owners, side, at), (total, names) in totals.items()
