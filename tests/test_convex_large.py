@@ -61,8 +61,8 @@ def test_columns_give_the_minimum_over_all_names(energy, rules) -> None:
         scale * formula.matrix, scale * formula.linear, box.lower, box.upper, box.rows, box.row_lower, box.row_upper
     )
     if few is None:
-        # Zero is inside every box here, so that no name rests on a bound; the other path is taken.
-        assert (box.lower < 0.0).all() and (box.upper > 0.0).all()
+        # Zero is inside every box, so that no name rests on a bound, or too many names are held.
+        assert ((box.lower < 0.0) & (box.upper > 0.0)).all() or (whole[0] > 1e-9).mean() > 0.3
         return
     np.testing.assert_allclose(few[0], whole[0], atol=1e-9)
     found = minimize(energy, region, ctx)

@@ -59,8 +59,8 @@ def by_columns(formula: Formula, box: Box, scale: float, start: Array | None = N
     first = formula.slope(np.full(n, 1.0 / n))[1] - box.rows.mean(0)
     caps = np.where(np.isfinite(box.upper), box.upper, 1.0)
     order = np.argsort(first, kind="stable")
-    # Enough room for the whole budget twice over, at least.
-    enough = int(np.searchsorted(np.cumsum(np.abs(caps[order])), 2.0)) + 1
+    # Room for the whole budget and half as much again, at least.
+    enough = int(np.searchsorted(np.cumsum(np.abs(caps[order])), 1.5)) + 1
     active[order[: max(FEWEST - int(active.sum()), enough if start is None else 0)]] = True
     for _ in range(60):
         if active.sum() > 0.5 * n:
