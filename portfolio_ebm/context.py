@@ -145,7 +145,7 @@ class Context:
         if name in self.benchmarks:
             found = require_last(self.benchmarks[name], self.n_assets, f"benchmark '{name}'")
             if not bool(found.isfinite().all()):
-                raise DataError(f"The weights of benchmark '{name}' are not known{self._when()}; start later.")
+                raise DataError(f"The weights of benchmark '{name}' are not known{self.at}; start later.")
             return found
         if name in self.assets:
             return torch.eye(self.n_assets, dtype=torch.float64, device=self.tradeable.device)[self.assets.index(name)]
@@ -206,9 +206,11 @@ class Context:
         if bool(found.any()):
             who = [name for name, is_bad in zip(self.assets, found.tolist(), strict=True) if is_bad]
             more = f" and {len(who) - 5} more" if len(who) > 5 else ""
-            raise DataError(f"{what}{self._when()} for {', '.join(who[:5])}{more}; {remedy}.")
+            raise DataError(f"{what}{self.at} for {', '.join(who[:5])}{more}; {remedy}.")
 
-    def _when(self) -> str:
+    @property
+    def at(self) -> str:
+        """ " at 2020-01-31", or nothing where there is no date."""
         return f" at {self.date}" if self.date else ""
 
     def _outlook(self, who: str) -> Outlook:

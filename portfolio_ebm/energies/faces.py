@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -31,3 +32,20 @@ def portfolio_returns(scenarios: Tensor, w: Tensor) -> Tensor:
     chains = w.shape[len(batch) : -1]
     flat = w.reshape(*batch, -1, w.shape[-1])
     return (flat @ scenarios.mT).reshape(*batch, *chains, scenarios.shape[-2])
+
+
+def tail_count(size: int, level: float) -> float:
+    """size (1 - level): how many of `size` values the tail counts; the last may count by a fraction."""
+    count = size * (1.0 - level)
+    # 1 - 0.95 is not a twentieth in binary: a count within rounding of a whole number is that number.
+    return float(round(count)) if abs(count - round(count)) < 1e-9 * size and round(count) > 0 else count
+
+
+def tail_mean(values: Tensor, count: float) -> Tensor:
+    """The mean of the `count` largest of values (..., S), the last by its fraction: (...)."""
+    whole = math.floor(count)
+    size = min(whole + 1, values.shape[-1])
+    share = torch.ones(size, dtype=values.dtype, device=values.device)
+    if size > whole:
+        share[-1] = count - whole
+    return (values.topk(size, dim=-1, sorted=True).values * (share / count)).sum(-1)

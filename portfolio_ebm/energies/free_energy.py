@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.context import Context
+from portfolio_ebm.energies.entropic import EntropicRisk
 from portfolio_ebm.energies.faces import SmoothEnergy
 from portfolio_ebm.energy import Bound, Curvature, Quadratic
 from portfolio_ebm.linear import Structured
@@ -39,6 +40,9 @@ class FactorRisk(SmoothEnergy):
 
     Attributes:
         risk_aversion: g > 0, per unit of wealth.
+        dependence: take the scenarios' value, which sees how the parts move together and how they compound; the sum
+            over parts then stays in the breakdown, with the remainder as "dependence". `diagnose` gives the effective
+            number of scenarios behind it.
 
     Example:
         >>> Return() + FactorRisk(risk_aversion=5)
@@ -48,11 +52,33 @@ class FactorRisk(SmoothEnergy):
     """
 
     risk_aversion: float = Field(default=5.0, gt=0.0)
+    dependence: bool = False
 
     curvature: ClassVar[Curvature] = "convex"
     needs: ClassVar[frozenset[str]] = frozenset({"marginals"})
 
+    def asks(self) -> frozenset[str]:
+        return self.needs | {"scenarios"} if self.dependence else self.needs
+
+    @property
+    def _joint(self) -> EntropicRisk:
+        return EntropicRisk(risk_aversion=self.risk_aversion, centred=True)
+
+    def pieces(self, w: Tensor, ctx: Context) -> dict[str, Tensor]:
+        """Each part's free energy, and with `dependence` what the scenarios' value has beyond their sum."""
+        found = self.additive_terms(w, ctx)
+        if self.dependence:
+            found["dependence"] = self._joint.bind(ctx)(w) - torch.stack(list(found.values())).sum(0)
+        return found
+
+    def diagnose(self, w: Tensor, ctx: Context) -> dict[str, float]:
+        """The largest mass of a part's tilted law near its bound, and with `dependence` the effective scenarios."""
+        found = {"mass near the bound": max(float(x) for x in self.tail_mass(w, ctx).values())}
+        return found | self._joint.diagnose(w, ctx) if self.dependence else found
+
     def bind(self, ctx: Context) -> Bound:
+        if self.dependence:
+            return self._joint.bind(ctx)
         parts = self._parts(ctx)
         return lambda w: parts(w).sum(-1)
 
@@ -73,6 +99,8 @@ class FactorRisk(SmoothEnergy):
 
     def taylor(self, ctx: Context) -> Callable[[Tensor], Quadratic]:
         """Gradient: minus the tilted means, through the exposures. Hessian: g B diag(tilted variances) B'."""
+        if self.dependence:
+            return self._joint.taylor(ctx)
         table, exponent, g = ctx.marginals, self._exponent(ctx), self.risk_aversion
 
         def model(w: Tensor) -> Quadratic:
@@ -90,6 +118,8 @@ class FactorRisk(SmoothEnergy):
         return model
 
     def to_cvxpy(self, w: Any, ctx: Context) -> Any:
+        if self.dependence:
+            return self._joint.to_cvxpy(w, ctx)
         table, g = ctx.marginals, self.risk_aversion
         values, log_mass = table.values.detach().cpu().numpy(), table.log_mass.detach().cpu().numpy()
         b = table.exposures.detach().cpu().numpy().T @ w

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.context import Context
-from portfolio_ebm.energies.faces import portfolio_returns
+from portfolio_ebm.energies.faces import portfolio_returns, tail_count, tail_mean
 from portfolio_ebm.energy import Bound, ConvexEnergy, Curvature, Quadratic
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.types import require_last
@@ -79,26 +79,13 @@ class CVaR(ConvexEnergy):
 
     def tail(self, n_scenarios: int) -> float:
         """S (1 - a): how many scenarios the tail counts; the last may count by a fraction."""
-        count = n_scenarios * (1.0 - self.level)
-        # 1 - 0.95 is not a twentieth in binary: a count within rounding of a whole number is that number.
-        return float(round(count)) if abs(count - round(count)) < 1e-9 * n_scenarios and round(count) > 0 else count
+        return tail_count(n_scenarios, self.level)
 
     def bind(self, ctx: Context) -> Bound:
         losses = self.losses(ctx)
         n_scenarios, n = losses.shape[-2:]
         count = self.tail(n_scenarios)
-        whole = math.floor(count)
-        size = min(whole + 1, n_scenarios)
-        share = torch.ones(size, dtype=losses.dtype, device=losses.device)
-        if size > whole:
-            share[-1] = count - whole
-        share = share / count
-
-        def energy(w: Tensor) -> Tensor:
-            worst = portfolio_returns(losses, require_last(w, n, "CVaR")).topk(size, dim=-1, sorted=True).values
-            return (worst * share).sum(-1)
-
-        return energy
+        return lambda w: tail_mean(portfolio_returns(losses, require_last(w, n, "CVaR")), count)
 
     def curved(self, w: Tensor, ctx: Context, share: float = 0.05) -> Structured:
         """A smoothed Hessian at w (n,): the kernel tail Hessian, for scores of moves, not for exact values.
