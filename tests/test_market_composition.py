@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from test_market_factor_ebm import files, rows
 from test_market_plain import panel_of
 
 from portfolio_ebm.data.past import Past
-from portfolio_ebm.errors import SpecError
+from portfolio_ebm.errors import DataError, SpecError
 from portfolio_ebm.market.base import MarketModel
 from portfolio_ebm.market.composed import split
 from portfolio_ebm.market.factor_ebm import FactorEBM
 from portfolio_ebm.market.parts import Factor, Residual
 from portfolio_ebm.market.training import _last
 from portfolio_ebm.models.calibration import positive, theta_path
+from portfolio_ebm.models.compose import Independent, Product
 from portfolio_ebm.types import generator
 
 SKEWED = FactorEBM(
@@ -102,7 +104,7 @@ def test_draws_of_calibrated_parts_follow_their_cdf(past: Past) -> None:
 def test_days_of_factors_as_they_are_have_the_exact_numbers_of_their_laws(past: Past) -> None:
     """PIT and value at risk invert one another, the shortfall is the mean below it, by a fine grid."""
     factors = ("market", Factor("value", density="skew_student", calibrated=True))
-    spec = SKEWED.replace(factors=factors, orthogonalise=False)
+    spec = SKEWED.replace(factors=factors, orthogonalise="none")
     panel = panel_of(past, assets=(), returns=np.zeros((len(past), 0)), tradeable=np.zeros((len(past), 0), dtype=bool))
     days = spec.fit_days(panel, [390, 400])
     assert days.exact
@@ -180,3 +182,71 @@ def test_a_day_of_every_option_is_known_before_it(past: Past) -> None:
     assert whole.calendar.start == early.calendar.start
     one, two = whole.at(t - whole.calendar.start), early.today()
     assert float(one.log_prob(r)) == pytest.approx(float(two.log_prob(r)), abs=1e-10)
+
+
+def test_fitted_factors_are_densities_that_add(past: Past) -> None:
+    """Their sum is the market's independent part: both factors' energies, and no dependence."""
+    market = SKEWED.fit(past)
+    joint = market.factor("market") + market.factor("value")
+    assert isinstance(joint, Independent) and joint.variables == ("market", "value")
+    r = rows(past)[-1]
+    x, _ = split(r, market.beta, market.loadings, market.market)
+    parts = market.parts(r)
+    assert float(joint.log_prob(x)) == pytest.approx(-float(parts["market"] + parts["value"]), abs=1e-9)
+    u = stats.kstest(market.factor("value").cdf(joint.sample((2000,), generator(1, "add"))[:, 1]).numpy(), "uniform")
+    assert u.pvalue > 1e-3
+    twice = market.factor("value") + market.factor("value")
+    assert isinstance(twice, Product) and "sharper" in str(twice.status)
+    one = market.factor("value")
+    assert float(one.quantile(one.cdf(x[1]))) == pytest.approx(float(x[1]), abs=1e-10)
+    assert one.score(x[1]).shape == () and one.tail > 1
+    with pytest.raises(SpecError, match="no factor 'Mom'; it has market, value"):
+        market.factor("Mom")
+
+
+def test_factors_that_are_one_twice_are_taken_apart_or_refused_by_name(past: Past) -> None:
+    """Long-only funds are nearly the market; a twin of a style stays one when the market is taken out."""
+    f = past.factor_returns.copy()
+    f[:, 2] = f[:, 0] + 0.05 * (f[:, 2] - f[:, 0])
+    funds = replace(past, factor_returns=f)
+    spec = FactorEBM(factors=("market", "value", "size"), lookback=300, min_history=200, residual="ewma")
+    assert spec.fit(funds).factors == spec.factors
+    with pytest.raises(DataError, match=r"market and size correlate (0.99|1.00) between 2015.*orthogonalise='market'"):
+        spec.replace(orthogonalise="refuse").fit(funds)
+    assert spec.replace(orthogonalise="none").fit(funds).beta.abs().sum() == 0
+    f = past.factor_returns.copy()
+    f[:, 2] = 1.2 * f[:, 0] + 2 * (f[:, 1] - 0.9 * f[:, 0]) + 1e-4 * np.sin(np.arange(len(f)))
+    with pytest.raises(DataError, match=r"value and size correlate, after the market is taken out, 1\.00"):
+        spec.fit(replace(past, factor_returns=f))
+    assert FactorEBM(orthogonalise=True) == FactorEBM() and FactorEBM(orthogonalise=False).orthogonalise == "none"
+    apart = replace(past, factor_returns=past.factor_returns - past.factor_returns[:, :1] * np.array([0, 0.9, 1.1]))
+    assert spec.replace(orthogonalise="refuse").fit(apart).market is None
+
+
+def test_known_loadings_are_used_and_the_rest_is_fitted_to_what_they_leave(past: Past) -> None:
+    spec = FactorEBM(
+        factors=(Factor("market", loadings="beta"), "value"), lookback=300, min_history=200, residual="ewma"
+    )
+    beta = np.full(past.returns.shape, np.nan)
+    beta[:, 0], beta[-30:, 1] = 1.5, 0.2
+    market = spec.fit(replace(past, forecasts={"beta": beta}))
+    plain = spec.replace(factors=("market", "value")).fit(past)
+    assert market.loadings[:2, 0].tolist() == [1.5, 0.2]
+    assert torch.allclose(market.loadings[2:], plain.loadings[2:])
+    assert not torch.allclose(market.loadings[:2, 1], plain.loadings[:2, 1])
+    with pytest.raises(DataError, match=r"factor market.*'beta'.*has none"):
+        spec.fit(past)
+    with pytest.raises(DataError, match="no grouping 'sector'; it has none"):
+        spec.replace(factors=("market",), groups="sector").fit(past)
+
+
+def test_a_short_history_has_its_groups_loadings(past: Past) -> None:
+    r = past.returns.copy()
+    r[:, 0] = np.nan
+    market = FactorEBM(
+        factors=("market", "value"), lookback=300, min_history=200, residual="ewma", groups="sector"
+    ).fit(replace(past, returns=r, groups={"sector": ("a", "b", "a", "b")}, tradeable=np.array([False] + [True] * 3)))
+    days = (1 - 0.5 ** ((len(past) - 20) / 126)) / (1 - 0.5 ** (1 / 126))
+    alone = FactorEBM(factors=("market", "value"), lookback=300, min_history=200, residual="ewma")
+    third = alone.fit(replace(past, returns=r, tradeable=np.array([False] + [True] * 3))).loadings[2].numpy()
+    assert market.loadings[0].numpy() == pytest.approx((days * third + 20 * np.array([1, 0])) / (days + 20))

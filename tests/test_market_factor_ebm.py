@@ -215,7 +215,7 @@ def test_independent_and_untrained_variants(past: Past, market: FactorEBMMarket)
     )
     plain = SPEC.replace(residual="ewma").fit(past)
     assert not any(name.startswith("residual A") for name in plain.refitted)
-    raw = SPEC.replace(orthogonalise=False).fit(past)
+    raw = SPEC.replace(orthogonalise="none").fit(past)
     assert torch.equal(raw.beta, torch.zeros(2, dtype=torch.float64))
 
 

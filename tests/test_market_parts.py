@@ -102,6 +102,46 @@ def test_short_history_is_put_on_the_market() -> None:
     assert np.allclose(found.today[2:], loadings(past.returns, past.factor_returns[:, :1], 0).today[2:])
 
 
+def test_loadings_by_hand() -> None:
+    """One factor of ones and half-life one: sums 1, 1.5, 1.75; the ridge adds 5 %, the prior 20 / days."""
+    f, r = np.ones((3, 1)), np.array([[2.0, 0.5], [np.nan, 0.5], [4.0, 0.5]])
+    found = loadings(r, f, 0, 1.0)
+    lift = 0.05 + 20 / np.array([1, 2, 3])
+    full = np.array([1.0, 1.5, 1.75])
+    assert found.path[1:, 1, 0] == pytest.approx((0.5 * full + full * 20 / np.array([1, 2, 3])) / (full * (1 + lift)))
+    # The asset with a gap: weights 1, then 1/2, then 1/4 + 1 of its own two days.
+    assert found.path[3, 0, 0] == pytest.approx((2 / 4 + 4 + 1.25 * 20 / 2) / (1.25 * (1.05 + 20 / 2)))
+    assert found.days == pytest.approx([1.25, 1.75])
+    assert found.residuals[2] == pytest.approx(r[2] - found.path[2, :, 0]) and np.isnan(found.residuals[1, 0])
+
+
+def test_group_priors_by_hand() -> None:
+    """A name without a day has its group's mean, drawn to the market by 20 days; one without a group the market."""
+    f = np.ones((3, 1))
+    r = np.array([[2.0, np.nan, 0.5, np.nan]] * 3)
+    alone, found = loadings(r, f, 0, 1.0), loadings(r, f, 0, 1.0, groups=("a", "a", "b", ""))
+    assert found.today[1, 0] == pytest.approx((1.75 * alone.today[0, 0] + 20) / 21.75)
+    assert found.today[3, 0] == 1.0
+    # Alone in its group, or beside a name without a day, it keeps the market as its prior.
+    assert found.today[0] == pytest.approx(alone.today[0]) and found.today[2] == pytest.approx(alone.today[2])
+    both = loadings(r[:, [0, 2]], f, 0, 1.0, groups=("a", "a")).today[:, 0]
+    prior = (1.75 * alone.today[2, 0] + 20) / 21.75
+    assert both[0] == pytest.approx((2 * 1.75 + 1.75 * 20 / 3 * prior) / (1.75 * (1.05 + 20 / 3)))
+
+
+def test_known_loadings_by_hand() -> None:
+    """What is known stands; the other loading is the regression of what it leaves."""
+    rng = np.random.default_rng(2)
+    f, r = rng.standard_normal((50, 2)), rng.standard_normal((50, 2))
+    known = np.full((50, 2, 2), np.nan)
+    known[20:, 0, 0] = 0.7
+    found, plain = loadings(r, f, None, known=known), loadings(r, f, None)
+    assert np.allclose(found.path[:21], plain.path[:21]) and np.allclose(found.path[:, 1], plain.path[:, 1])
+    assert (found.path[21:, 0, 0] == 0.7).all()
+    rest = loadings(r - 0.7 * f[:, :1], f[:, 1:], None).path[21:, 0, 0]
+    assert found.path[21:, 0, 1] == pytest.approx(rest)
+
+
 def test_orthogonalised_styles_are_causal_independent_of_each_other_and_of_the_market() -> None:
     past = world(1500)
     f = past.factor_returns

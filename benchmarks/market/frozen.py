@@ -10,7 +10,7 @@ from portfolio_ebm.market.factor_ebm import FactorEBM
 
 DEVELOPMENT_START, DEVELOPMENT_END = "1980-01-01", "1999-12-31"
 
-SIX = FactorEBM(orthogonalise=False, lookback=20000)
+SIX = FactorEBM(orthogonalise="none", lookback=20000)
 """The model of factors alone. Factors are taken as they are, so that each one's own density is in closed form."""
 
 STOCKS = FactorEBM()

@@ -13,6 +13,12 @@ Array = NDArray[np.float64]
 PERCENT = 0.2
 """A median absolute return above this is taken for percent written as decimals."""
 
+ALIKE = 0.95
+"""Two factors that correlate above this are one factor twice."""
+
+FEWEST_COMMON = 60
+"""Common days below which a correlation says nothing."""
+
 
 def check_assets(window: Array, past: Past) -> None:
     """Refuse asset returns (T, n) that are infinite, or constant or all missing for a name that is traded.
@@ -64,6 +70,33 @@ def check_factors(window: Array, names: tuple[str, ...], past: Past, fewest: int
     rows = window[seen.all(axis=1)]
     if len(names) > 1 and len(rows) > len(names):
         _check_rank(rows, names, past, len(window))
+
+
+def check_apart(x: Array, names: tuple[str, ...], past: Past, *, left: bool) -> None:
+    """Refuse two factors (T, K) that correlate above 0.95 over the days on which both were observed.
+
+    Args:
+        x: factor returns; what the market left of them where `left` says so.
+
+    Raises:
+        DataError: names both factors, their correlation, the dates and what to do.
+    """
+    for k in range(1, len(names)):
+        for j in range(k):
+            both = ~np.isnan(x[:, j]) & ~np.isnan(x[:, k])
+            if both.sum() < FEWEST_COMMON:
+                continue
+            found = float(np.corrcoef(x[both, j], x[both, k])[0, 1])
+            if abs(found) <= ALIKE:
+                continue
+            what = "correlate, after the market is taken out," if left else "correlate"
+            remedy = "leave one of them out, or take both as they are with orthogonalise='none'"
+            if not left:
+                remedy = f"take the market out of them with orthogonalise='market', {remedy}"
+            raise DataError(
+                f"Factors {names[j]} and {names[k]} {what} {found:.2f} between {_span(past, len(x))}, beyond "
+                f"{ALIKE}: they are one factor twice; {remedy}."
+            )
 
 
 def _check_rank(rows: Array, names: tuple[str, ...], past: Past, periods: int) -> None:

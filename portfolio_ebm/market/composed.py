@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from portfolio_ebm.errors import SpecError
 from portfolio_ebm.market.base import Marginals, Market, Outlook, Rng, streams
 from portfolio_ebm.market.dependence import Dependence, scores
 from portfolio_ebm.market.scenarios import Scales, compound, simulate, stepwise, structured
 from portfolio_ebm.models.calibration import DEGREE
 from portfolio_ebm.models.conditional import Conditional, State, shape_nodes, truncated_shape
-from portfolio_ebm.models.families import Layout, Mixed
+from portfolio_ebm.models.families import Mixed
+from portfolio_ebm.models.row import Row
 from portfolio_ebm.types import Status, require_last
 
 if TYPE_CHECKING:
@@ -137,6 +139,24 @@ class FactorEBMMarket(Market):
         """Seconds of training that the store made unnecessary: what the energies in `reused` took when trained."""
         return sum(self.reused.values())
 
+    def factor(self, name: str) -> Row:
+        """The next day's law of one factor alone, its variable called `name`: a density that can be added to others.
+
+        It is the law of the factor's own part: what its beta times the market leaves, where the market's factors are
+        orthogonalised. `+` of two factors is their joint law as if independent; of one factor with itself, or with a
+        density of your own called the same, a product (`models.compose`).
+
+        Raises:
+            SpecError: the market has no such factor.
+
+        Example:
+            >>> joint = market.factor("HML") + market.factor("Mom")
+            >>> joint.variables, joint.log_prob(torch.tensor([0.01, -0.02]))
+        """
+        if name not in self.factors:
+            raise SpecError(f"The market has no factor '{name}'; it has {', '.join(self.factors)}.")
+        return Row(self.blocks[0].law, self.factors.index(name)).of(name)
+
     def parts(self, r: Tensor) -> dict[str, Tensor]:
         """Each part's normalised energy at the day's returns r (..., K + n), nats; they add up to `energy`.
 
@@ -236,15 +256,10 @@ def joined(first: Conditional, second: Conditional) -> Conditional:
     laws = [law for law in (first, second) if len(law.flat)]
     if len(laws) == 1:
         return laws[0]
-    family = Mixed(tuple(each for law in laws for each in layouts(law)))
+    family = Mixed(tuple(law.layout(m).families[0] for law in laws for m in range(len(law.flat))))
     theta = None
     if any(law.theta is not None for law in laws):
         none = [law.flat.new_zeros(*law.batch, DEGREE) if law.theta is None else law.theta for law in laws]
         theta = torch.cat(none)
     state = State(*(torch.cat([getattr(law.state, n) for law in laws]) for n in State.__dataclass_fields__))
     return Conditional(family, family.join([row for law in laws for row in law.flat]), state, theta)
-
-
-def layouts(law: Conditional) -> tuple[Layout, ...]:
-    """Each model's family."""
-    return law.family.families if isinstance(law.family, Mixed) else (law.family,) * len(law.flat)

@@ -19,12 +19,12 @@ from pydantic import Field, field_validator, model_validator
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError
 from portfolio_ebm.market.base import MarketModel, scored_rows
-from portfolio_ebm.market.checks import check_assets, check_factors
+from portfolio_ebm.market.checks import check_apart, check_assets, check_factors
 from portfolio_ebm.market.composed import FactorEBMMarket
 from portfolio_ebm.market.days import FactorEBMDays, Fitted, FittedWindow, fit_days
 from portfolio_ebm.market.dependence import Dependence
 from portfolio_ebm.market.loadings import loadings, orthogonalise
-from portfolio_ebm.market.parts import Density, Factor, Residual, factor, plain
+from portfolio_ebm.market.parts import Density, Factor, Residual, factor, known_loadings, plain
 from portfolio_ebm.market.parts import names as names_of
 from portfolio_ebm.market.states import FAMILY, Series, states
 from portfolio_ebm.market.states import family as layout
@@ -59,9 +59,13 @@ class FactorEBM(MarketModel):
             law; or a `Residual` with settings.
         dependence: "t" for the t copula with moving correlations, "none" for an independent sum.
         min_history: observations of every factor needed before a date can be fitted; half of them by the anchor.
-        orthogonalise: style factors less their causal beta times the market; False takes them as they are.
+        orthogonalise: "market" takes style factors less their causal beta times the market, and refuses two that still
+            correlate above 0.95; "refuse" takes factors as they are and refuses any two that correlate above 0.95, as
+            long-only funds do; "none" takes them as they are. True means "market", False "none".
         market: the market factor's name; without it the panel's market, else the panel's first factor.
         sharpe_prior: prior deviation of a factor's Sharpe ratio a year; small shrinks means to zero.
+        groups: a grouping of the panel ("sector"): an asset with a short history then has the loadings of its group,
+            and without it those of the market.
         bound: truncation of the densities behind free energies and scenarios, in their own standard deviations.
         nodes: quadrature nodes of the free-energy tables.
 
@@ -77,11 +81,17 @@ class FactorEBM(MarketModel):
     residual: Density | Literal["ewma"] | Residual = "energy"
     dependence: Literal["t", "none"] = "t"
     min_history: int = Field(default=504, ge=100)
-    orthogonalise: bool = True
+    orthogonalise: Literal["market", "none", "refuse"] = "market"
     market: str | None = None
     sharpe_prior: float = Field(default=0.5, gt=0)
     bound: float = Field(default=10.0, ge=4, le=50)
     nodes: int = Field(default=64, ge=16)
+    groups: str | None = None
+
+    @field_validator("orthogonalise", mode="before")
+    @classmethod
+    def _yes_or_no(cls, how: Any) -> Any:
+        return {True: "market", False: "none"}[how] if isinstance(how, bool) else how
 
     @field_validator("factors")
     @classmethod
@@ -155,18 +165,23 @@ class FactorEBM(MarketModel):
         check_assets(returns, past)
         market = names.index(name) if name in names else None
         x, beta = raw, np.zeros((len(raw) + 1, len(names)))
-        if self.orthogonalise:
+        apart = self.orthogonalise == "market"
+        if apart:
             x, beta = orthogonalise(raw, reference)
             x[:, market], beta[:, market] = raw[:, market], 0.0
-        loaded = loadings(returns, x, market)
-        own = {"orthogonalised": self.orthogonalise}
-        joint = own | {"factors": list(names), "market": name}
+        if self.orthogonalise != "none":
+            check_apart(x, names, past, left=apart)
+        settings = self._settings(names)
+        labels, known = known_loadings(past, settings, self.groups, calendar.start)
+        loaded = loadings(returns, x, market, groups=labels, known=known)
+        own = {"orthogonalised": apart}
+        joint = own | {"factors": list(names), "market": name} | ({"groups": list(labels)} if labels else {})
+        shared = (returns, reference, raw) if known is None else (returns, reference, raw, known)
         left = self.residual if isinstance(self.residual, Residual) else Residual(self.residual)
         parts = (
-            _Inputs("factor", names, states(x, reference), own, (raw, reference), self._settings(names)),
+            _Inputs("factor", names, states(x, reference), own, (raw, reference), settings),
             _Inputs(
-                "residual", past.assets, states(loaded.residuals, reference), joint, (returns, reference, raw),
-                (left,) * len(past.assets),
+                "residual", past.assets, states(loaded.residuals, reference), joint, shared, (left,) * len(past.assets),
             ),
         )  # fmt: skip
         factor, residual = (self._fitted(inputs, calendar) for inputs in parts)
@@ -176,7 +191,7 @@ class FactorEBM(MarketModel):
             dates=past.dates[calendar.start :],
             assets=past.assets,
             factors=names,
-            market=market if self.orthogonalise else None,
+            market=market if apart else None,
             blocks=(factor, residual),
             loadings=loaded.path,
             beta=np.nan_to_num(beta),
@@ -236,10 +251,10 @@ class FactorEBM(MarketModel):
             what = f"has no factor {', '.join(unknown)}" if unknown else "is asked for the same factor twice"
             raise DataError(f"{past.date}: the panel {what}; it has {', '.join(past.factors)}.")
         market = self._market(past)
-        if self.orthogonalise and market not in names and len(names) > 0:
+        if self.orthogonalise == "market" and market not in names and len(names) > 0:
             raise DataError(
                 f"FactorEBM takes style factors orthogonal to the market, and '{market}' is not among its factors; "
-                "add it, or set orthogonalise=False."
+                'add it, or set orthogonalise="none".'
             )
         return tuple(names), [past.factors.index(name) for name in names]
 

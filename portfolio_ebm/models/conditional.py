@@ -84,6 +84,10 @@ class Conditional(Density):
     def tail(self) -> Tensor:
         return 2 * self.form.power - 1
 
+    def layout(self, model: int) -> Mixed:
+        """The family of one model."""
+        return Mixed((self.family.families[model] if isinstance(self.family, Mixed) else self.family,))
+
     def energy(self, x: Tensor) -> Tensor:
         return self.form.energy(self._z(x)) + self.scale.log()
 
