@@ -118,21 +118,35 @@ class Context:
             )
         return found
 
+    def labels(self, grouping: str) -> tuple[str, ...]:
+        """The labels of a grouping, in the order of the assets.
+
+        Raises:
+            SpecError: no such grouping; near matches are listed.
+        """
+        if grouping not in self.groups:
+            raise SpecError(
+                f"No grouping '{grouping}'; there is {listed(grouping, self.groups)}. "
+                "Pass it with groups= (CLI: --groups FILE)."
+            )
+        return tuple(dict.fromkeys(self.groups[grouping]))
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """The factors that `exposure` knows."""
+        table = None if self.market is None else self.market.marginals
+        return tuple(dict.fromkeys((*self.exposures, *(() if table is None else table.names))))
+
     def members(self, grouping: str, label: str) -> Tensor:
         """Bool (n,): which assets carry `label` in `grouping`.
 
         Raises:
             SpecError: no such grouping or label; near matches are listed.
         """
-        if grouping not in self.groups:
-            raise SpecError(
-                f"No grouping '{grouping}'; there is {_listed(grouping, self.groups)}. "
-                "Pass it with groups= (CLI: --groups FILE)."
-            )
-        labels = self.groups[grouping]
-        found = torch.tensor([item == label for item in labels], device=self.tradeable.device)
+        labels = self.labels(grouping)
+        found = torch.tensor([item == label for item in self.groups[grouping]], device=self.tradeable.device)
         if not bool(found.any()):
-            raise SpecError(f"No asset has {grouping} '{label}'; there is {_listed(label, dict.fromkeys(labels))}.")
+            raise SpecError(f"No asset has {grouping} '{label}'; there is {listed(label, dict.fromkeys(labels))}.")
         return found
 
     def benchmark(self, name: str) -> Tensor:
@@ -149,7 +163,7 @@ class Context:
             return found
         if name in self.assets:
             return torch.eye(self.n_assets, dtype=torch.float64, device=self.tradeable.device)[self.assets.index(name)]
-        known = _listed(name, dict.fromkeys((*self.benchmarks, *self.assets)))
+        known = listed(name, dict.fromkeys((*self.benchmarks, *self.assets)))
         raise SpecError(f"No benchmark '{name}'; there is {known}. Pass its weights with benchmark_weights=.")
 
     def forecast(self, name: str) -> Tensor:
@@ -160,7 +174,7 @@ class Context:
             DataError: a tradeable name has none at the date.
         """
         if name not in self.forecasts:
-            raise SpecError(f"No forecast '{name}'; there is {_listed(name, self.forecasts)}. Pass it with forecasts=.")
+            raise SpecError(f"No forecast '{name}'; there is {listed(name, self.forecasts)}. Pass it with forecasts=.")
         found = require_last(self.forecasts[name], self.n_assets, f"forecast '{name}'")
         self.refuse(~found.isfinite(), f"Forecast '{name}' has no number", "give 0 for no view, or leave them out")
         return torch.where(found.isfinite(), found, torch.zeros_like(found))
@@ -179,9 +193,9 @@ class Context:
         table = None if self.market is None else self.market.marginals
         known = () if table is None else table.names
         if table is None or factor not in known:
-            listed = _listed(factor, dict.fromkeys((*self.exposures, *known)))
+            near = listed(factor, dict.fromkeys((*self.exposures, *known)))
             raise SpecError(
-                f"No factor '{factor}'; there is {listed}. Pass exposures=, or use market=FactorEBM(factors=...)."
+                f"No factor '{factor}'; there is {near}. Pass exposures=, or use market=FactorEBM(factors=...)."
             )
         return table.exposures[..., known.index(factor)]
 
@@ -222,6 +236,7 @@ class Context:
         return self.market
 
 
-def _listed(name: str, known: Mapping[str, object]) -> str:
+def listed(name: str, known: Mapping[str, object]) -> str:
+    """The near matches of `name` among `known`, or the first few of them, in quotes."""
     near = get_close_matches(name, list(known), n=3) or list(known)[:8]
     return ", ".join(f"'{item}'" for item in near) if near else "none at all"

@@ -99,10 +99,11 @@ def optimize(
     _check(arrays, n, names)
     known = {key for key, a in arrays.items() if a is not None}
     known |= {"mean", "covariance"} if "scenarios" in known else set()
-    missing = needs(energy) - known
+    missing = (needs(energy) | constraint.asks()) - known
     if missing:
         raise SpecError(
-            f"{energy!r} needs {_words(missing)}; pass it to optimize, or use a Strategy with a market model."
+            f"{energy!r} under {constraint!r} needs {_words(missing)}; pass it to optimize, or use a Strategy with a "
+            "market model."
         )
     place = next((value.device for value in given.values() if isinstance(value, Tensor)), torch.device("cpu"))
     labels = names if names is not None else tuple(str(i) for i in range(n))

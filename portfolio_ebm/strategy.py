@@ -243,5 +243,5 @@ def _line(error: BaseException, path: Path) -> str:
 
 
 def required(strategy: Strategy) -> frozenset[str]:
-    """The estimates the strategy's formula asks for: mean, covariance, scenarios, paths, marginals."""
-    return needs(strategy.energy)
+    """The estimates the strategy's formula and rules ask for: mean, covariance, scenarios, paths, marginals."""
+    return needs(strategy.energy) | strategy.constraint.asks()

@@ -20,7 +20,7 @@ from portfolio_ebm.types import Spec, Status
 
 if TYPE_CHECKING:
     from portfolio_ebm.constraints.combine import All
-    from portfolio_ebm.constraints.envelope import Envelope
+    from portfolio_ebm.constraints.envelope import Relaxed
 
 
 class Projection(NamedTuple):
@@ -45,6 +45,10 @@ class Constraint(Spec, ABC):
     def convex(self) -> bool:
         """Whether the rule's set is convex."""
         return True
+
+    def asks(self) -> frozenset[str]:
+        """The estimates the rule asks for: any of "covariance", "scenarios"."""
+        return frozenset()
 
     @abstractmethod
     def restrict(self, region: Region, ctx: Context) -> Region:
@@ -77,11 +81,11 @@ class Constraint(Spec, ABC):
 
         return project_region(w, region_of(self, ctx, frozen=False))
 
-    def energy(self, stiffness: float) -> Envelope:
+    def energy(self, stiffness: float) -> Relaxed:
         """stiffness/2 * ||w - project(w)||^2: the rule as an energy, to be added to a formula."""
-        from portfolio_ebm.constraints.envelope import Envelope
+        from portfolio_ebm.constraints.envelope import Relaxed
 
-        return Envelope(rule=self, stiffness=stiffness)
+        return Relaxed(rule=self, stiffness=stiffness)
 
     def rules(self) -> tuple[Constraint, ...]:
         """The flat list of rules this one stands for."""

@@ -154,9 +154,14 @@ class Tail(Cap):
     def to_cvxpy(self, w: Any) -> Any:
         losses = self.losses.detach().cpu().double().numpy()
         scale = max(abs(self.limit), float(np.abs(losses).mean()))
+        loss, whole = (losses / scale) @ w, int(np.floor(self.count))
         if self.count <= 1.0:
-            return cp.max((losses / scale) @ w) <= self.limit / scale
-        return cp.sum_largest((losses / scale) @ w, self.count) / self.count <= self.limit / scale
+            return cp.max(loss) <= self.limit / scale
+        part = self.count - whole
+        worst = (1.0 - part) * cp.sum_largest(loss, whole)
+        if part > 0.0:
+            worst = worst + part * cp.sum_largest(loss, whole + 1)
+        return worst / self.count <= self.limit / scale
 
     def to(self, like: Tensor) -> Tail:
         return replace(self, losses=self.losses.to(like))

@@ -43,6 +43,9 @@ class All(Constraint):
     def rules(self) -> tuple[Constraint, ...]:
         return self.parts
 
+    def asks(self) -> frozenset[str]:
+        return frozenset().union(*(part.asks() for part in self.parts))
+
     def restrict(self, region: Region, ctx: Context) -> Region:
         for part in self.parts:
             region = part.restrict(region, ctx)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import cvxpy as cp
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_region, region_of
-from portfolio_ebm.energy import Bound, Energy
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Bound, ConvexEnergy, Curvature
+from portfolio_ebm.errors import SpecError
 
 
 class _HalfSquare(torch.autograd.Function):
@@ -33,22 +36,60 @@ class _HalfSquare(torch.autograd.Function):
         return grad[0].unsqueeze(-1) * away, None
 
 
-class Envelope(Energy):
-    """stiffness / 2 * ||w - P w||^2: a soft rule, zero where it holds.
+class Relaxed(ConvexEnergy):
+    """k / 2 * ||w - P w||^2, k = stiffness * 100 ** priority: a soft rule, zero where it holds.
+
+    A rule of higher priority gives way a hundred times less to the same pull. Convex where the rule is. Names that
+    cannot be traded may move in P where the rule leaves them room.
+
+    Units: the formula's, per squared weight: with k, a rule that is bent by a weight of d costs k d^2 / 2.
+
+    Attributes:
+        rule: any rule, also several joined by `&`.
+        priority: 0, 1, 2, ...; each step is a hundred times stiffer.
+        stiffness: k at priority 0.
 
     Example:
-        >>> Return() + Box(upper=0.1).energy(stiffness=50.0)
+        >>> Return() + Variance() + Relaxed(Group("sector", upper=0.3)) + Relaxed(Turnover(0.2), priority=1)
     """
 
     rule: Constraint
-    stiffness: float = Field(gt=0.0)
+    priority: int = Field(default=0, ge=0, le=6)
+    stiffness: float = Field(default=1.0, gt=0.0)
 
-    def bind(self, ctx: Any) -> Bound:
+    @property
+    def curvature(self) -> Curvature:  # type: ignore[override]  # that of the rule, not of the class
+        return "convex" if self.rule.convex else "none"
+
+    @property
+    def k(self) -> float:
+        """The stiffness at this priority."""
+        return self.stiffness * 100.0**self.priority
+
+    def asks(self) -> frozenset[str]:
+        return self.rule.asks()
+
+    def check(self, ctx: Context) -> None:
+        region_of(self.rule, ctx, frozen=False)
+
+    def bind(self, ctx: Context) -> Bound:
         region = region_of(self.rule, ctx, frozen=False)
 
         def energy(w: Tensor) -> Tensor:
             nearest = project_region(w.detach(), region).weights
             value: Tensor = _HalfSquare.apply(w, nearest)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-            return self.stiffness * value
+            return self.k * value
 
         return energy
+
+    def to_cvxpy(self, w: Any, ctx: Context) -> Any:
+        """k / 2 * min over v in the rule of ||w - v||^2, v minimised inside.
+
+        Raises:
+            SpecError: the rule is not convex.
+        """
+        if not self.rule.convex:
+            raise SpecError(f"{self!r} is not convex: its rule is a choice of names; use AnnealedLangevin().")
+        nearest = cp.Variable(ctx.n_assets)
+        inner = cp.Problem(cp.Minimize(0.5 * self.k * cp.sum_squares(w - nearest)), self.rule.to_cvxpy(nearest, ctx))
+        return cp.partial_optimize(inner, opt_vars=[nearest], solver=cp.CLARABEL)

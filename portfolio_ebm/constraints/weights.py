@@ -14,13 +14,14 @@ from pydantic import field_validator, model_validator
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.families import Row, RowRule
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.context import Context
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.types import require_last
 
 
-class Budget(Constraint):
+class Budget(RowRule):
     """sum w = total, or at_least <= sum w <= total; cash is 1 - sum w.
 
     Example:
@@ -41,17 +42,9 @@ class Budget(Constraint):
         """The smallest sum of weights allowed."""
         return self.total if self.at_least is None else self.at_least
 
-    def restrict(self, region: Region, ctx: Context) -> Region:
-        return region.with_row(torch.ones_like(region.lower), self.least, self.total, repr(self))
-
-    def residual(self, w: Tensor, ctx: Context) -> Tensor:
-        """How far the sum of weights is from what is allowed, (...)."""
-        found = require_last(w, ctx.n_assets, "Budget weights").sum(-1)
-        return (found - self.total).maximum(self.least - found).clamp_min(0.0)
-
-    def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
-        found = torch.ones(ctx.n_assets, dtype=torch.float64).numpy() @ w
-        return [found == self.total] if self.least == self.total else [found >= self.least, found <= self.total]
+    def rows(self, ctx: Context) -> list[Row]:
+        ones = torch.ones(ctx.n_assets, dtype=torch.float64, device=ctx.tradeable.device)
+        return [Row(ones, self.least, self.total, repr(self))]
 
     def explain(self) -> str:
         if self.least == self.total:
@@ -63,14 +56,14 @@ class LongOnly(Constraint):
     """w >= 0 for every name that can be traded."""
 
     def restrict(self, region: Region, ctx: Context) -> Region:
-        return _boxed(region, ctx, torch.zeros_like(region.lower), torch.full_like(region.upper, torch.inf))
+        return boxed(region, ctx, torch.zeros_like(region.lower), torch.full_like(region.upper, torch.inf))
 
     def residual(self, w: Tensor, ctx: Context) -> Tensor:
         """The largest short position of a name that can be traded, (...)."""
-        return _outside(w, ctx, w.new_zeros(ctx.n_assets), w.new_full((ctx.n_assets,), torch.inf), "LongOnly")
+        return outside(w, ctx, w.new_zeros(ctx.n_assets), w.new_full((ctx.n_assets,), torch.inf), "LongOnly")
 
     def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
-        free = _free(ctx)
+        free = free_names(ctx)
         return [w[free] >= 0] if len(free) else []
 
     def explain(self) -> str:
@@ -122,15 +115,15 @@ class Box(Constraint):
         return lower, upper
 
     def restrict(self, region: Region, ctx: Context) -> Region:
-        return _boxed(region, ctx, *self._bounds(ctx, region.lower))
+        return boxed(region, ctx, *self._bounds(ctx, region.lower))
 
     def residual(self, w: Tensor, ctx: Context) -> Tensor:
         """The largest distance of a tradeable name's weight from its bounds, (...)."""
-        return _outside(w, ctx, *self._bounds(ctx, w), "Box")
+        return outside(w, ctx, *self._bounds(ctx, w), "Box")
 
     def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
         lower, upper = self._bounds(ctx, torch.zeros(0, dtype=torch.float64))
-        free = _free(ctx)
+        free = free_names(ctx)
         return [w[free] >= lower.numpy()[free], w[free] <= upper.numpy()[free]] if len(free) else []
 
     def explain(self) -> str:
@@ -139,16 +132,19 @@ class Box(Constraint):
         return f"Every weight is between {self.lower:g} and {self.upper:g}{''.join('; ' + item for item in single)}."
 
 
-def _free(ctx: Context) -> Any:
+def free_names(ctx: Context) -> Any:
+    """The places of the names that can be traded, as a numpy array."""
     return ctx.tradeable.cpu().nonzero().flatten().numpy()
 
 
-def _boxed(region: Region, ctx: Context, lower: Tensor, upper: Tensor) -> Region:
+def boxed(region: Region, ctx: Context, lower: Tensor, upper: Tensor) -> Region:
+    """`region` with the box on the names that can be traded."""
     inf = torch.full_like(lower, torch.inf)
     return region.with_box(torch.where(ctx.tradeable, lower, -inf), torch.where(ctx.tradeable, upper, inf))
 
 
-def _outside(w: Tensor, ctx: Context, lower: Tensor, upper: Tensor, who: str) -> Tensor:
+def outside(w: Tensor, ctx: Context, lower: Tensor, upper: Tensor, who: str) -> Tensor:
+    """How far the worst tradeable name of w (..., n) is outside the box, (...)."""
     require_last(w, ctx.n_assets, f"{who} weights")
     beyond = (lower - w).maximum(w - upper).clamp_min(0.0)
     return torch.where(ctx.tradeable, beyond, torch.zeros_like(beyond)).amax(-1)

@@ -1,0 +1,188 @@
+"""The nearest point of a polyhedron under ellipsoids, through their multipliers.
+
+    minimise 1/2 |w - y|^2   over box, rows, L1 balls,   q_j(w) = (w - c_j)' S_j (w - c_j) <= 1
+
+For mu >= 0 the inner problem is a quadratic program with the Hessian I + sum mu_j S_j, solved exactly by an active set
+(daqp). The dual in mu is concave and smooth. With one ellipsoid its root is bracketed, on 1/sqrt(q), which is almost
+linear in mu; with several, projected Newton steps on the exact curvature of the active set climb the dual.
+
+Source: More, J. J. and Sorensen, D. C. (1983), Computing a trust region step, SIAM J. Sci. Stat. Comput. 4; Bertsekas
+(1999), Nonlinear Programming, chapter 6.
+"""
+
+from __future__ import annotations
+
+from ctypes import c_int
+from dataclasses import dataclass
+
+import daqp
+import numpy as np
+from numpy.typing import NDArray
+
+from portfolio_ebm.constraints.exact import Cut
+from portfolio_ebm.errors import InfeasibleError, SolverError
+
+Array = NDArray[np.float64]
+
+_BIG = 1e30
+_LIFT = 1e-9
+_EMPTY = -1  # daqp's flag for an empty set
+_CLOSE = 1e-13  # how near an ellipsoid's relative size comes to one
+_MAX_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Inner:
+    """One point y (n,), a polyhedron, and ellipsoids scaled to q_j <= 1; `near` (n,) is a guess of the answer."""
+
+    y: Array
+    cut: Cut
+    matrices: tuple[Array, ...]
+    centres: tuple[Array, ...]
+    near: Array
+
+    def at(self, mu: Array) -> tuple[Array, Array, Array]:
+        """(w(mu), its relative sizes sqrt(q_j) - 1, row duals)."""
+        hessian, slope = np.eye(len(self.y)), -self.y.copy()
+        for weight, matrix, centre in zip(mu, self.matrices, self.centres, strict=True):
+            if weight > 0.0:
+                hessian += weight * matrix
+                slope -= weight * (matrix @ centre)
+        # Scaled back to a Hessian of order one, which the active set's tolerances are for.
+        size = max(1.0, float(np.abs(hessian).max()))
+        w, duals = _program(hessian / size, slope / size, self.cut, self.near)
+        moves = [w - centre for centre in self.centres]
+        sizes = [m @ s @ m for m, s in zip(moves, self.matrices, strict=True)]
+        return w, np.sqrt(np.maximum(sizes, 0.0)) - 1.0, duals
+
+    def one_root(self, mu: Array) -> tuple[Array, Array, Array] | None:
+        """The multiplier at which the one ellipsoid is met: 1/size rises with mu, almost in a line."""
+        w, over, duals = self.at(np.zeros(1))
+        if over[0] <= _CLOSE:
+            return w, np.zeros(1), duals
+        move = w - self.centres[0]
+        low, f_low = 0.0, 1.0 / (1.0 + over[0]) - 1.0
+        guess = mu[0] if mu[0] > 0.0 else over[0] * float(move @ move) / (1.0 + over[0]) ** 2
+        high, f_high = max(guess, 1e-12), -np.inf
+        best = None
+        for _ in range(_MAX_STEPS):
+            w, over, duals = self.at(np.array([high]))
+            best = w, np.array([high]), duals
+            f_high = 1.0 / (1.0 + over[0]) - 1.0
+            if f_high >= 0.0:
+                break
+            step = high * (-f_low / max(f_high - f_low, 1e-3)) if high > 0 else high
+            low, f_low, high = high, f_high, min(max(2.0 * high, step), 16.0 * high)
+            if high > 1e14:
+                return None
+        side = 0
+        for _ in range(_MAX_STEPS):
+            if f_high <= _CLOSE or high - low <= 4e-16 * high:
+                return best
+            here = high - f_high * (high - low) / (f_high - f_low)
+            here = here if low < here < high else 0.5 * (low + high)
+            w, over, duals = self.at(np.array([here]))
+            f = 1.0 / (1.0 + over[0]) - 1.0
+            if f >= -_CLOSE:
+                best, high, f_high = (w, np.array([here]), duals), here, max(f, 0.0)
+                f_low, side = (0.5 * f_low, 1) if side == 1 else (f_low, 1)
+            else:
+                low, f_low = here, f
+                f_high, side = (0.5 * f_high, -1) if side == -1 else (f_high, -1)
+        return best
+
+    def several_roots(self, mu: Array) -> tuple[Array, Array, Array] | None:
+        """Projected Newton on the concave dual in mu, with its exact curvature on the active set."""
+        w, over, duals = self.at(mu)
+        for _ in range(_MAX_STEPS):
+            slope = (1.0 + over) ** 2 - 1.0  # twice the dual's gradient
+            if (np.abs(np.where(mu > 0.0, slope, np.maximum(slope, 0.0))) <= 4.0 * _CLOSE).all():
+                return w, mu, duals
+            moving = (mu > 0.0) | (slope > 0.0)
+            step = np.zeros(len(mu))
+            curve = self._curvature(w, duals, mu)[np.ix_(moving, moving)]
+            ridge = 1e-14 * max(float(np.trace(curve)), 1e-300)
+            step[moving] = np.linalg.solve(curve + ridge * np.eye(len(curve)), 0.5 * slope[moving])
+            step = np.where(np.abs(step) > 1e8 * (1.0 + mu), np.sign(step) * 1e8 * (1.0 + mu), step)
+            value, length = self._dual(w, mu), 1.0
+            while True:
+                trial = np.maximum(mu + length * step, 0.0)
+                w_new, over_new, duals_new = self.at(trial)
+                gain = self._dual(w_new, trial) - value
+                if gain >= 1e-4 * 0.5 * float(slope @ (trial - mu)) - 1e-15 * max(abs(value), 1.0) or length < 1e-8:
+                    break
+                length *= 0.5
+            if (trial == mu).all() or trial.max() > 1e14:
+                break
+            mu, w, over, duals = trial, w_new, over_new, duals_new
+        return (w, mu, duals) if (over <= 1e-11).all() else None
+
+    def _dual(self, w: Array, mu: Array) -> float:
+        """The Lagrangian at w(mu): the value of the dual."""
+        total = 0.5 * float((w - self.y) @ (w - self.y))
+        for weight, matrix, centre in zip(mu, self.matrices, self.centres, strict=True):
+            total += 0.5 * weight * (float((w - centre) @ matrix @ (w - centre)) - 1.0)
+        return total
+
+    def _curvature(self, w: Array, duals: Array, mu: Array) -> Array:
+        """-d(1/2 q)/d mu (J, J) on the face of the polyhedron w lies on."""
+        n = len(w)
+        free = np.flatnonzero((w > self.cut.lower + 1e-12) & (w < self.cut.upper - 1e-12) & ~_on_kink(w, self.cut))
+        active = np.flatnonzero(duals)
+        rows = np.concatenate([self.cut.rows, _ball_slopes(w, self.cut)])[active][:, free]
+        hessian = np.eye(n)
+        for weight, matrix in zip(mu, self.matrices, strict=True):
+            hessian += weight * matrix
+        pulls = np.stack(
+            [m @ (w - c) for m, c in zip(self.matrices, self.centres, strict=True)], axis=1
+        )[free]  # fmt: skip
+        inner = np.linalg.solve(hessian[np.ix_(free, free)], np.concatenate([pulls, rows.T], axis=1))
+        j = pulls.shape[1]
+        curve = pulls.T @ inner[:, :j]
+        if len(active):
+            cross = rows @ inner[:, :j]
+            curve = curve - cross.T @ np.linalg.lstsq(rows @ inner[:, j:], cross, rcond=None)[0]
+        found: Array = 0.5 * (curve + curve.T)
+        return found
+
+
+def _on_kink(w: Array, cut: Cut) -> NDArray[np.bool_]:
+    return np.asarray((np.abs(w - cut.centres) <= 1e-9).any(axis=0))
+
+
+def _ball_slopes(w: Array, cut: Cut) -> Array:
+    move = w - cut.centres
+    return np.where(move > 0.0, cut.ups, -cut.downs)
+
+
+def _program(hessian: Array, slope: Array, cut: Cut, near: Array) -> tuple[Array, Array]:
+    """(w, duals of rows and balls): min 1/2 w'Hw + c'w over box, rows and balls, by daqp.
+
+    A lifted size t of a ball costs _LIFT / 2 (t - its value at `near`)^2, which vanishes as `near` comes to w.
+
+    Raises:
+        InfeasibleError: the polyhedron is empty.
+        SolverError: daqp gave up.
+    """
+    n, m = len(slope), len(cut.rows)
+    extra, tops, owner, name = cut.lifted()
+    size = len(owner)
+    move = near[name] - cut.centres[owner, name]
+    lifts = np.maximum(cut.ups[owner, name] * move, -cut.downs[owner, name] * move)
+    curvature = np.zeros((n + size, n + size))
+    curvature[:n, :n] = hessian
+    curvature[np.arange(n, n + size), np.arange(n, n + size)] = _LIFT
+    matrix = np.vstack([np.c_[cut.rows, np.zeros((m, size))], extra])
+    below = np.concatenate([cut.lower, np.zeros(size), cut.low, np.full(len(tops), -_BIG)])
+    above = np.concatenate([cut.upper, np.full(size, _BIG), cut.high, tops])
+    sense = np.where(below == above, 5, 0).astype(c_int)
+    x, _, flag, info = daqp.solve(
+        curvature, np.concatenate([slope, -_LIFT * lifts]), np.ascontiguousarray(matrix),
+        np.clip(above, -_BIG, _BIG), np.clip(below, -_BIG, _BIG), sense,
+        primal_tol=1e-12, dual_tol=1e-12, iter_limit=20_000,
+    )  # fmt: skip
+    if flag == _EMPTY:
+        raise InfeasibleError("Box, rows and L1 balls have no point in common.")
+    if flag < 0:
+        raise SolverError(f"The active set ended with code {flag} on {n} names and {len(matrix)} rows.")
+    return np.asarray(x)[:n], np.asarray(info["lam"])[n + size : n + size + m + len(cut.radii)]
