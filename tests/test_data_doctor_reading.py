@@ -101,7 +101,6 @@ def test_long_tables_bars_and_downloads_are_recognised() -> None:
     long = SMALL.reset_index(names="date").melt("date", var_name="ticker", value_name="close")
     report = look(long)
     assert report.shape == SMALL.shape and any("long table" in item.what for item in report.findings)
-    assert not any(item.fixable for item in report.findings)
     one = SMALL["N00"]
     bars = pd.DataFrame({"Open": one, "High": one, "Low": one, "Close": one, "Volume": 100.0})
     report = look(bars)

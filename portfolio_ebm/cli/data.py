@@ -55,12 +55,13 @@ def doctor(
     """Look for stale prices, bad ticks, splits, units, shifted or repeated series, gaps and look-ahead."""
     from portfolio_ebm.data.doctor import examine, write_fixed
     from portfolio_ebm.data.doctor import fix as cured
-    from portfolio_ebm.data.reading import ENDINGS, read_cells
+    from portfolio_ebm.data.doctor.rough import read_rough
+    from portfolio_ebm.data.reading import ENDINGS
 
     # Cells as they are written: a doctor has to see what the other doors refuse.
-    frame = read_cells(file, "prices")
+    frame = read_rough(file, "prices")
     given = {"volume": volume, "dividends": dividends, "adjusted": adjusted, "forecasts": forecast}
-    beside = {name: read_cells(path, name) for name, path in given.items() if path is not None}
+    beside = {name: read_rough(path, name) for name, path in given.items() if path is not None}
     report = examine(frame, what=what, calendar=_sessions(calendar, frame), **beside)
     print(report.text())
     if fix:

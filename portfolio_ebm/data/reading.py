@@ -6,6 +6,7 @@ is not one is refused with its name, line, column and remedy instead of a parser
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
 import io
@@ -25,6 +26,12 @@ ENDINGS = (".csv", ".csv.gz", ".parquet", ".pq")
 BLANKS = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>", "#n/a"})
 LONG = "Call its columns date, asset and price (or close, return, volume ...) and give it to Panel.from_long"
 """What to do with a table of one row a date and name where a wide one was expected."""
+
+DOCTOR = "portfolio-ebm data doctor FILE --fix writes such a copy"
+"""What to do with a file that the doctor can read and cure."""
+
+CLOSES = f"Write the closes alone, as frame['Close'].to_csv(), or one row a date and name. {DOCTOR}."
+"""What to do with columns of a field and a name, as yfinance gives them."""
 
 LONGEST = 200
 """Characters of a name at most."""
@@ -87,6 +94,12 @@ def read_labels(path: str | Path, what: str = "groups") -> pd.DataFrame:
 def wide(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells with dates in the first column as a frame of numbers with these dates as its index."""
     source = str(cells.attrs.get("source", "table"))
+    first, second = (str(name).strip().lower() for name in (*cells.columns[:2], "", "")[:2])
+    if first in ("", "unnamed: 0") and second in ("date", "datetime", "timestamp"):
+        raise DataError(
+            f"{source}: column '{second}' comes after one without a name that counts the rows; leave that out, as "
+            "to_csv(index=False) does."
+        )
     body = cells.set_index(cells.columns[0])
     columns = {name: body[name] if _typed(body[name]) else numbers(body[name], source) for name in body.columns}
     frame = pd.DataFrame(columns, index=body.index)
@@ -162,7 +175,9 @@ def _text(file: Path) -> str:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file.name}: cannot be read ({first_line(error)}); copy or download it again.") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{file.name}: byte {error.start} is not UTF-8 text; save the file as UTF-8 CSV.") from None
+        raise DataError(
+            f"{file.name}: byte {error.start} is not UTF-8 text; save the file as UTF-8 CSV. {DOCTOR}."
+        ) from None
     if len(raw) > MOST_BYTES:
         raise DataError(f"{file.name}: more than {MOST_BYTES:,} bytes of text; write it as parquet.")
     if "\0" in text:
@@ -204,15 +219,30 @@ def _split(file: Path, line: str, number: int) -> list[str]:
         ) from None
 
 
+def levels(name: str) -> tuple[str, ...] | None:
+    """The levels in the name of a column that pandas wrote as "('Close', 'AAPL')"; None for any other name."""
+    if not (name.startswith("(") and name.endswith(")") and "," in name):
+        return None
+    try:
+        found = ast.literal_eval(name)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not (isinstance(found, tuple) and len(found) > 1 and all(isinstance(item, str) for item in found)):
+        return None
+    return found
+
+
 def _check_header(name: str, header: Sequence[str]) -> None:
     if len(header) < 2:
         other = next((mark for mark in (";", "\t", "|") if mark in header[0]), None)
         why = (
-            f"cells look separated by {other!r}; separate them by commas"
+            f"cells look separated by {other!r}; separate them by commas, with decimal points. {DOCTOR}"
             if other
             else "there is one column; dates come first, then names"
         )
         raise DataError(f"{name}: {why}.")
+    if any(levels(item) for item in header[1:]):
+        raise DataError(f"{name}: columns are called as '{header[1]}', by a field and a name. {CLOSES}")
     for position, item in enumerate(header[1:], start=2):
         if not item:
             raise DataError(f"{name}: column {position} has no name in the first line; name it or remove it.")
@@ -220,6 +250,8 @@ def _check_header(name: str, header: Sequence[str]) -> None:
             raise DataError(f"{name}: column {position} has a name of {len(item):,} characters ('{item[:24]}...').")
     if len(set(header)) < len(header):
         twice = next(item for item in header if header.count(item) > 1)
+        if twice.lower() in ("open", "high", "low", "close", "adj close", "volume"):
+            raise DataError(f"{name}: column '{twice}' is there {header.count(twice)} times, one a name. {CLOSES}")
         raise DataError(f"{name}: column '{twice}' is there {header.count(twice)} times; keep one.")
 
 

@@ -183,10 +183,11 @@ def examine(
         unchecked.append("there is no number to check: give dates down and names across.")
     elif view.shape[1] < FEWEST:
         unchecked.append("fewer than five names, so no market of the day was taken out of moves: sureness is rougher.")
-    if book.reshaped:
-        told = [replace(item, fixable=False, edits=()) for item in told]
+    rows = book.rows
+    if book.long is not None:
+        told, rows = [book.long.back(item) for item in told], book.long.rows
     findings = ordered(item for item in told if item.sure >= LEAST)
-    return Report(book.source, what, view.shape, findings, tuple(ran), tuple(unchecked), book.rows)
+    return Report(book.source, what, view.shape, findings, tuple(ran), tuple(unchecked), rows)
 
 
 def _beside(book: Loose, name: str, extra: Any) -> tuple[Array | None, list[Finding]]:

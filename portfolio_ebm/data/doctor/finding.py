@@ -86,6 +86,7 @@ class Rows:
         columns: the column labels as they were.
         column: position of the column that holds the dates; None where the index does.
         repeats: positions of rows that repeat another row cell by cell.
+        names: of a long table the name that each row speaks of; None for a wide one.
     """
 
     dates: NDArray[np.datetime64]
@@ -93,6 +94,7 @@ class Rows:
     columns: pd.Index[Any]
     column: int | None
     repeats: NDArray[np.int64]
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,9 @@ def fix(frame: pd.DataFrame | pd.Series[Any], report: Report) -> tuple[pd.DataFr
     _check_same(frame, report)
     jobs = [(edit, item) for item in report.findings if item.fixable for edit in item.edits]
     jobs.sort(key=lambda job: (job[0].value is None, not job[0].scale))
-    log: list[tuple[str, str, Any, Any, str]] = []
+    # What was odd about the file itself is mended by writing it: commas, points, UTF-8.
+    mended = [item for item in report.findings if item.kind == "layout" and item.fixable]
+    log: list[tuple[str, str, Any, Any, str]] = [("", "", item.what, item.remedy, "layout") for item in mended]
     touched: dict[int, tuple[pd.Series[Any], NDArray[Any], NDArray[np.float64], dict[int, str]]] = {}
     for edit, item in jobs:
         _apply(frame, edit, item, touched)
@@ -48,8 +50,8 @@ def fix(frame: pd.DataFrame | pd.Series[Any], report: Report) -> tuple[pd.DataFr
     for place, (series, cells, numbers, why) in sorted(touched.items()):
         rows = sorted(why)
         cleaned.isetitem(place, _column(series, cells, numbers, rows).array)
-        name = str(frame.columns[place])
         for row in rows:
+            name = str(frame.columns[place]) if report.rows.names is None else report.rows.names[row]
             before, after = series.iloc[row], numbers[row]
             if not (pd.isna(before) and np.isnan(after)) and before != after:
                 log.append((name, text_day(report.rows.dates[row]), before, after, why[row]))
@@ -174,7 +176,10 @@ def _dated(frame: pd.DataFrame, report: Report, log: list[tuple[str, str, Any, A
     known[rows.repeats] = False
     lost = np.flatnonzero(np.isnat(rows.dates))
     kept = np.flatnonzero(known)
-    kept = kept[np.argsort(rows.dates[kept], kind="stable")]
+    order = np.argsort(rows.dates[kept], kind="stable")
+    if (np.diff(order) < 0).any():
+        log.append(("", text_day(rows.dates[kept[0]]), "rows in another order", "rows by date", "date"))
+    kept = kept[order]
     if lost.size:  # rows that nobody can date stay where they cannot be mistaken: they are left out, and logged
         log += [("", "", str(old[row]), "no row", "date: not readable") for row in lost.tolist()]
     stamps = pd.DatetimeIndex(rows.dates[kept], name=frame.index.name)

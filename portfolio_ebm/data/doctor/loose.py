@@ -8,7 +8,7 @@ A `Loose` keeps the way back: which row and column of the user's frame a number 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from portfolio_ebm.data.doctor.finding import Edit, Finding, Rows
+from portfolio_ebm.data.doctor.melted import Melted, melted
 from portfolio_ebm.data.doctor.stamps import as_index, read_dates, text_day
 from portfolio_ebm.data.reading import BLANKS
 from portfolio_ebm.errors import DataError
@@ -42,6 +43,7 @@ class Loose:
         infinite: cells of `values` that were infinite.
         told: findings about layout, dates and cells.
         parts: other fields of the same frame ("volume", "dividends", "adjusted"), where it holds several.
+        long: the way back to the rows of a long table; None where the frame was wide.
     """
 
     source: str
@@ -54,7 +56,7 @@ class Loose:
     infinite: NDArray[np.bool_]
     told: tuple[Finding, ...] = ()
     parts: dict[str, pd.DataFrame] = field(default_factory=dict)
-    reshaped: bool = False
+    long: Melted | None = None
 
     def on(self, other: Loose) -> Array:
         """This table's values at the dates and names of another, NaN where there is none."""
@@ -84,18 +86,17 @@ def loose(data: Any, what: str = "data") -> Loose:
         raise DataError(f"{what}: got {type(data).__name__}; give a pandas DataFrame with dates down and names across.")
     source = str(frame.attrs.get("source", what))
     told: list[Finding] = []
-    given = frame
-    long = _long(frame)
+    told += [replace(_layout(*odd), fixable=True) for odd in frame.attrs.get("told", ())]
+    given, long = frame, melted(frame)
     if long is not None:
-        frame, reshaped = long, True
-        told.append(_layout("one row a date and name: a long table, pivoted for this examination.", "Pivot it."))
-    else:
-        reshaped = False
+        frame = long.wide
+        told += long.told()
     position = _date_column(frame)
     index = frame.index if position is None else as_index(frame.iloc[:, position])
     days, odd = read_dates(index)
     told += odd
     columns, parts = _fields(frame, position, told)
+    parts = parts if long is None else long.parts
     labels = [_label(frame.columns[place]) for place in columns]
     raw, cells = _numbers(frame, columns, labels, days)
     told += cells
@@ -108,7 +109,7 @@ def loose(data: Any, what: str = "data") -> Loose:
     rows = Rows(days, given.index, given.columns, position, repeats)
     values = np.where(infinite, np.nan, values)
     column_at = np.array(columns, dtype=np.int64)
-    return Loose(source, dates, tuple(labels), values, keep, column_at, rows, infinite, tuple(told), parts, reshaped)
+    return Loose(source, dates, tuple(labels), values, keep, column_at, rows, infinite, tuple(told), parts, long)
 
 
 def _layout(what: str, remedy: str, asset: str = "") -> Finding:
@@ -136,38 +137,6 @@ def _date_column(frame: pd.DataFrame) -> int | None:
         if np.isnat(days).mean() < 0.5:
             return 0
     return None
-
-
-def _long(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """A table of (date, name, number) rows as a wide one; None where it is not such a table."""
-    if frame.shape[1] > 12 or len(frame) < 4 or isinstance(frame.columns, pd.MultiIndex) or not frame.columns.is_unique:
-        return None
-    flat = frame.reset_index() if not isinstance(frame.index, pd.RangeIndex) else frame
-    if not flat.columns.is_unique:
-        return None
-    place = _date_column(flat)
-    place = 0 if place is None and flat is not frame else place
-    if place is None:
-        return None
-    keys = [
-        name
-        for position, name in enumerate(flat.columns)
-        if position != place and str(flat.dtypes.iloc[position]) in ("object", "str", "string", "category")
-    ]
-    numbers = [name for name in flat.columns if pd.api.types.is_numeric_dtype(flat[name].dtype)]
-    dates = flat.columns[place]
-    if np.isnat(read_dates(as_index(flat[dates]))[0]).mean() > 0.1:
-        return None
-    if len(keys) != 1 or not numbers or flat[dates].astype(str).is_unique:
-        return None
-    words = pd.to_numeric(flat[keys[0]], errors="coerce").isna()
-    if words.mean() < 0.9 or flat[keys[0]].astype(str).nunique() > 0.5 * len(flat):
-        return None
-    wanted = [name for name in numbers if str(name).strip().lower() in ("close", "price", "return", "ret", "adj close")]
-    cells = flat.assign(**{str(keys[0]): flat[keys[0]].astype(str)}).drop_duplicates([dates, keys[0]], keep="last")
-    wide = cells.pivot(index=dates, columns=keys[0], values=(wanted or numbers)[0])
-    wide.attrs = dict(frame.attrs)
-    return wide
 
 
 def _fields(frame: pd.DataFrame, dates: int | None, told: list[Finding]) -> tuple[list[int], dict[str, pd.DataFrame]]:
@@ -253,6 +222,9 @@ def _number(text: str) -> tuple[float, str]:
         pass
     if bare.lower() in STAND_INS:
         return np.nan, "absent"
+    if bare.endswith("%"):
+        number, _ = _number(bare[:-1])
+        return number / 100.0, "grouped" if np.isfinite(number) else "other"
     core = bare.lstrip("$€£").replace(" ", "").replace("\u00a0", "").replace("'", "")
     head, _, tail = core.partition(".")
     groups = head.lstrip("-").split(",")
@@ -274,7 +246,7 @@ def _cell_finding(
     ends = (text_day(span.min()), text_day(span.max())) if span.size else ("", "")
     if kind == "grouped":
         edits = tuple(Edit(place, rows[i : i + 1], float(out[row])) for i, row in enumerate(rows))
-        what = f"{len(rows)} cell(s) hold separators or signs of money, first '{first}'."
+        what = f"{len(rows)} cell(s) hold separators, signs of money or of percent, first '{first}'."
         return Finding("text", name, *ends, what, 1.0, "Write plain numbers.", True, edits)
     absent = kind == "absent"
     what = f"{len(rows)} cell(s) hold text, first '{first}'."
