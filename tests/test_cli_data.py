@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from portfolio_ebm import cli
+from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.data.sources.cache import Cache
 from portfolio_ebm.data.sources.yahoo_ask import COLUMNS
 
@@ -83,6 +84,38 @@ def test_offline_fetch_writes_a_folder_that_the_other_commands_read(typed) -> No
     assert code == 2 and "is there already" in err
     code, _, err = typed(*words, "--tickers", "D", "--offline")
     assert code == 2 and "add them to it with a start" in err
+
+
+def test_the_doctor_examines_a_folder_with_all_its_forecasts(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    frame = prices()
+    noise = pd.DataFrame(np.random.default_rng(1).standard_normal(frame.shape), index=DAYS, columns=frame.columns)
+    Path("mine").mkdir()
+    tables = {"prices": frame, "volume": frame * 1e3, "forecast-fair": noise}
+    tables["forecast-seer"] = frame.pct_change(fill_method=None).shift(-1)
+    for name, table in tables.items():
+        table.rename_axis("date").to_csv(f"mine/{name}.csv")
+    code, out, err = typed("doctor", "mine")
+    assert code == 0, err
+    assert "thin trading" in out.split("Checked:")[1] and "look-ahead (" not in out
+    assert "Forecast 'seer': 99%" in out or "Forecast 'seer': 100%" in out, out
+    code, _, err = typed("doctor", "mine", "--fix")
+    assert code == 2 and "cure its files one by one" in err
+
+
+def test_prices_as_traded_with_their_splits_are_no_split_that_lacks(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    frame = prices()
+    frame.loc[DAYS[200] :, "C"] = (frame.loc[DAYS[200] :, "C"] / 4).round(2)
+    splits = pd.DataFrame(np.nan, index=DAYS[200:201], columns=["C"]).fillna(4.0)
+    Path("raw").mkdir()
+    frame.rename_axis("date").to_csv("raw/prices.csv")
+    splits.rename_axis("date").to_csv("raw/splits.csv")
+    Panel.from_prices(frame, splits=splits).save("kept")
+    for folder in ("raw", "kept"):
+        code, out, err = typed("doctor", folder)
+        assert code == 0, err
+        assert "returns of 6 names" in out and "split (" not in out
+    frame.rename_axis("date").to_csv("bare.csv")
+    assert "4-for-1 split" in typed("doctor", "bare.csv")[1]
 
 
 @pytest.mark.parametrize(

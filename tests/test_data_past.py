@@ -114,3 +114,26 @@ def test_an_end_that_comes_later_is_as_good_as_none() -> None:
     for t in range(row + 1):
         assert_identical(with_ends.past(t), without.past(t))
     assert with_ends.past(262).tradeable[3] != without.past(262).tradeable[3]
+
+
+def test_what_a_term_names_is_the_last_row_known_at_the_date() -> None:
+    """Weights and forecasts by name, volume, prices and labels: by hand, over rows that come later."""
+    days = pd.bdate_range("2020-01-01", periods=5)
+    prices = pd.DataFrame({"A": [10.0, 11.0, 12.0, np.nan, 14.0], "B": [5.0] * 5}, index=days)
+    weights = pd.DataFrame({"A": [0.6, 0.1], "B": [0.4, 0.9]}, index=days[[1, 4]])
+    alpha = pd.DataFrame({"A": [0.02, np.nan], "B": [0.01, 0.03]}, index=days[[0, 4]])
+    labels = pd.DataFrame({"sector": ["tech", "bank"], "issuer": ["x", "y"]}, index=["A", "B"])
+    panel = Panel.from_prices(
+        prices, benchmark_weights={"index": weights}, forecasts={"alpha": alpha}, groups=labels, volume=prices * 100
+    )
+    past = panel.past(days[3])
+    assert past.benchmark_weights["index"][-1].tolist() == [0.6, 0.4]
+    assert past.forecasts["alpha"][-1].tolist() == [0.02, 0.01]
+    assert past.volume is not None and past.prices is not None
+    np.testing.assert_array_equal(past.volume[-1], [np.nan, 500.0])
+    assert past.prices.tolist() == [12.0, 5.0]
+    assert past.tradeable.tolist() == [False, True]
+    assert past.groups["sector"] == ("tech", "bank") and past.groups["issuer"] == ("x", "y")
+    assert np.isnan(panel.past(days[0]).benchmark_weights["index"][-1]).all()
+    assert panel.past(days[4]).benchmark_weights["index"][-1].tolist() == [0.1, 0.9]
+    np.testing.assert_array_equal(panel.past(days[4]).forecasts["alpha"][-1], [np.nan, 0.03])

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Get data, find what is wrong with them, say what is in them.", no_args_is_help=True)
 
-Table = Annotated[Path, typer.Argument(metavar="FILE", help="Prices or returns, CSV or parquet; or a panel's folder.")]
+Table = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Prices or returns, CSV or parquet; or a folder of a panel.")
+]
 
 
 @app.command()
@@ -57,13 +59,22 @@ def doctor(
     from portfolio_ebm.data.doctor import fix as cured
     from portfolio_ebm.data.doctor.rough import read_rough
     from portfolio_ebm.data.reading import ENDINGS
+    from portfolio_ebm.data.sources.gather import gather
 
+    if fix and file.is_dir():
+        raise SpecError(f"--fix {file}: is a folder; cure its files one by one (--fix {file / 'prices.csv'}).")
     # Cells as they are written: a doctor has to see what the other doors refuse.
-    frame = read_rough(file, "prices")
-    given = {"volume": volume, "dividends": dividends, "adjusted": adjusted, "forecasts": forecast}
-    beside = {name: read_rough(path, name) for name, path in given.items() if path is not None}
-    report = examine(frame, what=what, calendar=_sessions(calendar, frame), **beside)
+    found = gather(file)
+    frame, what = found.frame, what or found.what
+    given = {"volume": volume, "dividends": dividends, "adjusted": adjusted}
+    beside = found.beside | {name: read_rough(path, name) for name, path in given.items() if path is not None}
+    forecasts = found.forecasts | ({} if forecast is None else {forecast.name: read_rough(forecast, "forecasts")})
+    first = next(iter(forecasts.values()), None)
+    report = examine(frame, what=what, calendar=_sessions(calendar, frame), forecasts=first, **beside)
     print(report.text())
+    for name, more in list(forecasts.items())[1:]:
+        told = examine(frame, what=what, forecasts=more).where(lambda item: item.kind == "look-ahead")
+        print(f"Forecast '{name}': " + (" ".join(item.line().strip() for item in told) or "no look-ahead was found."))
     if fix:
         cleaned, changes = cured(frame, report)
         ending = max((end for end in ENDINGS if file.name.endswith(end)), key=len)

@@ -77,7 +77,7 @@ def melted(frame: pd.DataFrame) -> Melted | None:
     if len(frame) < 4 or isinstance(frame.columns, pd.MultiIndex) or not frame.columns.is_unique:
         return None
     flat = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
-    if not flat.columns.is_unique:
+    if flat.shape[1] < 3 or not flat.columns.is_unique:
         return None
     found = _columns(flat)
     if found is None:
