@@ -52,7 +52,10 @@ def gather(path: str | Path) -> Gathered:
     if "splits" in there:
         return _of(read_panel(folder), folder.name)
     what = "prices" if "prices" in there else "returns"
-    beside = {name: read_rough(there[name], name) for name in ("volume", "dividends") if name in there}
+    beside: dict[str, pd.DataFrame] = {}
+    for name in ("volume", "dividends"):
+        if name in there:
+            beside[name] = read_rough(there[name], name)
     forecasts = {name: read_rough(item, f"forecast '{name}'") for name, item in there.get("forecasts", {}).items()}
     return Gathered(read_rough(there[what], what), what, beside, forecasts)
 
