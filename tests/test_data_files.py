@@ -65,7 +65,7 @@ BAD_PRICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "one row": ("date,AAPL\n2020-01-02,1.0\n", ("1 row", "at least 2")),
     "returns in place of prices": (
         "date,A\n2020-01-02,0.01\n2020-01-03,-0.02\n2020-01-06,0.01\n",
-        ("'A'", "2020-01-03", "holds returns", "from_returns"),
+        ("'A'", "2020-01-03", "holds returns", "from_returns", "returns.csv in a folder"),
     ),
     "bars of one name": (
         "date,Open,High,Low,Close,Volume\n2020-01-02,1,1,1,1,5\n2020-01-03,1,1,1,1,5\n",

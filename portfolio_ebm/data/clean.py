@@ -112,7 +112,8 @@ def check_prices(found: Table) -> None:
     if looks_like_returns(found.values):
         raise DataError(
             f"{found.where(row, column)}: {value:g} cannot be a price, and {np.mean(low):.0%} of the cells are "
-            "not above zero: this table holds returns. Use Panel.from_returns; for factors, factors_are='returns'."
+            "not above zero: this table holds returns. Use Panel.from_returns, or call the file returns.csv in a "
+            "folder of its own and give the folder; for factors, factors_are='returns'."
         )
     kind = "negative" if value < 0 else "zero"
     raise DataError(
