@@ -179,7 +179,7 @@ def test_swaps_find_what_rounding_alone_does_not() -> None:
     for seed in range(2):
         ctx = context(30, seed)
         rules = LONG & Cardinality(5, min_weight=0.05)
-        lone = AnnealedLangevin(chains=1, steps=0)
+        lone = AnnealedLangevin(chains=1, steps=0, nodes=0)
         on = lone.build(Variance(), rules, ctx, rng()).energy
         gains.append(lone.replace(swaps=False).build(Variance(), rules, ctx, rng()).energy / on - 1.0)
     assert min(gains) >= 0.0

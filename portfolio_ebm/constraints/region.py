@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.caps import Ball, Cap
+from portfolio_ebm.constraints.mixed.choices import Choices
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Region:
         min_weight: the least weight of a free name that is held; 0 for none.
         frozen: bool (n,), names that cannot be traded.
         caps: L1 balls beside turnover, ellipsoids and tails, each with its rule's repr as its name.
+        choices: what other rules leave open, unit by unit (issuers small or big, names out or in), or None.
     """
 
     lower: Tensor
@@ -48,6 +50,7 @@ class Region:
     min_weight: float
     frozen: Tensor
     caps: tuple[Cap, ...] = ()
+    choices: Choices | None = None
 
     @classmethod
     def free(cls, n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Region:
@@ -67,7 +70,7 @@ class Region:
     @property
     def discrete(self) -> bool:
         """Whether the names held are a choice, so that W is not convex."""
-        return self.at_most is not None or self.min_weight > 0.0
+        return self.at_most is not None or self.min_weight > 0.0 or self.choices is not None
 
     @property
     def plain(self) -> bool:
@@ -99,6 +102,10 @@ class Region:
             row_upper=torch.cat([self.row_upper, upper * one]),
             names=(*self.names, name),
         )
+
+    def with_choices(self, choices: Choices) -> Region:
+        """Add units that have to choose a mode."""
+        return replace(self, choices=choices if self.choices is None else self.choices.joined(choices))
 
     def with_cap(self, cap: Cap) -> Region:
         """Add g(w) <= limit."""

@@ -20,6 +20,7 @@ from portfolio_ebm.samplers.kernel import evaluate
 
 ROUNDING = "rounding + polish"
 NO_SWAPS = "chains, no swaps + polish"
+NO_NOISE = "swaps, no noise"
 BEFORE = "before polish"
 FINAL = "final"
 

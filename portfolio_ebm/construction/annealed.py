@@ -20,9 +20,18 @@ from portfolio_ebm.construction.ablation import Polisher
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.chains import random_portfolios, starts, survey
+from portfolio_ebm.construction.choosing import quadratic
 from portfolio_ebm.construction.convex import relaxation
+from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.construction.infeasible import explain_infeasible
-from portfolio_ebm.construction.stages import Effort, Found, convex_engine, gradient_engine, pattern_engine
+from portfolio_ebm.construction.stages import (
+    Effort,
+    Found,
+    choosing_engine,
+    convex_engine,
+    gradient_engine,
+    pattern_engine,
+)
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
 from portfolio_ebm.errors import InfeasibleError
@@ -43,6 +52,7 @@ class AnnealedLangevin(Constructor):
         walkers: how many of the chains' patterns, best first, are walked from.
         candidates: moves evaluated per walker and sweep, the best by score.
         polish: how many patterns are solved exactly.
+        nodes: relaxations that branch and bound may solve to prove, or raise the bound on, what the walkers found.
 
     Example:
         >>> AnnealedLangevin(chains=64).build(energy, Budget() & LongOnly() & Cardinality(8), ctx, generator(0, "now"))
@@ -58,6 +68,7 @@ class AnnealedLangevin(Constructor):
     walkers: int = Field(default=8, ge=1)
     candidates: int = Field(default=8, ge=1)
     polish: int = Field(default=3, ge=1)
+    nodes: int = Field(default=1500, ge=0)
 
     def build(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Solution:
         """The lowest-energy portfolio found; feasible to 1e-9 by every rule.
@@ -82,13 +93,19 @@ class AnnealedLangevin(Constructor):
         self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator
     ) -> tuple[Found | None, float | None]:
         convex = curvature(energy) != "none"
+        effort = Effort(
+            self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
+        )  # fmt: skip
+        if convex and region.discrete:
+            formula = take_apart(energy, ctx)
+            if quadratic(formula):
+                return choosing_engine(formula, region, self.chains, effort, rng) or (None, None)
         value = energy.bind(ctx)
         relaxed, bound = self._relaxed(energy, region, ctx, rng, convex)
         around = project_region(relaxed, region).weights
         landscape = survey(value, region, around, rng)
         x0 = starts(landscape, relaxed, ctx.held, self.chains, rng)
         polisher = Polisher(energy, value, region, ctx, convex)
-        effort = Effort(self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish)
         if region.discrete:
             return pattern_engine(landscape, polisher, x0, effort, rng), bound
         if convex:

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.combine import region_residual
-from portfolio_ebm.construction.ablation import BEFORE, FINAL, NO_SWAPS, ROUNDING, Polisher
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.ablation import BEFORE, FINAL, NO_NOISE, NO_SWAPS, ROUNDING, Polisher
 from portfolio_ebm.construction.chains import FEASIBLE, Landscape, run_chains
+from portfolio_ebm.construction.choosing import Plan, choose, mixed_of
+from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.patterns import Choice, Search, Walked, walk
 from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
@@ -39,6 +42,7 @@ class Effort:
     walkers: int
     candidates: int
     polish: int
+    nodes: int
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,36 @@ def gradient_engine(
         seen.weights,
         {"chain agreement": agreeing, "cycles": float(seen.cycles)},
     )
+
+
+def choosing_engine(
+    formula: Formula, region: Region, chains: int, effort: Effort, rng: torch.Generator
+) -> tuple[Found, float] | None:
+    """Scored swaps over exact inner solves, and branch and bound; None where no choice has a portfolio."""
+    plan = Plan(chains, effort.walkers, effort.sweeps, effort.swaps, effort.nodes)
+    seen = choose(mixed_of(formula, region), plan, rng)
+    if seen is None:
+        return None
+    place = region.lower
+    stages = {
+        ROUNDING: seen.rounding, NO_SWAPS: seen.chains, NO_NOISE: seen.descent, FINAL: seen.value,
+    }  # fmt: skip
+    how = f"{seen.sweeps} annealed sweeps of swaps, " if seen.sweeps else ""
+    ended = "closed, so the optimum is proven" if seen.proof.finished else "its nodes spent"
+    found = Found(
+        torch.as_tensor(seen.weights).to(place),
+        f"pattern engine: {how}{seen.seen} slices solved exactly, branch and bound {ended} ({seen.proof.nodes} nodes)",
+        {name: value + formula.constant for name, value in stages.items() if np.isfinite(value)},
+        torch.as_tensor(seen.starts).to(place),
+        {
+            "patterns seen": float(seen.seen),
+            "chain agreement": seen.agreement,
+            "sweeps": float(seen.sweeps),
+            "nodes": float(seen.proof.nodes),
+            "proven": float(seen.proof.finished),
+        },
+    )
+    return found, seen.bound + formula.constant
 
 
 def pattern_engine(

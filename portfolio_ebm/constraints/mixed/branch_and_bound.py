@@ -1,0 +1,112 @@
+"""Branch and bound over modes: the proof that no choice is better, or how much better one could be at most.
+
+Best first: the node with the lowest bound is opened, the unit that misses by most is decided, one child a mode (a mode
+and the rest, where there are more than two). A node whose bound is not below the incumbent is closed. The least bound
+of the open nodes is a valid lower bound whenever the search is stopped.
+
+Source: Land and Doig (1960), Econometrica 28; Bienstock (1996), Computational study of a family of mixed-integer
+quadratic programming problems, Mathematical Programming 74, for branching on names held.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from portfolio_ebm.constraints.mixed.node import Mixed, assign, propagate, relax
+from portfolio_ebm.constraints.mixed.program import Array, Mask, Point
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the search over the tree found.
+
+    Attributes:
+        weights: the best portfolio known, (n,), or None where none was found.
+        value: its energy, +inf without one.
+        bound: no portfolio is below this.
+        nodes: how many relaxations were solved.
+        finished: whether the tree was closed, so that `bound` is the optimum to `tolerance`.
+    """
+
+    weights: Array | None
+    value: float
+    bound: float
+    nodes: int
+    finished: bool
+
+
+def branch_and_bound(
+    mixed: Mixed, *, incumbent: Array | None = None, value: float = np.inf, tolerance: float = 1e-9,
+    most_nodes: int = 1_000_000, seconds: float = np.inf,
+) -> Proof:  # fmt: skip
+    """Prove `incumbent` (n,) of energy `value` optimal to `tolerance` (absolute), or find a better one.
+
+    Args:
+        most_nodes: relaxations to solve at most. seconds: when to stop at the latest; what is found then depends on the
+            machine, so nothing that has to be the same everywhere sets it.
+    """
+    root = mixed.root()
+    if most_nodes == 0:
+        return Proof(incumbent, value, -np.inf, 0, False)
+    if root is None:
+        return Proof(incumbent, value, np.inf if incumbent is None else value, 0, True)
+    ends, count, tie = time.perf_counter() + seconds, 0, itertools.count()
+    heap: list[tuple[float, int, Mask, Point]] = []
+    best, found = value, incumbent
+
+    def open_node(allowed: Mask, start: Array | None, above: float) -> None:
+        nonlocal best, found, count
+        count += 1
+        point = relax(mixed, allowed, start)
+        if point is None or max(point.bound, above) >= best - tolerance:
+            return
+        modes, missing = assign(mixed.choices, allowed, point.weights)
+        if missing.any():
+            heapq.heappush(heap, (max(point.bound, above), next(tie), allowed, point))
+            return
+        extra = mixed.choices.cost[np.arange(len(modes)), modes].sum()
+        real = mixed.program.value(point.weights) + float(extra)
+        if real < best:
+            best, found = real, point.weights
+        if real > point.bound + tolerance:
+            heapq.heappush(heap, (max(point.bound, above), next(tie), allowed, point))
+
+    open_node(root, incumbent, -np.inf)
+    while heap:
+        bound, _, allowed, point = heapq.heappop(heap)
+        if bound >= best - tolerance:
+            return Proof(found, best, min(bound, best), count, True)
+        if time.perf_counter() > ends or count >= most_nodes:
+            return Proof(found, best, bound, count, False)
+        for child in _children(mixed, allowed, point):
+            open_node(child, point.weights, bound)
+    return Proof(found, best, best, count, True)
+
+
+def _children(mixed: Mixed, allowed: Mask, point: Point) -> list[Mask]:
+    """The node with one unit decided: in its likeliest mode, and in any of the others."""
+    modes, missing = assign(mixed.choices, allowed, point.weights)
+    open_ = allowed.sum(axis=1) > 1
+    curve = np.zeros(mixed.choices.units)
+    np.maximum.at(curve, mixed.choices.unit, mixed.program.diagonal[mixed.choices.name])
+    score = np.where(open_, missing**2 * (curve + 1e-12), -1.0)
+    unit = int(score.argmax())
+    if score[unit] <= 0.0:
+        # Costs alone are missing: decide a unit whose modes cost differently.
+        spread = np.where(allowed, mixed.choices.cost, np.nan)
+        unit = int(np.nan_to_num(np.nanmax(spread, axis=1) - np.nanmin(spread, axis=1)).argmax())
+    found = []
+    for choose in (True, False):
+        child = allowed.copy()
+        only = np.zeros(allowed.shape[1], dtype=bool)
+        only[modes[unit]] = True
+        child[unit] &= only if choose else ~only
+        tight = propagate(mixed.choices, child)
+        if tight is not None:
+            found.append(tight)
+    return found

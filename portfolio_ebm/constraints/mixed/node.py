@@ -1,0 +1,298 @@
+"""A node: which modes are still open, the convex relaxation below it, and what its solution says.
+
+`relax` minimises over a set that holds every slice of the node. `assign` reads modes off a point; where the point obeys
+them all, the relaxation has solved the node. A node with one mode a unit is a slice, and `relax` is exact there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from portfolio_ebm.constraints.caps import Cap
+from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices, Limit
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program
+
+CUTS = 60
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """min 1/2 w'Qw + c'w + costs of modes, over a program's rules, convex caps and choices.
+
+    Attributes:
+        program: energy, box and rows.
+        choices: the units and their modes.
+        caps: convex caps, taken by cuts.
+    """
+
+    program: Program
+    choices: Choices
+    caps: tuple[Cap, ...] = ()
+
+    def root(self) -> Mask | None:
+        """The modes that a unit's own names can reach, propagated, (U, M); None where there is no choice left."""
+        c = self.choices
+        low, high = c.weights(self.program.lower), c.weights(self.program.upper)
+        return propagate(c, c.exists & (c.lower <= high[:, None] + TOLERANCE) & (c.upper >= low[:, None] - TOLERANCE))
+
+
+def propagate(choices: Choices, allowed: Mask) -> Mask | None:
+    """`allowed` less the modes that a limit on numbers has used up; None where one cannot be met."""
+    open_ = allowed.copy()
+    for _ in range(len(choices.limits) + 1):
+        before = int(open_.sum())
+        if not open_.any(axis=1).all():
+            return None
+        for limit in choices.limits:
+            if limit.mass:
+                continue
+            mine = open_[limit.units]
+            decided = mine[:, limit.mode] & (mine.sum(axis=1) == 1)
+            able = mine[:, limit.mode]
+            if decided.sum() > limit.most or able.sum() < limit.least:
+                return None
+            if decided.sum() == limit.most:
+                open_[limit.units[able & ~decided], limit.mode] = False
+            elif able.sum() == limit.least:
+                only = np.zeros(open_.shape[1], dtype=bool)
+                only[limit.mode] = True
+                open_[limit.units[able]] &= only
+        if int(open_.sum()) == before:
+            return open_ if open_.any(axis=1).all() else None
+    return open_ if open_.any(axis=1).all() else None
+
+
+def hull(choices: Choices, allowed: Mask) -> tuple[Array, Array]:
+    """The least and the largest x_u over the open modes, (U,) each."""
+    return (
+        np.where(allowed, choices.lower, np.inf).min(axis=1),
+        np.where(allowed, choices.upper, -np.inf).max(axis=1),
+    )
+
+
+def relax(mixed: Mixed, allowed: Mask, start: Array | None = None) -> Point | None:
+    """The minimum over the node's relaxation, costs of decided modes included; None where it is empty.
+
+    Args:
+        start: (n,), a point whose cuts and names are tried first.
+    """
+    c, p = mixed.choices, mixed.program
+    lower, upper, rows, low, high = _box(mixed, allowed)
+    x0 = None if start is None else c.weights(start)
+    for limit in c.limits:
+        for cut in _cuts(c, allowed, limit, x0, p.n):
+            rows, low, high = _with(rows, low, high, *cut)
+    near = start
+    point: Point | None = None
+    for _ in range(CUTS):
+        point = p.minimum(lower, upper, rows, low, high, near)
+        if point is None:
+            return None
+        cuts = _violated(mixed, allowed, point.weights)
+        if not cuts:
+            break
+        near = point.weights
+        for cut in cuts:
+            rows, low, high = _with(rows, low, high, *cut)
+    assert point is not None
+    return _plus(point, decided_cost(c, allowed))
+
+
+def on_slice(mixed: Mixed, modes: Ints, start: Array | None = None) -> Point | None:
+    """The minimum with every unit's mode given, (U,), costs included: what `relax` is on a slice, in fewer steps."""
+    c, p = mixed.choices, mixed.program
+    every = np.arange(c.units)
+    allowed = np.zeros(c.lower.shape, dtype=bool)
+    allowed[every, modes] = True
+    for limit in c.limits:
+        if not limit.mass and not limit.least <= (modes[limit.units] == limit.mode).sum() <= limit.most:
+            return None
+    lower, upper, rows, low, high = _box(mixed, allowed)
+    for limit in c.limits:
+        at = limit.units[modes[limit.units] == limit.mode]
+        if limit.mass and len(at):
+            row = c.spread(np.isin(np.arange(c.units), at).astype(np.float64), p.n)
+            rows, low, high = _with(rows, low, high, row, -np.inf, limit.most)
+    near = start
+    cost = float(c.cost[every, modes].sum())
+    point: Point | None = None
+    for _ in range(CUTS):
+        point = p.minimum(lower, upper, rows, low, high, near)
+        if point is None:
+            return None
+        cuts = _broken(mixed.caps, point.weights)
+        if not cuts:
+            return _plus(point, cost)
+        for cut in cuts:
+            rows, low, high = _with(rows, low, high, *cut)
+    assert point is not None
+    return _plus(point, cost)
+
+
+def _plus(point: Point, cost: float) -> Point:
+    return replace(point, value=point.value + cost, bound=point.bound + cost)
+
+
+def decided_cost(choices: Choices, allowed: Mask) -> float:
+    """The least that the units' modes can cost."""
+    return float(np.where(allowed, choices.cost, np.inf).min(axis=1).sum())
+
+
+def assign(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
+    """Modes (U,) that hold the point where there are such, and by how much each unit misses, (U,): all zero where
+    the point obeys every choice."""
+    x = choices.weights(w)
+    inside = allowed & (x[:, None] >= choices.lower - TOLERANCE) & (x[:, None] <= choices.upper + TOLERANCE)
+    scarce = np.zeros(choices.lower.shape)
+    for limit in choices.limits:
+        scarce[limit.units, limit.mode] += 1.0 if np.isfinite(limit.most) else -0.5
+    away = np.maximum(choices.lower - x[:, None], x[:, None] - choices.upper).clip(0.0)
+    rank = np.where(allowed, np.where(inside, 0.0, 1e3 * (1.0 + away)) + 1e-3 * scarce + choices.cost, np.inf)
+    modes = rank.argmin(axis=1)
+    every = np.arange(choices.units)
+    missing = np.where(inside[every, modes], 0.0, away[every, modes] + TOLERANCE)
+    for limit in choices.limits:
+        modes, missing = _settle(choices, allowed, limit, x, modes, missing)
+    return modes, missing
+
+
+def _settle(choices: Choices, allowed: Mask, limit: Limit, x: Array, modes: Ints, missing: Array) -> tuple[Ints, Array]:
+    """Where a limit is broken, its open units miss by what they have beyond the other modes."""
+    units = limit.units
+    here = modes[units] == limit.mode
+    used = x[units][here].sum() if limit.mass else here.sum()
+    if used > limit.most + TOLERANCE:
+        others = allowed[units].copy()
+        others[:, limit.mode] = False
+        top = np.where(others, choices.upper[units], -np.inf).max(axis=1)
+        over = np.where(here & others.any(axis=1), (x[units] - top).clip(TOLERANCE), 0.0)
+        missing = missing.copy()
+        missing[units] = np.maximum(missing[units], over)
+    elif not limit.mass and used < limit.least:
+        able = ~here & allowed[units, limit.mode]
+        fits = able & (x[units] >= choices.lower[units, limit.mode] - TOLERANCE)
+        fits &= x[units] <= choices.upper[units, limit.mode] + TOLERANCE
+        need = int(limit.least - used)
+        modes, missing = modes.copy(), missing.copy()
+        free = units[fits][:need]
+        modes[free] = limit.mode
+        if len(free) < need:
+            rest = units[able & ~fits]
+            missing[rest] = np.maximum(missing[rest], (choices.lower[rest, limit.mode] - x[rest]).clip(TOLERANCE))
+    return modes, missing
+
+
+def _box(mixed: Mixed, allowed: Mask) -> tuple[Array, Array, Array, Array, Array]:
+    """Box and rows of the node: a unit of one name tightens the box, one of several adds a row."""
+    c, p = mixed.choices, mixed.program
+    low, high = hull(c, allowed)
+    lower, upper = p.lower.copy(), p.upper.copy()
+    alone = c.size[c.unit] == 1
+    name, unit = c.name[alone], c.unit[alone]
+    np.maximum.at(lower, name, low[unit])
+    np.minimum.at(upper, name, high[unit])
+    rows, bottom, top = p.rows, p.row_lower, p.row_upper
+    least, most = c.weights(p.lower), c.weights(p.upper)
+    binding = (c.size > 1) & ((low > least + TOLERANCE) | (high < most - TOLERANCE))
+    for u in np.flatnonzero(binding):
+        row = c.spread((np.arange(c.units) == u).astype(np.float64), p.n)
+        rows, bottom, top = _with(rows, bottom, top, row, low[u], high[u])
+    # A hull that rounding turned over is a point.
+    return lower, np.where((upper < lower) & (upper > lower - TOLERANCE), lower, upper), rows, bottom, top
+
+
+def _with(rows: Array, low: Array, high: Array, row: Array, below: float, above: float) -> tuple[Array, Array, Array]:
+    return np.vstack([rows, row]), np.append(low, below), np.append(high, above)
+
+
+def _violated(mixed: Mixed, allowed: Mask, w: Array) -> list[tuple[Array, float, float]]:
+    """Cuts that the point breaks."""
+    x, found = mixed.choices.weights(w), []
+    for limit in mixed.choices.limits:
+        cuts = _cuts(mixed.choices, allowed, limit, x, mixed.program.n)
+        found += [cut for cut in cuts if not cut[1] - TOLERANCE <= cut[0] @ w <= cut[2] + TOLERANCE]
+    return [*found, *_broken(mixed.caps, w)]
+
+
+def _broken(caps: Sequence[Cap], w: Array) -> list[tuple[Array, float, float]]:
+    """Cuts of the convex caps that the point breaks."""
+    found = []
+    for cap in caps:
+        row, most = cap.cut(w)
+        if row @ w > most + TOLERANCE * max(1.0, abs(most)):
+            found.append((row, -np.inf, most))
+    return found
+
+
+def _cuts(choices: Choices, allowed: Mask, limit: Limit, x: Array | None, n: int) -> list[tuple[Array, float, float]]:
+    """The cuts of a limit with the pieces that are positive at x; without x, those that always are."""
+    side = _Side.of(choices, allowed, limit)
+    found = [_at_most(choices, side, x, n), _at_least(choices, side, x, n)]
+    return [cut for cut in found if cut is not None]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The units of a limit seen from its mode: decided for it or open, [low, high] in it and [a, b] in the others."""
+
+    limit: Limit
+    decided: Mask
+    open: Mask
+    low: Array
+    high: Array
+    a: Array
+    b: Array
+
+    @classmethod
+    def of(cls, choices: Choices, allowed: Mask, limit: Limit) -> _Side:
+        units, m = limit.units, limit.mode
+        others = allowed[units].copy()
+        able = others[:, m].copy()
+        others[:, m] = False
+        return cls(
+            limit, able & ~others.any(axis=1), able & others.any(axis=1), choices.lower[units, m],
+            choices.upper[units, m], np.where(others, choices.lower[units], np.inf).min(axis=1),
+            np.where(others, choices.upper[units], -np.inf).max(axis=1),
+        )  # fmt: skip
+
+
+def _at_most(choices: Choices, s: _Side, x: Array | None, n: int) -> tuple[Array, float, float] | None:
+    """sum of the counts (or masses) that each weight needs at least <= what is left."""
+    limit, units = s.limit, s.limit.units
+    if not np.isfinite(limit.most):
+        return None
+    coefficient = np.zeros(choices.units)
+    rest = float(limit.most)
+    if limit.mass:
+        coefficient[units[s.decided]] = 1.0
+    else:
+        rest -= s.decided.sum()
+    rising = s.open & (s.high > s.b) & np.isfinite(s.high)
+    falling = s.open & (s.low < s.a) & np.isfinite(s.low) & (not limit.mass)
+    always = rising & (s.b == 0.0) & (s.a == 0.0) & (s.low >= 0.0)
+    take_up = always if x is None else rising & ((x[units] > s.b) | always)
+    take_down = np.zeros(len(units), dtype=bool) if x is None else falling & (x[units] < s.a)
+    up = np.divide(s.high if limit.mass else 1.0, s.high - s.b, out=np.zeros(len(units)), where=rising)
+    down = np.divide(1.0, s.a - s.low, out=np.zeros(len(units)), where=falling)
+    coefficient[units[take_up]] += up[take_up]
+    coefficient[units[take_down]] -= down[take_down]
+    rest += (up[take_up] * s.b[take_up]).sum() - (down[take_down] * s.a[take_down]).sum()
+    return (choices.spread(coefficient, n), -np.inf, float(rest)) if (coefficient != 0.0).any() else None
+
+
+def _at_least(choices: Choices, s: _Side, x: Array | None, n: int) -> tuple[Array, float, float] | None:
+    """sum of the counts that each weight allows at most >= what is needed."""
+    limit, units = s.limit, s.limit.units
+    reach = s.open & (s.low > s.b)
+    if limit.mass or limit.least <= s.decided.sum() or not reach.any():
+        return None
+    at, a = units[reach], s.a[reach]
+    slope = 1.0 / (s.low[reach] - a)
+    short = np.ones(len(at), dtype=bool) if x is None else (x[at] - a) * slope < 1.0
+    coefficient = np.zeros(choices.units)
+    coefficient[at[short]] = slope[short]
+    need = limit.least - s.decided.sum() - (s.open.sum() - short.sum()) + (slope * a)[short].sum()
+    return choices.spread(coefficient, n), float(need), np.inf

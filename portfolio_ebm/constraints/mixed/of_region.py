@@ -1,0 +1,47 @@
+"""The units of a Region: the names that Cardinality makes a choice of, and what other rules have added."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from portfolio_ebm.constraints.mixed.choices import Choices, Limit
+from portfolio_ebm.constraints.mixed.program import Array
+from portfolio_ebm.constraints.region import Region
+
+OUT, IN = 0, 1
+
+
+def choices_of(region: Region) -> Choices:
+    """All units of a discrete region; `none()` for a convex one."""
+    found = Choices.none() if region.choices is None else region.choices
+    if region.at_most is None and region.min_weight == 0.0:
+        return found
+    lower, upper = _array(region.lower), _array(region.upper)
+    names = np.flatnonzero(~region.frozen.cpu().numpy())
+    low, high = lower[names], upper[names]
+    if region.min_weight > 0.0:
+        low = np.maximum(low, region.min_weight)
+    # A name that may not be zero has no way out; one whose cap is below the least weight has no way in.
+    out = np.where((lower[names] > 0.0) | (upper[names] < 0.0), np.inf, 0.0)
+    modes = np.column_stack([out, low]), np.column_stack([np.where(np.isinf(out), -np.inf, 0.0), high])
+    most = float(len(names)) if region.at_most is None else float(region.at_most)
+    every = np.arange(len(names))
+    limit = Limit(every, IN, 0.0, most, False, f"Cardinality(at_most={region.at_most})")
+    return found.joined(Choices(every, names, modes[0], modes[1], np.zeros_like(modes[0]), (limit,)))
+
+
+def hull_of(region: Region) -> Region:
+    """The convex part of a discrete region, its box wide enough for every mode: a name that may be out reaches zero."""
+    if region.at_most is None and region.min_weight == 0.0:
+        return replace(region, choices=None)
+    free = ~region.frozen
+    lower = region.lower.where(~free | (region.lower <= 0.0), region.lower.clamp_min(region.min_weight))
+    if region.min_weight > 0.0:
+        lower = lower.where(~free | (region.lower > 0.0), region.lower.clamp_min(0.0))
+    return replace(region, lower=lower, at_most=None, min_weight=0.0, choices=None)
+
+
+def _array(x: object) -> Array:
+    return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)  # type: ignore[attr-defined]

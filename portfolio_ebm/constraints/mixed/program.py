@@ -1,0 +1,340 @@
+"""The convex quadratic program behind every choice, solved on the names that matter.
+
+    min 1/2 w'Qw + c'w + rate sum |w - held|   over   lower <= w <= upper,   row_lower <= A w <= row_upper,
+                                                      sum |w - held| <= turnover
+
+Most names end on a bound or, under a cost or a cap of trading, on what is held. So the program is solved on a few free
+names by an active set (daqp), all others resting where they are; then every name is priced, d = Q w + c - A'v, and
+those whose price says that they would move join in. Where none would, the point is the minimum over all names: no name
+was left out, only unasked. A kink at `held` is a bound that may be passed: each name stands on one side of it, and
+changes sides where the price on the other side says so, which never raises the energy.
+
+Source: Arnstrom, Bemporad and Axehill (2022), A dual active-set solver for embedded quadratic programming using
+recursive LDL' updates, IEEE TAC 67(8); column generation as in Desaulniers, Desrosiers and Solomon (2005).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import daqp
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+
+Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+FEASIBLE = 1e-10
+PRICE = 1e-10
+"""A name whose price is below this, relative to the largest slope, has no reason to move."""
+ALL_AT_ONCE = 48
+"""Up to so many names the whole program is one call."""
+JOIN = 24
+"""Names that join in one round."""
+ROUNDS = 200
+ROUNDING = 1e-13
+FLAT = 1e-13
+"""Curvature below this share of the slopes is none."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """An energy and the convex rules that all choices share.
+
+    Attributes:
+        matrix: Q, (n, n), positive semi-definite.
+        linear: c, (n,).
+        lower, upper: (n,).
+        rows: A, (m, n); row_lower, row_upper: (m,).
+        held: (n,), where the kinks are, or None. rate: cost of a unit traded. turnover: cap, or infinity.
+    """
+
+    matrix: Array
+    linear: Array
+    lower: Array
+    upper: Array
+    rows: Array
+    row_lower: Array
+    row_upper: Array
+    held: Array | None = None
+    rate: float = 0.0
+    turnover: float = np.inf
+
+    @property
+    def n(self) -> int:
+        return len(self.linear)
+
+    @property
+    def kinked(self) -> bool:
+        """Whether trading costs anything or is capped."""
+        return self.held is not None and (self.rate > 0.0 or np.isfinite(self.turnover))
+
+    @cached_property
+    def diagonal(self) -> Array:
+        return np.ascontiguousarray(self.matrix.diagonal())
+
+    @cached_property
+    def scale(self) -> float:
+        """The largest slope a unit of weight can have: what prices are compared with."""
+        return max(float(np.abs(self.matrix).max()), float(np.abs(self.linear).max()), self.rate, 1e-300)
+
+    def slope(self, w: Array) -> Array:
+        """Q w + c, from the names that are not zero."""
+        at = np.flatnonzero(w)
+        if 2 * len(at) > len(w):
+            return np.asarray(self.matrix @ w + self.linear)
+        return np.asarray(w[at] @ self.matrix[at] + self.linear)
+
+    def value(self, w: Array) -> float:
+        smooth = float(0.5 * w @ (self.slope(w) + self.linear))
+        return smooth if self.held is None else smooth + self.rate * float(np.abs(w - self.held).sum())
+
+    def minimum(
+        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
+    ) -> Point | None:
+        """The minimum over a box and rows of a slice, or None where it is empty.
+
+        Args:
+            lower, upper: (n,), in place of the program's. rows, row_lower, row_upper: all rows, in place of its own.
+            start: (n,), a point near the answer.
+        """
+        if (lower > upper + FEASIBLE).any():
+            return None
+        slice_ = _Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
+        return _plain(slice_, start) if not self.kinked else _kinked(slice_, start)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The minimum of a program on one slice.
+
+    Attributes:
+        weights: (n,).
+        value: the energy there.
+        prices: Q w + c - A'v, what each name would change the energy by, (n,).
+        bound: no point of the slice is below this.
+    """
+
+    weights: Array
+    value: float
+    prices: Array
+    bound: float
+
+
+@dataclass(frozen=True)
+class _Slice:
+    program: Program
+    lower: Array
+    upper: Array
+    rows: Array
+    low: Array
+    high: Array
+
+    def rest(self, near: Array | float) -> Array:
+        return np.clip(near, self.lower, self.upper)
+
+
+@dataclass(frozen=True)
+class _Solved:
+    weights: Array
+    duals: Array
+    prices: Array
+
+
+def _plain(s: _Slice, start: Array | None) -> Point | None:
+    found = _columns(s, s.program.linear, s.rest(0.0), None if start is None else start != 0.0)
+    if found is None:
+        return None
+    value = s.program.value(found.weights)
+    return Point(found.weights, value, found.prices, value)
+
+
+def _kinked(s: _Slice, start: Array | None) -> Point | None:
+    """Every name on one side of what is held; sides change while prices say so."""
+    p = s.program
+    assert p.held is not None
+    held = s.rest(p.held)
+    side = np.where((held < s.upper) & (held >= p.held), 1.0, -1.0)
+    if start is not None:
+        side = np.where(start > p.held, 1.0, np.where(start < p.held, -1.0, side))
+    side = _feasible_side(s, side)
+    moving = None if start is None else start != p.held
+    best: _Solved | None = None
+    for _ in range(ROUNDS):
+        up = side > 0
+        lower = np.where(up, np.maximum(s.lower, np.minimum(p.held, s.upper)), s.lower)
+        upper = np.where(up, s.upper, np.minimum(s.upper, np.maximum(p.held, s.lower)))
+        part = replace(s, lower=lower, upper=upper)
+        if np.isfinite(p.turnover):
+            part = replace(
+                part, rows=np.vstack([s.rows, side]), low=np.append(s.low, -np.inf),
+                high=np.append(s.high, p.turnover + float(side @ p.held)),
+            )  # fmt: skip
+        found = _columns(part, p.linear + p.rate * side, part.rest(p.held), moving)
+        if found is None:
+            if best is not None:
+                break
+            # No point on these sides; all of the box tells whether there is one on others.
+            away = _reach(s)
+            if away is None:
+                return None
+            side, best = np.where(away > p.held, 1.0, np.where(away < p.held, -1.0, side)), None
+            if np.array_equal(side > 0, up):
+                return None
+            continue
+        best = found
+        toll = p.rate - (float(found.duals[-1]) if np.isfinite(p.turnover) else 0.0)
+        on = found.weights == p.held
+        wrong = on & (s.lower < p.held) & up & (found.prices > 2 * toll + PRICE * p.scale)
+        wrong |= on & (s.upper > p.held) & ~up & (found.prices < -2 * toll - PRICE * p.scale)
+        if not wrong.any():
+            break
+        side = np.where(wrong, -side, side)
+        moving = (found.weights != p.held) | wrong
+    if best is None:
+        return None
+    value = p.value(best.weights)
+    return Point(best.weights, value, best.prices, value)
+
+
+def _feasible_side(s: _Slice, side: Array) -> Array:
+    """Sides that are possible: a name that must be above what is held is above it."""
+    assert s.program.held is not None
+    return np.where(s.lower >= s.program.held, 1.0, np.where(s.upper <= s.program.held, -1.0, side))
+
+
+def _reach(s: _Slice) -> Array | None:
+    """A point of the slice with the least trading, (n,), by a linear program; None where the cap cannot be met."""
+    p, n = s.program, s.program.n
+    assert p.held is not None
+    eye, equal = np.eye(n), s.high - s.low <= 1e-14
+    above, below = ~equal & np.isfinite(s.high), ~equal & np.isfinite(s.low)
+    zero = np.zeros((len(s.rows), n))
+    wide = np.hstack([s.rows, zero])
+    left = np.vstack([wide[above], -wide[below], np.hstack([eye, -eye]), np.hstack([-eye, -eye])])
+    right = np.concatenate([s.high[above], -s.low[below], p.held, -p.held])
+    bounds = np.vstack([np.column_stack([s.lower, s.upper]), np.column_stack([np.zeros(n), np.full(n, np.inf)])])
+    found = linprog(
+        np.r_[np.zeros(n), np.ones(n)], A_ub=left, b_ub=right, A_eq=wide[equal] if equal.any() else None,
+        b_eq=s.high[equal] if equal.any() else None, bounds=bounds, method="highs",
+    )  # fmt: skip
+    if found.status != 0 or found.fun > p.turnover + 1e-9:
+        return None
+    return np.asarray(found.x[:n])
+
+
+def _columns(s: _Slice, linear: Array, rest: Array, likely: Mask | None) -> _Solved | None:
+    """Solve, price, let the names that would move join in, until none would."""
+    movable = s.upper > s.lower
+    if int(movable.sum()) <= ALL_AT_ONCE:
+        return _solve(s, linear, movable, rest)
+    free = movable & (rest != s.rest(0.0 if s.program.held is None else s.program.held))
+    if likely is not None:
+        free = free | (movable & likely)
+    if not free.any() or int(free.sum()) > 4 * ALL_AT_ONCE:
+        slope = s.program.slope(rest) + linear - s.program.linear
+        free = _cheapest(np.where(movable, slope, np.inf), JOIN)
+    tolerance = PRICE * s.program.scale
+    for _ in range(ROUNDS):
+        found = _solve(s, linear, free, rest)
+        waiting = movable & ~free
+        if found is None:
+            # The names asked so far cannot meet the rows; ask for more of those that reach furthest.
+            if not waiting.any():
+                return None
+            free = free | _reaching(s, free, waiting)
+            continue
+        up = waiting & (rest < s.upper) & (found.prices < -tolerance)
+        down = waiting & (rest > s.lower) & (found.prices > tolerance)
+        if not (up | down).any():
+            return found
+        free = free | _cheapest(np.where(up | down, -np.abs(found.prices), np.inf), JOIN)
+    return _solve(s, linear, movable, rest)
+
+
+def _cheapest(price: Array, count: int) -> Mask:
+    """The `count` lowest finite entries."""
+    found = np.zeros(len(price), dtype=bool)
+    size = min(count, int(np.isfinite(price).sum()))
+    if size:
+        found[np.argpartition(price, size - 1)[:size]] = True
+    return found
+
+
+def _reaching(s: _Slice, free: Mask, waiting: Mask) -> Mask:
+    """Names whose range moves the rows most; twice as many at every asking, since doubling ends soon."""
+    width = np.where(np.isfinite(s.upper - s.lower), s.upper - s.lower, 1.0)
+    reach = np.abs(s.rows).sum(axis=0) * width + 1e-12
+    return _cheapest(np.where(waiting, -reach, np.inf), max(JOIN, 2 * int(free.sum())))
+
+
+def _solve(s: _Slice, linear: Array, free: Mask, rest: Array) -> _Solved | None:
+    """The minimum with the names of `free` moving and all others resting."""
+    p, at = s.program, np.flatnonzero(free)
+    w = rest.copy()
+    w[at] = 0.0
+    moved = s.rows @ w
+    low, high = s.low - moved, s.high - moved
+    body = s.rows[:, at]
+    live = (body != 0.0).any(axis=1)
+    if (low[~live] > FEASIBLE).any() or (high[~live] < -FEASIBLE).any():
+        return None
+    duals = np.zeros(len(s.rows))
+    if len(at):
+        pull = (p.slope(w) - p.linear)[at] if w.any() else 0.0
+        found = _daqp(
+            p.matrix[np.ix_(at, at)], linear[at] + pull, body[live], (s.lower[at], s.upper[at]), low[live], high[live]
+        )
+        if found is None:
+            return None
+        w[at] = _snapped(found[0], s.lower[at], s.upper[at])
+        duals[live] = found[1]
+    return _Solved(w, duals, p.slope(w) - p.linear + linear - duals @ s.rows)
+
+
+def _snapped(w: Array, lower: Array, upper: Array) -> Array:
+    """w in its box, and on an end of it where it is there but for rounding."""
+    w = np.where(w <= lower + ROUNDING, lower, w)
+    return np.where(w >= upper - ROUNDING, upper, w)
+
+
+def _daqp(
+    curve: Array, slope: Array, rows: Array, box: tuple[Array, Array], low: Array, high: Array
+) -> tuple[Array, Array] | None:
+    steep = float(np.abs(curve).max())
+    scale = max(steep, float(np.abs(slope).max()), 1e-300)
+    if steep <= FLAT * scale:
+        return _linear(slope, rows, box, low, high)
+    below, above = np.concatenate([box[0], low]), np.concatenate([box[1], high])
+    sense = np.where(above - below <= 1e-14, 5, 0).astype(np.int32)
+    x, _, flag, info = daqp.solve(
+        np.ascontiguousarray(curve / scale), slope / scale, np.ascontiguousarray(rows), above, below, sense,
+        primal_tol=FEASIBLE,
+    )  # fmt: skip
+    if flag <= 0 or not np.isfinite(x).all():
+        return None
+    return np.asarray(x), -scale * np.asarray(info["lam"])[len(slope) :]
+
+
+def _linear(slope: Array, rows: Array, box: tuple[Array, Array], low: Array, high: Array) -> tuple[Array, Array] | None:
+    """The same without curvature: a linear program, by HiGHS."""
+    scale = max(float(np.abs(slope).max()), 1e-300)
+    equal = high - low <= 1e-14
+    above, below = ~equal & np.isfinite(high), ~equal & np.isfinite(low)
+    left, right = np.concatenate([rows[above], -rows[below]]), np.concatenate([high[above], -low[below]])
+    found = linprog(
+        slope / scale, A_ub=left if len(left) else None, b_ub=right if len(left) else None,
+        A_eq=rows[equal] if equal.any() else None, b_eq=high[equal] if equal.any() else None,
+        bounds=np.column_stack(box), method="highs-ds",
+    )  # fmt: skip
+    if found.status != 0:
+        return None
+    duals = np.zeros(len(rows))
+    count = int(above.sum())
+    duals[equal] = found.eqlin.marginals if equal.any() else 0.0
+    duals[above] = found.ineqlin.marginals[:count]
+    duals[below] -= found.ineqlin.marginals[count:]
+    return np.asarray(found.x), scale * duals

@@ -1,0 +1,226 @@
+"""Scored swap search over modes: relaxation, rounding under noise, exact inner solves, swaps.
+
+For a choice of modes p let V(p) be the least energy on its slice. A walker at p looks at all its neighbours: one unit
+changes its mode, or two exchange theirs. They are ranked by two scores of second order at the slice's own solution,
+
+    swap of a free j in, i out      d_ij = -r_i^2 / (2 s_i) + (w_j - r_i D_ij / s_i)^2 / (2 (M_jj + D_ij^2 / s_i))
+    transfer of j's weight to i     w_j (g_i - g_j) + w_j^2 / 2 (Q_ii + Q_jj - 2 Q_ij)
+
+with M the inverse of the slice's optimality system, D_i the answer of its free weights to a unit of name i, s_i the
+curvature left and r_i the price of i. The best few are solved exactly, and one is taken by Metropolis at T.
+
+Source: the scored exchange follows Bertsimas, King and Mazumder (2016), Best subset selection via a modern
+optimization lens, Annals of Statistics 44(2), with second-order scores; Kirkpatrick, Gelatt and Vecchi (1983).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices
+from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point
+
+CANDIDATES = 8
+DESCENTS = 200
+
+
+@dataclass
+class Memo:
+    """Slices solved: by the bytes of the modes, the point, or None where the slice is empty."""
+
+    point: dict[bytes, Point | None] = field(default_factory=dict)
+
+    def value(self, modes: Ints) -> float:
+        found = self.point.get(modes.tobytes())
+        return np.inf if found is None else found.value
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search over the modes of one mixed program; `memo` is shared by all walkers."""
+
+    mixed: Mixed
+    allowed: Mask
+    memo: Memo = field(default_factory=Memo)
+
+    def solve(self, modes: Ints, start: Array | None = None) -> Point | None:
+        """The minimum on the slice of `modes` (U,), from memory where it is known."""
+        key = modes.tobytes()
+        if key not in self.memo.point:
+            self.memo.point[key] = on_slice(self.mixed, modes, start)
+        return self.memo.point[key]
+
+    def descend(self, modes: Ints) -> Ints:
+        """Steepest swap descent from `modes`, (U,), until no candidate is better."""
+        now, point = modes, self.solve(modes)
+        for _ in range(DESCENTS):
+            if point is None:
+                return now
+            best, value = now, point.value
+            for other in self.candidates(now, point):
+                found = self.solve(other, point.weights)
+                if found is not None and found.value < value - 1e-13 * abs(value):
+                    best, value = other, found.value
+            if best is now:
+                return now
+            now, point = best, self.solve(best)
+        return now
+
+    def anneal(self, modes: Ints, heats: Array, rng: np.random.Generator) -> Ints:
+        """A Metropolis walk from `modes` over the best candidates, one step a temperature; the last place."""
+        now, point = modes, self.solve(modes)
+        for heat in heats:
+            if point is None:
+                return now
+            options = [m for m in self.candidates(now, point) if self.solve(m, point.weights) is not None]
+            if not options:
+                return now
+            values = np.array([self.memo.value(m) for m in options])
+            noise = -np.log(-np.log(rng.uniform(1e-300, 1.0, len(options))))
+            chosen = int(np.argmin(values - heat * noise))
+            if values[chosen] <= point.value or rng.uniform() < np.exp(-(values[chosen] - point.value) / heat):
+                now, point = options[chosen], self.solve(options[chosen])
+        return now
+
+    def candidates(self, modes: Ints, point: Point) -> list[Ints]:
+        """The best few neighbours by score."""
+        found = [*self._exchanges(modes, point), *self._changes(modes, point)]
+        unique = {one.tobytes(): one for one in found}
+        unique.pop(modes.tobytes(), None)
+        return list(unique.values())
+
+    def _changes(self, modes: Ints, point: Point) -> list[Ints]:
+        """One unit in another mode: scored by what its weight must move, or would like to."""
+        c, p = self.mixed.choices, self.mixed.program
+        x = c.weights(point.weights)
+        units, other = np.nonzero(self.allowed & (np.arange(self.allowed.shape[1]) != modes[:, None]))
+        if not len(units):
+            return []
+        low, high = c.lower[units, other], c.upper[units, other]
+        price = np.full(c.units, np.inf)
+        np.minimum.at(price, c.unit, point.prices[c.name])
+        curve = np.full(c.units, np.inf)
+        np.minimum.at(curve, c.unit, p.diagonal[c.name])
+        g, q = price[units], np.maximum(curve[units], 1e-300)
+        wish = np.clip(x[units] - g / q, low, high) - x[units]
+        score = g * wish + 0.5 * q * wish**2 + c.cost[units, other] - c.cost[units, modes[units]]
+        order = np.argsort(score, kind="stable")[:CANDIDATES]
+        return [_changed(modes, [(int(units[k]), int(other[k]))]) for k in order]
+
+    def _exchanges(self, modes: Ints, point: Point) -> list[Ints]:
+        """Two units exchange their modes, those of several names by the transfer score of their cheapest names."""
+        c = self.mixed.choices
+        first = np.zeros(c.units, dtype=int)
+        first[c.unit[::-1]] = c.name[::-1]
+        found: list[Ints] = []
+        x = c.weights(point.weights)
+        for a in range(self.allowed.shape[1]):
+            for b in range(a + 1, self.allowed.shape[1]):
+                both = self.allowed[:, a] & self.allowed[:, b]
+                zero, held = np.flatnonzero(both & (modes == a)), np.flatnonzero(both & (modes == b))
+                if not len(zero) or not len(held):
+                    continue
+                found += self._ranked(modes, point, (zero, held), first, x)
+        return found
+
+    def _ranked(self, modes: Ints, point: Point, sides: tuple[Ints, Ints], first: Ints, x: Array) -> list[Ints]:
+        p = self.mixed.program
+        zero, held = sides
+        i, j = first[zero], first[held]
+        move = (x[held] - x[zero][:, None]) if np.any(x[zero]) else np.broadcast_to(x[held], (len(zero), len(held)))
+        q = p.matrix
+        g = point.prices
+        transfer = move * (g[i][:, None] - g[j]) + 0.5 * move**2 * (q[i, i][:, None] + q[j, j] - 2 * q[np.ix_(i, j)])
+        tables = [transfer]
+        exact = self._second_order(point, i, j)
+        if exact is not None:
+            tables.append(exact)
+        found = []
+        for table in tables:
+            flat = table.reshape(-1)
+            size = min(CANDIDATES, int(np.isfinite(flat).sum()))
+            for k in np.argsort(flat, kind="stable")[:size] if flat.size < 64 else _smallest(flat, size):
+                enter, leave = zero[k // len(held)], held[k % len(held)]
+                found.append(_changed(modes, [(int(enter), int(modes[leave])), (int(leave), int(modes[enter]))]))
+        return found
+
+    def _tight(self, w: Array) -> Array:
+        """The program's rows that hold with equality at w."""
+        p = self.mixed.program
+        at = p.rows @ w
+        return p.rows[(at <= p.row_lower + TOLERANCE) | (at >= p.row_upper - TOLERANCE)]
+
+    def _second_order(self, point: Point, i: Ints, j: Ints) -> Array | None:
+        """d_ij above, inf where j is not free; None where the slice has no free weights."""
+        p = self.mixed.program
+        w = point.weights
+        free = np.flatnonzero(
+            (w > p.lower + TOLERANCE) & (w < p.upper - TOLERANCE) & (np.abs(point.prices) <= 1e-9 * p.scale)
+        )
+        rows = self._tight(w)
+        if not len(free) or len(rows) >= len(free):
+            return None
+        k = len(free)
+        system = np.zeros((k + len(rows), k + len(rows)))
+        system[:k, :k] = p.matrix[np.ix_(free, free)] + 1e-14 * p.scale * np.eye(k)
+        system[:k, k:], system[k:, :k] = rows[:, free].T, rows[:, free]
+        try:
+            inverse = np.linalg.inv(system)
+        except np.linalg.LinAlgError:
+            return None
+        side = np.concatenate([p.matrix[np.ix_(free, i)], rows[:, i]])
+        answer = -inverse @ side
+        s = np.maximum(p.matrix[i, i] + (side * answer).sum(axis=0), 1e-12 * p.scale)
+        r = point.prices[i]
+        gain = -(np.where(r < 0, r, 0.0) ** 2) / (2 * s)
+        step = np.where(r < 0, -r / s, 0.0)
+        place = np.full(p.n, -1)
+        place[free] = np.arange(k)
+        at = place[j]
+        inside: Mask = at >= 0
+        d = answer[:k][at[inside]]
+        left = w[j][inside][:, None] + d * step
+        m = inverse.diagonal()[:k][at[inside]][:, None] + d**2 / s
+        table = np.full((len(i), len(j)), np.inf)
+        table[:, inside] = (gain + left**2 / (2 * np.maximum(m, 1e-300))).T
+        return table
+
+
+def rounded(choices: Choices, allowed: Mask, x: Array) -> Ints:
+    """The modes nearest to unit weights x (U,), limits on numbers and weights kept."""
+    away = np.maximum(choices.lower - x[:, None], x[:, None] - choices.upper).clip(0.0)
+    rank = np.where(allowed, away, np.inf)
+    modes: Ints = rank.argmin(axis=1).astype(np.int64)
+    for limit in choices.limits:
+        units, m = limit.units, limit.mode
+        others = np.where(allowed[units], away[units], np.inf)
+        others[:, m] = np.inf
+        loss = others.min(axis=1)
+        here = modes[units] == m
+        used = x[units] * here if limit.mass else here.astype(float)
+        keep = np.argsort(np.where(here, -loss, np.inf), kind="stable")
+        total = np.cumsum(used[keep])
+        drop = keep[(total > limit.most + TOLERANCE) & here[keep] & np.isfinite(loss[keep])]
+        modes[units[drop]] = others[drop].argmin(axis=1)
+        short = 0 if limit.mass else int(limit.least - (modes[units] == m).sum())
+        if short > 0:
+            able = np.where((modes[units] != m) & allowed[units, m], away[units, m], np.inf)
+            modes[units[np.argsort(able, kind="stable")[:short]]] = m
+    return modes
+
+
+def _changed(modes: Ints, changes: list[tuple[int, int]]) -> Ints:
+    found = modes.copy()
+    for unit, mode in changes:
+        found[unit] = mode
+    return found
+
+
+def _smallest(flat: Array, size: int) -> Ints:
+    if not size:
+        return np.zeros(0, dtype=int)
+    at = np.argpartition(flat, size - 1)[:size]
+    return at[np.argsort(flat[at], kind="stable")]

@@ -1,0 +1,194 @@
+"""Choices that are not convex: program, relaxation, search and tree, against enumeration and Clarabel."""
+
+from __future__ import annotations
+
+import itertools
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
+from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
+from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.search import Search, rounded
+
+CASES = ("at most", "exactly", "at least", "short", "5/10/40", "issuers", "fixed cost", "both")
+
+
+def program(n: int, seed: int, *, lower: float = 0.0, upper: float = 0.6) -> Program:
+    rng = np.random.default_rng(seed)
+    loads = rng.normal(size=(n, 3)) * 0.02
+    matrix = 2 * (loads @ loads.T + np.diag(rng.uniform(1e-4, 6e-4, n)))
+    rows = np.vstack([np.ones(n), (np.arange(n) % 3 == 0).astype(float)])
+    box = np.full(n, lower), np.full(n, upper)
+    return Program(matrix, -rng.normal(5e-4, 6e-4, n), *box, rows, np.array([1.0, -np.inf]), np.array([1.0, 0.7]))
+
+
+def choices(case: str, n: int) -> Choices:
+    names = np.arange(n)
+    held = [(0.0, 0.0), (0.1, 0.6)]
+    if case == "at most":
+        return Choices.of_names(names, held, [(1, 0, 3, False)], case)
+    if case == "exactly":
+        return Choices.of_names(names, held, [(1, 4, 4, False)], case)
+    if case == "at least":
+        return Choices.of_names(names, [(0.0, 0.0), (0.15, 0.6)], [(1, 5, np.inf, False)], case)
+    if case == "short":
+        return Choices.of_names(names, [(0.0, 0.0), (0.2, 0.6), (-0.3, -0.1)], [(0, n - 4, np.inf, False)], case)
+    if case == "5/10/40":
+        return Choices.of_names(names, [(0.0, 0.15), (0.0, 0.4)], [(1, 0, 0.5, True)], case)
+    issuers = Choices.of_groups(
+        np.array([0, 0, 1, 2, 2, 3, 4][:n]), [(0.0, 0.15), (0.0, 0.5)], [(1, 0, 0.6, True)], case
+    )
+    if case == "issuers":
+        return issuers
+    if case == "both":
+        return issuers.joined(Choices.of_names(names, held, [(1, 0, 5, False)], case))
+    found = Choices.of_names(names, [(1 / n, 1 / n), (0.0, 0.6)], [], case)
+    found.cost[:, 1] = 4e-5
+    return found
+
+
+def mixed(case: str, seed: int, n: int = 7) -> Mixed:
+    return Mixed(program(n, seed, lower=-0.3 if case == "short" else 0.0), choices(case, n))
+
+
+def clarabel(p: Program, m: Mixed, modes: tuple[int, ...]) -> float:
+    """The least energy with the modes given, by an independent model; +inf where there is none."""
+    c, w = m.choices, cp.Variable(p.n)
+    rules = [w >= p.lower, w <= p.upper, p.rows[0] @ w == 1, p.rows[1] @ w <= p.row_upper[1]]
+    for u, mode in enumerate(modes):
+        x = sum(w[i] for i in c.name[c.unit == u])
+        rules += [x >= c.lower[u, mode], x <= c.upper[u, mode]]
+    for limit in c.limits:
+        here = [u for u in limit.units if modes[u] == limit.mode]
+        if limit.mass:
+            rules += [sum(w[i] for u in here for i in c.name[c.unit == u]) <= limit.most] if here else []
+        elif not limit.least <= len(here) <= limit.most:
+            return np.inf
+    problem = cp.Problem(cp.Minimize(1e3 * (0.5 * cp.quad_form(w, cp.psd_wrap(p.matrix)) + p.linear @ w)), rules)
+    problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
+    cost = sum(c.cost[u, mode] for u, mode in enumerate(modes))
+    return float(problem.value) / 1e3 + cost if problem.status.startswith("optimal") else np.inf
+
+
+def enumerated(m: Mixed) -> float:
+    """The optimum over all modes there are, each slice by the exact program."""
+    modes = [np.flatnonzero(row) for row in m.choices.exists]
+    points = (on_slice(m, np.array(one)) for one in itertools.product(*modes))
+    return min((point.value for point in points if point is not None), default=np.inf)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tree_finds_the_optimum_of_enumeration(case: str, seed: int) -> None:
+    m = mixed(case, seed)
+    truth = enumerated(m)
+    assert np.isfinite(truth)
+    proof = branch_and_bound(m, tolerance=1e-13)
+    assert proof.finished
+    assert proof.value == pytest.approx(truth, rel=1e-9)
+    assert proof.bound <= truth + 1e-12
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_slices_are_clarabels(case: str) -> None:
+    m, rng = mixed(case, 5), np.random.default_rng(0)
+    seen = 0
+    for _ in range(60):
+        modes = np.array([rng.choice(np.flatnonzero(row)) for row in m.choices.exists])
+        mine, theirs = on_slice(m, modes), clarabel(m.program, m, tuple(modes))
+        assert (mine is None) == np.isinf(theirs)
+        if mine is not None:
+            assert mine.value == pytest.approx(theirs, rel=1e-7)
+            seen += 1
+    assert seen > 0 or case in ("exactly", "at least", "short")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_relaxation_is_below_all_its_slices(case: str, seed: int) -> None:
+    m, rng = mixed(case, seed), np.random.default_rng(seed)
+    root = m.root()
+    assert root is not None
+    for _ in range(25):
+        allowed = propagate(m.choices, root & (rng.random(root.shape) < 0.75))
+        if allowed is None:
+            continue
+        bound = relax(m, allowed)
+        inside = [np.flatnonzero(row) for row in allowed]
+        for _ in range(10):
+            point = on_slice(m, np.array([rng.choice(one) for one in inside]))
+            if point is not None:
+                assert bound is not None
+                assert bound.value <= point.value + 1e-12
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("fixed cost", "both")])
+def test_swap_descents_from_a_few_starts_reach_the_optimum(case: str) -> None:
+    for seed in range(3):
+        m, rng = mixed(case, seed), np.random.default_rng(seed)
+        root = m.root()
+        assert root is not None
+        relaxed = relax(m, root)
+        assert relaxed is not None
+        search, x = Search(m, root), m.choices.weights(relaxed.weights)
+        starts = [rounded(m.choices, root, x * np.exp(0.7 * k * rng.normal(size=len(x)))) for k in range(4)]
+        starts += [rounded(m.choices, root, rng.dirichlet(np.full(len(x), 0.3))) for _ in range(20)]
+        ends = [search.descend(one) for one in starts if search.solve(one) is not None]
+        found = min((search.memo.value(end) for end in ends), default=np.inf)
+        assert found <= enumerated(m) + 1e-3 * abs(enumerated(m))
+
+
+def test_an_interrupted_tree_gives_a_true_bound() -> None:
+    m = mixed("at most", 3)
+    truth = enumerated(m)
+    for nodes in (1, 3, 7, 15):
+        proof = branch_and_bound(m, most_nodes=nodes)
+        assert proof.bound <= truth + 1e-12
+        assert proof.value >= truth - 1e-12
+
+
+def test_limits_on_numbers_are_propagated_by_hand() -> None:
+    c = choices("at most", 4)
+    allowed = c.exists.copy()
+    allowed[:3, 0] = False  # three are in, and three may be: the fourth is out
+    found = propagate(c, allowed)
+    assert found is not None
+    assert found[3].tolist() == [True, False]
+    allowed[3, 0] = False
+    assert propagate(c, allowed) is None
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-4, 1e-3])
+@pytest.mark.parametrize("turnover", [np.inf, 0.1, 0.5, 1.5])
+@pytest.mark.parametrize("n", [5, 20, 90])
+def test_costs_and_caps_of_trading_are_clarabels(rate: float, turnover: float, n: int) -> None:
+    for seed in range(2):
+        rng = np.random.default_rng(100 * seed + n)
+        p, held = program(n, seed, upper=max(0.3, 2 / n)), rng.dirichlet(np.full(n, 0.3))
+        p = Program(p.matrix, p.linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, held, rate, turnover)
+        w = cp.Variable(n)
+        rules = [w >= p.lower, w <= p.upper, p.rows[0] @ w == 1, p.rows[1] @ w <= 0.7]
+        rules += [cp.norm1(w - held) <= turnover] if np.isfinite(turnover) else []
+        energy = 0.5 * cp.quad_form(w, cp.psd_wrap(p.matrix)) + p.linear @ w + rate * cp.norm1(w - held)
+        problem = cp.Problem(cp.Minimize(1e3 * energy), rules)
+        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+        mine = p.minimum(p.lower, p.upper, p.rows, p.row_lower, p.row_upper)
+        assert (mine is not None) == problem.status.startswith("optimal")
+        if mine is not None:
+            assert mine.value == pytest.approx(problem.value / 1e3, rel=1e-7, abs=1e-11)
+            assert np.abs(mine.weights - held).sum() <= turnover + 1e-9
+
+
+def test_names_left_unasked_would_not_have_moved() -> None:
+    """Optimality over all of 400 names, though few are ever solved for: prices by the signs of their bounds."""
+    p = program(400, 0, upper=0.05)
+    point = p.minimum(p.lower, p.upper, p.rows, p.row_lower, p.row_upper)
+    assert point is not None
+    low, high = point.weights <= p.lower, point.weights >= p.upper
+    assert point.prices[low].min() >= -1e-9 * p.scale
+    assert point.prices[high].max(initial=-1.0) <= 1e-9 * p.scale
+    assert np.abs(point.prices[~low & ~high]).max() <= 1e-9 * p.scale
