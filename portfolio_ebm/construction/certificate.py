@@ -89,6 +89,12 @@ def measured(
                 "the bound or a term is wrong."
             )
         bound = min(bound, value)
+    trust = {
+        f"{part.energy!r}: {name}": number
+        for part in energy.terms()
+        for name, number in part.energy.diagnose(weights, ctx).items()
+    }
+    extras["diagnostics"] = {**extras.get("diagnostics", {}), **trust}
     return Solution(
         weights=weights, status=status, energy=value, bound=bound, residuals=dict(residuals), breakdown=shares,
         ranges=ranges_of(weights, energy, constraint, ctx, rng), **extras,
@@ -109,7 +115,9 @@ def ranges_of(
         return {}
     found = torch.cat([weights.unsqueeze(0), feasible_sample(weights, constraint, ctx, rng)])
     shares = breakdown(energy, found, ctx)
-    return {name: (float(share.min()), float(share.max())) for name, share in shares.items()}
+    # Some terms are infinite at the edge (RiskBudget at a weight of zero): that says nothing of what they decide.
+    finite = {name: share[share.isfinite()] for name, share in shares.items()}
+    return {name: (float(share.min()), float(share.max())) for name, share in finite.items()}
 
 
 def feasible_sample(

@@ -250,9 +250,12 @@ class Convex(Constructor):
         from portfolio_ebm.constraints.combine import region_of
         from portfolio_ebm.construction.certificate import certify
         from portfolio_ebm.construction.infeasible import explain_infeasible
+        from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
         from portfolio_ebm.construction.shadow import shadow_prices
 
-        refuse_non_convex(energy)
+        ratio = lone_ratio(energy)
+        if ratio is None:
+            refuse_non_convex(energy)
         for rule in constraint.rules():
             if not rule.convex:
                 raise SpecError(
@@ -260,7 +263,7 @@ class Convex(Constructor):
                 )
         try:
             region = region_of(constraint, ctx)
-            found = minimize(energy, region, ctx)
+            found = minimize(energy, region, ctx) if ratio is None else minimize_ratio(ratio, region, ctx)
         except InfeasibleError as error:
             raise explain_infeasible(constraint, ctx) from error
         return certify(

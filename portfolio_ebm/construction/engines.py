@@ -45,6 +45,8 @@ def scale_of(formula: Formula, box: Box) -> float:
     _, gradient = formula.slope(start)
     sizes = [float(np.abs(gradient).max(initial=0.0)), formula.cost]
     sizes += [tail.coefficient * float(np.abs(tail.losses).mean()) for tail in formula.tails]
+    if formula.other:
+        sizes.append(float(np.abs(formula.gradient(start)).max(initial=0.0)))
     largest = max(sizes)
     return 1.0 / largest if largest > 0.0 else 1.0
 

@@ -20,6 +20,7 @@ from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.faces import SmoothEnergy
 from portfolio_ebm.energies.risk import CVaR
+from portfolio_ebm.energies.tracking import TrackingError
 from portfolio_ebm.energy import Bound, ConvexEnergy, Energy, Quadratic, Scaled
 from portfolio_ebm.errors import ShapeError, SpecError
 from portfolio_ebm.linear import Structured
@@ -83,6 +84,14 @@ class Formula:
     def evaluate(self, w: Array) -> float:
         """E(w), on the torch face."""
         return float(self.value(torch.as_tensor(w, dtype=torch.float64, device=self.ctx.tradeable.device)))
+
+    def gradient(self, w: Array) -> Array:
+        """A (sub)gradient of the whole energy at w (n,), from the torch face; zero where it is not finite."""
+        point = torch.tensor(w, dtype=torch.float64, device=self.ctx.tradeable.device, requires_grad=True)
+        value = self.value(point)
+        if not value.requires_grad:
+            return np.zeros_like(w)
+        return np.nan_to_num(_numpy(torch.autograd.grad(value, point)[0]), posinf=0.0, neginf=0.0)
 
     @cached_property
     def matrix(self) -> Array | None:
@@ -170,7 +179,7 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
             tails.append(Tail(c, losses, term.tail(losses.shape[0])))
         elif isinstance(term, TradingCost):
             cost += c * term.rate if ctx.held is not None else 0.0
-        elif isinstance(term, SmoothEnergy):
+        elif isinstance(term, SmoothEnergy) or (isinstance(term, TrackingError) and term.smooth):
             smooth.append((c, term.taylor(ctx)))
         else:
             other.append(part)

@@ -76,7 +76,9 @@ class _Budgeting(SmoothEnergy, ABC):
         dense, value = s.dense(), self.bind(ctx)
 
         def model(w: Tensor) -> Quadratic:
+            # Beyond the logs' domain there is no model: b / y would point to stationary points of another orthant.
             y = torch.where(b > 0.0, w @ a, torch.ones_like(b))
+            y = torch.where(y > 0.0, y, torch.full_like(y, torch.nan))
             return around(w, value(w), k * (dense @ w) - a @ (b / y), k * dense + (a * (b / y.square())) @ a.mT)
 
         return model
@@ -210,13 +212,17 @@ def budgeted(s: Tensor, b: Tensor) -> Tensor:
     x = torch.where(on, (b / s.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300)).sqrt(), torch.zeros_like(b))
     start = ((x.unsqueeze(-2) @ s).squeeze(-2) * x).sum(-1, keepdim=True).clamp_min(1e-300)
     x = x / start.sqrt()
+    decrement = torch.full_like(x[..., :1], torch.inf)
     low = b.masked_fill(~on, torch.inf).amin(-1, keepdim=True).sqrt()
     for _ in range(200):
         inverse = torch.where(on, b / torch.where(on, x, torch.ones_like(x)), torch.zeros_like(x))
         gradient = torch.where(on, (s @ x.unsqueeze(-1)).squeeze(-1) - inverse, torch.zeros_like(x))
         curve = torch.where(on, inverse / torch.where(on, x, torch.ones_like(x)), torch.ones_like(x))
         hessian = torch.where(on.unsqueeze(-1) & on.unsqueeze(-2), s, torch.zeros_like(s)) + torch.diag_embed(curve)
-        step: Tensor = torch.linalg.solve(hessian, gradient)
+        try:
+            step: Tensor = torch.linalg.solve(hessian, gradient)
+        except RuntimeError:
+            break
         decrement = (gradient * step).sum(-1, keepdim=True).clamp_min(0.0).sqrt()
         length = torch.where(decrement < 0.25 * low, torch.ones_like(decrement), 1.0 / (1.0 + decrement / low))
         x = x - length * step

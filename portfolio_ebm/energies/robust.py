@@ -10,32 +10,23 @@ s_i^2 = Q_ii and Q = S h / T: the covariance of the mean of T periods of the pan
 
 from __future__ import annotations
 
-from abc import ABC
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import cvxpy as cp
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.context import Context
-from portfolio_ebm.energies.deviation import root
-from portfolio_ebm.energy import Bound, ConvexEnergy, Curvature
+from portfolio_ebm.energies.deviation import around, root
+from portfolio_ebm.energies.faces import SmoothEnergy
+from portfolio_ebm.energy import Bound, ConvexEnergy, Curvature, Quadratic
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.types import lift, require_last
 
 
-class _RobustReturn(ConvexEnergy, ABC):
-    observations: float = Field(gt=0.0)
-
-    curvature: ClassVar[Curvature] = "convex"
-    needs: ClassVar[frozenset[str]] = frozenset({"mean", "covariance"})
-
-    def doubt(self, ctx: Context) -> Structured:
-        """Q = S h / T, the covariance of the estimated mean per holding period."""
-        return ctx.covariance.scaled(ctx.horizon / self.observations)
-
-
-class BoxReturn(_RobustReturn):
+class BoxReturn(ConvexEnergy):
     """E(w) = -m'w + z sum_i s_i |w_i|: the return if every mean is off by z of its standard errors, against w.
 
     Units: fraction of wealth per holding period.
@@ -50,11 +41,15 @@ class BoxReturn(_RobustReturn):
     Source: Tutuncu, R. H. and Koenig, M. (2004), Robust asset allocation, Annals of Operations Research 132.
     """
 
+    observations: float = Field(gt=0.0)
     errors: float = Field(default=1.0, ge=0.0)
+
+    curvature: ClassVar[Curvature] = "convex"
+    needs: ClassVar[frozenset[str]] = frozenset({"mean", "covariance"})
 
     def widths(self, ctx: Context) -> Tensor:
         """z s_i, (..., n)."""
-        return self.errors * deviations(self.doubt(ctx))
+        return self.errors * deviations(doubt_of(ctx, self.observations))
 
     def bind(self, ctx: Context) -> Bound:
         mean, widths, n = ctx.mean, self.widths(ctx), ctx.n_assets
@@ -69,7 +64,7 @@ class BoxReturn(_RobustReturn):
         return self.widths(ctx).detach().cpu().numpy() @ cp.abs(w) - ctx.mean.detach().cpu().numpy() @ w
 
 
-class EllipsoidReturn(_RobustReturn):
+class EllipsoidReturn(SmoothEnergy):
     """E(w) = -m'w + k sqrt(w'Q w): the return at the worst mean of the ellipsoid of size k around m.
 
     Units: fraction of wealth per holding period.
@@ -86,10 +81,14 @@ class EllipsoidReturn(_RobustReturn):
     Research 28(1).
     """
 
+    observations: float = Field(gt=0.0)
     size: float = Field(default=1.0, ge=0.0)
 
+    curvature: ClassVar[Curvature] = "convex"
+    needs: ClassVar[frozenset[str]] = frozenset({"mean", "covariance"})
+
     def bind(self, ctx: Context) -> Bound:
-        mean, doubt = ctx.mean, self.doubt(ctx)
+        mean, doubt = ctx.mean, doubt_of(ctx, self.observations)
 
         def energy(w: Tensor) -> Tensor:
             require_last(w, doubt.n, "EllipsoidReturn")
@@ -97,8 +96,21 @@ class EllipsoidReturn(_RobustReturn):
 
         return energy
 
+    def taylor(self, ctx: Context) -> Callable[[Tensor], Quadratic]:
+        """With s = sqrt(w'Q w): gradient -m + k Q w / s, Hessian k (Q - g g') / s, g = Q w / s."""
+        mean, doubt = ctx.mean, doubt_of(ctx, self.observations)
+        dense, value = doubt.dense(), self.bind(ctx)
+
+        def model(w: Tensor) -> Quadratic:
+            size = doubt.quad(w).clamp_min(0.0).sqrt().clamp_min(torch.finfo(w.dtype).tiny ** 0.5)
+            slope = doubt.matvec(w) / size
+            hessian = (self.size / size) * (dense - torch.outer(slope, slope))
+            return around(w, value(w), self.size * slope - mean, hessian)
+
+        return model
+
     def to_cvxpy(self, w: Any, ctx: Context) -> Any:
-        away = cp.norm2(self.doubt(ctx).root().detach().cpu().numpy() @ w)
+        away = cp.norm2(doubt_of(ctx, self.observations).root().detach().cpu().numpy() @ w)
         return self.size * away - ctx.mean.detach().cpu().numpy() @ w
 
 
@@ -143,10 +155,21 @@ class RobustVariance(ConvexEnergy):
 
         return energy
 
+    def quadratic(self, ctx: Context) -> Quadratic | None:
+        if self.correlation != 0.0:
+            return None
+        zero = torch.zeros_like(ctx.covariance.diagonal)
+        return Quadratic(self.ridged(ctx).scaled(2.0), zero, zero[..., 0])
+
     def to_cvxpy(self, w: Any, ctx: Context) -> Any:
         value = cp.sum_squares(self.ridged(ctx).root().detach().cpu().numpy() @ w)
         width = deviations(ctx.covariance).detach().cpu().numpy()
         return value + self.correlation * cp.square(width @ cp.abs(w))
+
+
+def doubt_of(ctx: Context, observations: float) -> Structured:
+    """Q = S h / T, the covariance of the estimated mean per holding period."""
+    return ctx.covariance.scaled(ctx.horizon / observations)
 
 
 def deviations(s: Structured) -> Tensor:

@@ -8,13 +8,17 @@ downside, with CVaR the mean of the worst shortfalls behind the benchmark.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import Volatility
+from portfolio_ebm.energies.faces import SmoothEnergy
 from portfolio_ebm.energy import Bound, ConvexEnergy, Curvature, Quadratic
+from portfolio_ebm.errors import SpecError
 from portfolio_ebm.types import lift, require_last
 
 
@@ -63,6 +67,29 @@ class TrackingError(ConvexEnergy):
         pull: Tensor = face.matrix.matvec(b.expand_as(face.linear))
         constant = face.constant - (face.linear * b).sum(-1) + 0.5 * (pull * b).sum(-1)
         return Quadratic(face.matrix, face.linear - pull, constant)
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the measure has a Newton model."""
+        return isinstance(self.measure, SmoothEnergy)
+
+    def taylor(self, ctx: Context) -> Callable[[Tensor], Quadratic]:
+        """The measure's Newton model, moved by the benchmark.
+
+        Raises:
+            SpecError: the measure has none.
+        """
+        if not isinstance(self.measure, SmoothEnergy):
+            raise SpecError(f"{self.measure!r} is not smooth, so {self!r} has no Newton model.")
+        inner, b = self.measure.taylor(ctx), ctx.benchmark(self.benchmark)
+
+        def model(w: Tensor) -> Quadratic:
+            face = inner(w - b.to(w))
+            curve = torch.zeros_like(w) if face.matrix is None else face.matrix.matvec(b.to(w))
+            constant = face.constant - face.linear @ b.to(w) + 0.5 * (curve @ b.to(w))
+            return Quadratic(face.matrix, face.linear - curve, constant)
+
+        return model
 
     def to_cvxpy(self, w: Any, ctx: Context) -> Any:
         return self.measure.to_cvxpy(w - ctx.benchmark(self.benchmark).detach().cpu().numpy(), ctx)
