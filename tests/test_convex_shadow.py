@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases_caps import Capped
 from cases_convex import market
 from test_convex import Concentration
 
@@ -77,6 +78,27 @@ def test_the_cases_do_bind() -> None:
             for energy in ENERGIES
         ]
         assert sum(bound) >= 3, (kind, side, bound)
+
+
+@pytest.mark.parametrize(
+    ("what", "at", "others"),
+    [
+        ("leverage", 1.31, Budget() & Box(lower=-0.3, upper=0.4)),
+        ("leverage", 0.83, Budget(at_least=0.0) & LongOnly()),  # folds to a row
+        ("shorts", 0.21, Budget() & Box(lower=-0.3, upper=0.4)),
+        ("active", 0.57, Budget() & LongOnly() & Turnover(at_most=0.9)),
+        ("volatility", 0.0405, Budget() & LongOnly()),
+        ("tail", 0.0805, Budget() & LongOnly()),
+    ],
+)
+def test_the_price_of_a_cap_is_the_slope_of_the_optimum(what: str, at: float, others: Constraint) -> None:
+    energy = Return() + 0.2 * Variance()
+    rule = Capped(what, at)
+    (price,) = [item for item in built(energy, rule & others).shadow_prices if item.rule == repr(rule)]
+    step = 1e-4 * at
+    low, high = (built(energy, rule.replace(at_most=at + move) & others).energy for move in (-step, step))
+    assert price.bound == "upper" and price.at == at
+    assert price.value == pytest.approx(-(high - low) / (2 * step), rel=2e-3)
 
 
 def test_two_names_by_hand() -> None:

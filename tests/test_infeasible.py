@@ -9,6 +9,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
+from cases_caps import Capped
 from cases_convex import market
 
 from portfolio_ebm.constraints.base import Constraint
@@ -157,6 +158,31 @@ def test_a_group_that_cannot_reach_its_floor_says_what_its_names_allow() -> None
     ctx = replace(context(), tradeable=torch.tensor([True, True] * 4 + [True, False]), held=None)
     error = explain_infeasible(Budget(0.4) & LongOnly() & Box(upper=0.05) & Group("sector", "odd", lower=0.3), ctx)
     assert "Box(upper=0.05) on its 4 tradeable names allows at most 0.2 of the 0.3 that Group" in str(error)
+
+
+@pytest.mark.parametrize("what", ["leverage", "shorts", "volatility", "tail"])
+def test_caps_in_conflict_say_how_much_the_others_need(what: str) -> None:
+    # The floor on the first name is what asks for more than the cap allows.
+    ctx = context()
+    floor = {"leverage": Box(lower=-1.0, upper=2.0, floors={"A0": 1.5}), "shorts": Budget(-0.25)}
+    forced = floor.get(what, Budget(1.0) & Box(lower=0.0, upper=0.11))
+    others = forced & Box(lower=-3.0, upper=4.0)
+
+    def least(rules: list[Constraint]) -> float:
+        w = cp.Variable(10)
+        extent = {"leverage": cp.norm1(w), "shorts": cp.sum(cp.neg(w)),
+                  "volatility": cp.norm2(ctx.covariance.root().numpy() @ w),
+                  "tail": cp.sum_largest(-ctx.scenarios.numpy() @ w, 20) / 20}[what]  # fmt: skip
+        problem = cp.Problem(cp.Minimize(extent), [part for rule in rules for part in rule.to_cvxpy(w, ctx)])
+        return float(problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9))
+
+    needed = least(list(others.rules()))
+    rule = Capped(what, 0.8 * needed)
+    error = explain_infeasible(rule & others, ctx)
+    named = [other for other in others.rules() if repr(other) in error.conflict]
+    assert repr(rule) in error.conflict and len(error.conflict) == len(named) + 1 < 4
+    assert f"at least {least(named):.4g}, and {rule!r} allows {0.8 * needed:.4g}" in str(error)
+    assert possible(region_of(Capped(what, 1.001 * needed) & others, ctx))
 
 
 def test_frozen_names_are_counted():

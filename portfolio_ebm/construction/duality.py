@@ -42,13 +42,15 @@ class Multipliers:
 class Duals:
     """Multipliers of the rules at a minimum: dE*/d(bound) is minus the one of an upper bound, plus the one of a lower.
 
-    `rows` are signed (positive: the upper side pulls); `lower`, `upper` (n,) and `turnover` are non-negative.
+    `rows` are signed (positive: the upper side pulls); `lower`, `upper` (n,), `turnover` and `caps`, one for each cap
+    beside turnover, are non-negative. They are of the folded region.
     """
 
     rows: Array
     lower: Array
     upper: Array
     turnover: float
+    caps: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from portfolio_ebm.construction.columns import by_columns, by_daqp
@@ -231,9 +232,8 @@ def through_cvxpy(formula: Formula, box: Box) -> Found:
     dual = float(problem.value) + float(raw.obj_val_dual) - float(raw.obj_val)
     bound = (dual - 5e-9 * max(1.0, abs(dual))) / scale if np.isfinite(dual) else None
     kkt = max(float(raw.r_prim), float(raw.r_dual))
-    return Found(
-        np.asarray(w.value), None, f"Clarabel through cvxpy ({problem.status})", bound, kkt, _duals(walls, box, scale)
-    )
+    weights, engine = np.asarray(w.value), f"Clarabel through cvxpy ({problem.status})"
+    return Found(weights, None, engine, bound, kkt, _duals(walls, box, weights, scale))
 
 
 def rules(w: Any, box: Box) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def _sides(box: Box) -> tuple[Mask, Mask, Mask, Mask, Mask]:
     return np.isfinite(box.lower), np.isfinite(box.upper), equal, above, below
 
 
-def _duals(walls: dict[str, Any], box: Box, scale: float) -> Duals | None:
+def _duals(walls: dict[str, Any], box: Box, weights: Array, scale: float) -> Duals | None:
     """The multipliers that cvxpy found for `rules`, in the energy's own units."""
     values = {name: wall.dual_value for name, wall in walls.items()}
     if any(value is None for value in values.values()):
@@ -277,7 +277,13 @@ def _duals(walls: dict[str, Any], box: Box, scale: float) -> Duals | None:
     ):  # fmt: skip
         if name in values:
             target[where] += sign * np.asarray(values[name], dtype=np.float64).reshape(-1) / scale
-    return Duals(rows, *ends, float(values.get("turnover", 0.0)) / scale)
+    caps = []
+    for k, one in enumerate(box.caps):
+        # A cap may stand scaled in cvxpy: its multiplier is per unit of what is compared there.
+        unit = float(walls[f"cap {k}"].args[0].value)
+        own = float(one.value(torch.as_tensor(weights, dtype=torch.float64)))
+        caps.append(float(values[f"cap {k}"]) / scale * (unit / own if own != 0.0 else 1.0))
+    return Duals(rows, *ends, float(values.get("turnover", 0.0)) / scale, tuple(caps))
 
 
 def _where(formula: Formula) -> str:

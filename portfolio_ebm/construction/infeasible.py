@@ -11,6 +11,7 @@ Source: Chinneck, J. W. (2008), Feasibility and Infeasibility in Optimization, c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 
@@ -102,6 +103,10 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
                     f"{others_named} need{s} a turnover of at least {traded:.4g}, and {rule!r} allows "
                     f"{alone.turnover:.4g}."
                 )
+        for cap in alone.caps:
+            over = least(others, loose=replace(Region.free(alone.n, device=alone.lower.device), caps=(cap,)))
+            if over is not None and over > 1e-12:
+                return f"{others_named} need{s} at least {cap.limit + over:.4g}, and {rule!r} allows {cap.limit:.4g}."
         if alone.at_most is not None:
             count = least(others, counted=np.ones(alone.n))
             if count is not None and round(count) > alone.at_most:

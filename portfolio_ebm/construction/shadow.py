@@ -34,7 +34,7 @@ def shadow_prices(energy: Energy, constraint: Constraint, ctx: Context, duals: D
     """
     whole = region_of(constraint, ctx)
     parts = [(repr(rule), alone_of(rule, whole, ctx)) for rule in constraint.rules()]
-    found = [*_of_rows(parts, duals), *_of_box(parts, whole, ctx, duals), *_of_turnover(parts, whole, duals)]
+    found = [*_of_rows(parts, duals), *_of_box(parts, whole, ctx, duals), *_of_caps(parts, whole, duals)]
     least = NOTHING * max((abs(price.value) for price in found), default=0.0)
     unit = sum(part.coefficient for part in energy.terms() if isinstance(part.energy, Return))
     priced = [
@@ -77,8 +77,19 @@ def _of_box(parts: list[tuple[str, Region]], whole: Region, ctx: Context, duals:
     ]
 
 
-def _of_turnover(parts: list[tuple[str, Region]], whole: Region, duals: Duals) -> list[ShadowPrice]:
-    if whole.turnover is None or duals.turnover <= 0.0:
-        return []
-    owners = " and ".join(name for name, region in parts if region.turnover == whole.turnover)
-    return [ShadowPrice(owners, "upper", whole.turnover, duals.turnover, None)]
+def _of_caps(parts: list[tuple[str, Region]], whole: Region, duals: Duals) -> list[ShadowPrice]:
+    """Prices of the turnover cap and the other caps, wherever folding has put them."""
+    folded = whole.folded()
+    rest = len(whole.rows)
+    found = list(zip(folded.names[rest:], duals.rows[rest:].tolist(), strict=True))
+    found += [(cap.name, dual) for cap, dual in zip(folded.caps, duals.caps, strict=False)]
+    limits = {cap.name: cap.limit for cap in whole.caps}
+    if whole.turnover is not None:
+        owners = " and ".join(name for name, region in parts if region.turnover == whole.turnover)
+        limits[owners] = whole.turnover
+        found.append((owners, duals.turnover))
+    elif folded.turnover is not None:
+        kept = {id(cap) for cap in folded.caps}
+        at = [cap for cap in whole.balls if cap.plain and id(cap) not in kept and cap.name not in folded.names[rest:]]
+        found.append((at[0].name, duals.turnover))
+    return [ShadowPrice(name, "upper", limits[name], dual, None) for name, dual in found if dual > 0.0]

@@ -63,6 +63,10 @@ def _least(matrix: Tensor) -> float:
     """The least eigenvalue relative to the largest size of one, over the whole batch."""
     if matrix.shape[-1] == 0:
         return 0.0
+    size = matrix.diagonal(dim1=-2, dim2=-1).abs().amax()
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    if int(torch.linalg.cholesky_ex(matrix + ROUNDING * size * eye).info.max()) == 0:
+        return -ROUNDING
     values = torch.linalg.eigvalsh(matrix)
     size = values.abs().amax(-1).clamp_min(torch.finfo(values.dtype).tiny)
     return float((values[..., 0] / size).min())
