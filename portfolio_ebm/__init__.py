@@ -40,6 +40,7 @@ _HOMES = {
     "FactorRisk": "energies.free_energy",
     "FactorRiskBudget": "energies.budgeting",
     "FilteredHistorical": "market.historical",
+    "Frontier": "frontiers",
     "Group": "constraints.exposures",
     "Herfindahl": "energies.diversification",
     "Historical": "market.historical",
@@ -90,6 +91,7 @@ _HOMES = {
     "breakdown": "energy",
     "bundled": "data.sources.bundled",
     "french": "data.sources.french",
+    "frontier": "frontiers",
     "optimize": "optimization",
     "read_panel": "data.sources.files",
     "rebalance": "strategy",
@@ -133,6 +135,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.tracking import TrackingError
     from portfolio_ebm.energies.views import View, Views
     from portfolio_ebm.energy import breakdown
+    from portfolio_ebm.frontiers import Frontier, frontier
     from portfolio_ebm.market.ewma import EWMA
     from portfolio_ebm.market.factor_covariance import FactorCovariance
     from portfolio_ebm.market.factor_ebm import FactorEBM
@@ -175,6 +178,7 @@ __all__ = [
     "FactorRisk",
     "FactorRiskBudget",
     "FilteredHistorical",
+    "Frontier",
     "Group",
     "Herfindahl",
     "Historical",
@@ -224,6 +228,7 @@ __all__ = [
     "breakdown",
     "bundled",
     "french",
+    "frontier",
     "optimize",
     "read_panel",
     "rebalance",

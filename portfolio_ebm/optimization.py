@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -90,6 +90,37 @@ def optimize(
     Example:
         >>> optimize(Variance(), Budget() & LongOnly() & Cardinality(at_most=10), covariance=frame).weights
     """
+    found = given_context(
+        energy, mean=mean, covariance=covariance, scenarios=scenarios, assets=assets, held=held, groups=groups, **more
+    )
+    rng = generator(seed, "optimize", found.ctx.tradeable.device)
+    solution = build_relaxed(constructor or AnnealedLangevin(), energy, constraint, found.ctx, rng, relax)
+    return record(solution, found.names, like=found.like)
+
+
+class Given(NamedTuple):
+    """The caller's inputs as a Context, the names of the assets where known, and an input whose kind weights take."""
+
+    ctx: Context
+    names: tuple[str, ...] | None
+    like: Any
+
+
+def given_context(
+    energy: Energy,
+    *,
+    mean: Any = None,
+    covariance: Any = None,
+    scenarios: Any = None,
+    assets: Sequence[str] | None = None,
+    held: Any = None,
+    groups: Mapping[str, Mapping[str, str]] | None = None,
+    **more: Unpack[Surroundings],
+) -> Given:
+    """The inputs of `optimize`, checked: nothing that no solver should see gets past here.
+
+    Raises: DataError, ShapeError and SpecError as `optimize` does.
+    """
     given = {"mean": mean, "covariance": covariance, "scenarios": scenarios, "paths": more.get("paths")}
     if all(value is None for value in given.values()):
         raise SpecError("optimize needs at least one of mean=, covariance=, scenarios= or paths=.")
@@ -116,10 +147,7 @@ def optimize(
         **_named(more, labels, place),
     )
     check(energy, ctx)
-    rng = generator(seed, "optimize", place)
-    solution = build_relaxed(constructor or AnnealedLangevin(), energy, constraint, ctx, rng, relax)
-    like = next(value for value in given.values() if value is not None)
-    return record(solution, names, like=like)
+    return Given(ctx, names, next(value for value in given.values() if value is not None))
 
 
 def _names(given: Mapping[str, Any], assets: Sequence[str] | None) -> tuple[str, ...] | None:

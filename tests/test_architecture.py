@@ -21,14 +21,14 @@ ORDER = (
     ("energies",),
     ("constraints",),
     ("construction",),
-    ("allocation", "strategy", "optimization"),
+    ("allocation", "strategy", "optimization", "frontiers", "many"),
     ("backtesting", "orders"),
     ("report",),
     ("cli",),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 
-PUBLIC_DOORS = {"allocation", "strategy", "optimization"}
+PUBLIC_DOORS = {"allocation", "strategy", "optimization", "frontiers", "many"}
 GUESTS = {
     "cvxpy": {"energies", "constraints", "construction"},
     "daqp": {"constraints", "construction"},

@@ -21,8 +21,9 @@ from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.duality import Box, Duals, prove
 from portfolio_ebm.construction.engines import Found, active_set, interior, rules, scale_of, through_cvxpy
 from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
+from portfolio_ebm.construction.linear_program import linear_program, linear_rows
 from portfolio_ebm.context import Context
-from portfolio_ebm.energy import Energy
+from portfolio_ebm.energy import Energy, Sum
 from portfolio_ebm.errors import InfeasibleError, SpecError
 from portfolio_ebm.types import Status
 
@@ -68,8 +69,11 @@ def minimize(energy: Energy, region: Region, ctx: Context) -> Minimum:
     return solve(take_apart(energy, ctx), region)
 
 
-def solve(formula: Formula, region: Region) -> Minimum:
-    """`minimize` for a formula taken apart already: for many regions in one context."""
+def solve(formula: Formula, region: Region, start: Array | None = None) -> Minimum:
+    """`minimize` for a formula taken apart already: for many regions in one context.
+
+    `start` are the weights of a problem close by, from which large quadratics begin.
+    """
     if region.discrete:
         raise SpecError(
             "The region holds a choice of names, so it is not convex; use AnnealedLangevin(), "
@@ -84,7 +88,7 @@ def solve(formula: Formula, region: Region) -> Minimum:
     if np.array_equal(box.lower, box.upper):
         return _only_point(formula, box, region)
     best: Minimum | None = None
-    for engine in (active_set, interior):
+    for engine in (linear_program, lambda f, b: active_set(f, b, start), interior):
         # The fast engines know box, rows and one turnover cap; other caps go to cvxpy.
         found = engine(formula, box) if formula.exact and not box.caps else None
         if found is not None:
@@ -154,25 +158,6 @@ def require_feasible(box: Box, names: tuple[str, ...]) -> None:
                               + (f", turnover of at most {box.turnover:g}" if capped else "") + ".", names)  # fmt: skip
 
 
-def linear_rows(box: Box) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-    """A_ub, b_ub, A_eq, b_eq over (w, v), v >= |w - anchor| present under a turnover cap only."""
-    n, capped = len(box.lower), box.turnover is not None
-    pad = np.zeros((len(box.rows), n)) if capped else np.zeros((len(box.rows), 0))
-    rows = np.concatenate([box.rows, pad], axis=1)
-    equal = box.row_upper - box.row_lower <= 1e-14
-    above, below = ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
-    left, right = [rows[above], -rows[below]], [box.row_upper[above], -box.row_lower[below]]
-    if capped:
-        eye = np.eye(n)
-        left += [np.hstack([eye, -eye]), np.hstack([-eye, -eye]), np.concatenate([np.zeros(n), np.ones(n)])[None]]
-        right += [box.anchor, -box.anchor, np.array([box.turnover])]
-    a_ub, b_ub = np.concatenate(left), np.concatenate(right)
-    return (
-        a_ub if len(a_ub) else None, b_ub if len(a_ub) else None,
-        rows[equal] if equal.any() else None, box.row_upper[equal] if equal.any() else None,
-    )  # fmt: skip
-
-
 def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum:
     """Clean the weights, evaluate them, and prove what can be proven."""
     weights = cleaned(found.weights, box, region)
@@ -227,6 +212,16 @@ def _size(formula: Formula, box: Box, value: float) -> float:
     return max(abs(value), 1.0 / scale_of(formula, box))
 
 
+def require_convex(energy: Energy, constraint: Constraint) -> None:
+    """Raise SpecError, naming the term or the rule, where either is not convex."""
+    refuse_non_convex(energy)
+    for rule in constraint.rules():
+        if not rule.convex:
+            raise SpecError(
+                f"{rule!r} is a choice of names, which Convex() cannot make; use constructor=AnnealedLangevin()."
+            )
+
+
 class Convex(Constructor):
     """The exact minimum of a convex energy over convex rules.
 
@@ -254,13 +249,7 @@ class Convex(Constructor):
         from portfolio_ebm.construction.shadow import shadow_prices
 
         ratio = lone_ratio(energy)
-        if ratio is None:
-            refuse_non_convex(energy)
-        for rule in constraint.rules():
-            if not rule.convex:
-                raise SpecError(
-                    f"{rule!r} is a choice of names, which Convex() cannot make; use constructor=AnnealedLangevin()."
-                )
+        require_convex(energy if ratio is None else Sum(), constraint)
         try:
             region = region_of(constraint, ctx)
             found = minimize(energy, region, ctx) if ratio is None else minimize_ratio(ratio, region, ctx)

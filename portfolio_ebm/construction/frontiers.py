@@ -1,0 +1,160 @@
+"""The efficient frontier between two convex energies: points of least b for their a, each with its proof.
+
+Portfolios that minimise x a + y b, x, y > 0, are efficient, and their (a, b) make a convex curve from the least a to
+the least b. Between two points of it the weights (x, y) normal to their chord give the point of the curve farthest from the
+chord; where there is none below the chord, the curve is the chord itself, and mixtures of the two portfolios are on it,
+since a and b are convex. The widest step is split first, so that points are spread evenly and no solve is spent where
+the curve is straight.
+
+Source: Cohon, J. L. (1978), Multiobjective Programming and Planning, chapter 7 (the method of non-inferior sets).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.convex import Minimum, solve
+from portfolio_ebm.construction.formula import Formula, take_apart
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.errors import SpecError
+
+Array = NDArray[np.float64]
+
+STRAIGHT = 1e-9
+"""A point this little below a chord, relative to the sizes of the curve, is on it."""
+
+TILT = 1e-6
+"""The share of the other energy that picks the efficient end where a minimum is not unique."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One portfolio of the frontier.
+
+    Attributes:
+        weights: (n,). a, b: its two energies.
+        proven: whether it is proven to be on the frontier: a minimum of x a + y b, or a mixture of two on a straight
+            piece.
+        message: how it was found.
+    """
+
+    weights: Array
+    a: float
+    b: float
+    proven: bool
+    message: str
+
+
+def sweep(energy_a: Energy, energy_b: Energy, region: Region, ctx: Context, n: int = 50) -> list[Point]:
+    """`n` points of the frontier, from the least a to the least b; fewer where the two ends are one portfolio.
+
+    Raises:
+        SpecError: n < 2, or a term that is not convex.
+        InfeasibleError, SolverError: as `minimize`.
+
+    Example:
+        >>> [point.b for point in sweep(Variance(), Return(), region, ctx, n=3)]
+    """
+    if n < 2:
+        raise SpecError(f"n={n}: a frontier has two ends; ask for 2 points or more.")
+    both = _Pair(take_apart(energy_a, ctx), take_apart(energy_b, ctx), energy_a, energy_b, ctx, region)
+    first, last = both.end(0), both.end(1)
+    points = [first, last]
+    span = np.array([last.a - first.a, first.b - last.b])
+    if (span <= 1e-12 * np.array([abs(first.a) + abs(last.a), abs(first.b) + abs(last.b)])).any():
+        return [first]
+    straight: set[tuple[float, float, float, float]] = set()
+    while len(points) < n:
+        steps = [np.hypot((q.a - p.a) / span[0], (p.b - q.b) / span[1]) for p, q in pairwise(points)]
+        at = int(np.argmax(steps))
+        p, q = points[at], points[at + 1]
+        key = (p.a, p.b, q.a, q.b)
+        found = None if key in straight else both.below(p, q, span)
+        if found is None:
+            found = both.between(p, q)
+            straight |= {(p.a, p.b, found.a, found.b), (found.a, found.b, q.a, q.b)}
+        points.insert(at + 1, found)
+    return points
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two formulas in one context, and their weighted sums."""
+
+    a: Formula
+    b: Formula
+    energy_a: Energy
+    energy_b: Energy
+    ctx: Context
+    region: Region
+
+    def end(self, which: int) -> Point:
+        """The least a (0) or b (1); of several minima the one with the least of the other."""
+        own, other = (self.a, self.b) if which == 0 else (self.b, self.a)
+        alone = solve(own, self.region)
+        at = alone.weights.cpu().numpy()
+        sizes = [float(np.abs(f.slope(at)[1]).max(initial=0.0)) or abs(f.evaluate(at)) or 1.0 for f in (own, other)]
+        x, y = 1.0, TILT * sizes[0] / sizes[1]
+        tilted = self.minimum(*((x, y) if which == 0 else (y, x)), start=at)
+        best = alone
+        if own.evaluate(tilted.weights.cpu().numpy()) <= alone.value + 1e-10 * max(abs(alone.value), 1e-12):
+            best = replace(tilted, status=alone.status)
+        return self.point(best)
+
+    def minimum(self, x: float, y: float, start: Array) -> Minimum:
+        """The minimum of x a + y b."""
+        return solve(_mixed(self, x, y), self.region, start)
+
+    def point(self, found: Minimum) -> Point:
+        w = found.weights.cpu().numpy()
+        return Point(w, self.a.evaluate(w), self.b.evaluate(w), found.status.ok, str(found.status))
+
+    def below(self, p: Point, q: Point, span: Array) -> Point | None:
+        """The point of the curve farthest below the chord from p to q; None where the chord is the curve."""
+        x, y = (p.b - q.b) / span[1], (q.a - p.a) / span[0]
+        if min(x, y) <= 1e-12:
+            return None
+        found = self.point(self.minimum(x / span[0], y / span[1], start=0.5 * (p.weights + q.weights)))
+        chord = x * p.a / span[0] + y * p.b / span[1]
+        depth = chord - (x * found.a / span[0] + y * found.b / span[1])
+        inside = p.a < found.a < q.a and q.b < found.b < p.b
+        return found if depth > STRAIGHT and inside else None
+
+    def between(self, p: Point, q: Point) -> Point:
+        """The middle of a straight piece."""
+        w = 0.5 * (p.weights + q.weights)
+        proven = p.proven and q.proven
+        return Point(w, self.a.evaluate(w), self.b.evaluate(w), proven, "Half of each neighbour, on a straight piece.")
+
+
+def _mixed(pair: _Pair, x: float, y: float) -> Formula:
+    """x a + y b, put together from the parts of both instead of taken apart anew."""
+    a, b = pair.a, pair.b
+    curves = [f.curve.scaled(c) for c, f in ((x, a), (y, b)) if f.curve is not None]
+    curve = None if not curves else curves[0] if len(curves) == 1 else curves[0].plus(curves[1])
+    tails = tuple(replace(t, coefficient=c * t.coefficient) for c, f in ((x, a), (y, b)) for t in f.tails)
+    smooth = tuple((c * d, model) for c, f in ((x, a), (y, b)) for d, model in f.smooth)
+    energy = x * pair.energy_a + y * pair.energy_b
+    others = tuple(part.replace(coefficient=c * part.coefficient) for c, f in ((x, a), (y, b)) for part in f.other)
+    value_a, value_b = a.value, b.value
+
+    def value(w: torch.Tensor) -> torch.Tensor:
+        return x * value_a(w) + y * value_b(w)
+
+    mixed = Formula(
+        energy=energy, ctx=pair.ctx, value=value, curve=curve, linear=x * a.linear + y * b.linear,
+        constant=x * a.constant + y * b.constant, tails=tails, cost=x * a.cost + y * b.cost, held=a.held,
+        smooth=smooth, other=others,
+    )  # fmt: skip
+    parts = [(c, f.__dict__["matrix"]) for c, f in ((x, a), (y, b)) if f.curve is not None and "matrix" in f.__dict__]
+    if parts and len(parts) == len(curves):
+        # Formed once for both, used by every point.
+        mixed.__dict__["matrix"] = sum(c * matrix for c, matrix in parts)
+    return mixed
