@@ -73,7 +73,7 @@ def frontier(energy_a: Energy, energy_b: Energy, constraint: Constraint, *, n: i
 
     Source: Markowitz, H. (1952), Portfolio Selection, Journal of Finance 7(1).
     """
-    ctx, names, _ = given_context(energy_a + energy_b, **inputs)
+    ctx, names, _ = given_context(energy_a + energy_b, constraint, **inputs)
     require_convex(energy_a, constraint)
     require_convex(energy_b, constraint)
     try:

@@ -91,7 +91,15 @@ def optimize(
         >>> optimize(Variance(), Budget() & LongOnly() & Cardinality(at_most=10), covariance=frame).weights
     """
     found = given_context(
-        energy, mean=mean, covariance=covariance, scenarios=scenarios, assets=assets, held=held, groups=groups, **more
+        energy,
+        constraint,
+        mean=mean,
+        covariance=covariance,
+        scenarios=scenarios,
+        assets=assets,
+        held=held,
+        groups=groups,
+        **more,
     )
     rng = generator(seed, "optimize", found.ctx.tradeable.device)
     solution = build_relaxed(constructor or AnnealedLangevin(), energy, constraint, found.ctx, rng, relax)
@@ -108,6 +116,7 @@ class Given(NamedTuple):
 
 def given_context(
     energy: Energy,
+    constraint: Constraint,
     *,
     mean: Any = None,
     covariance: Any = None,

@@ -1,10 +1,10 @@
 """The efficient frontier between two convex energies: points of least b for their a, each with its proof.
 
 Portfolios that minimise x a + y b, x, y > 0, are efficient, and their (a, b) make a convex curve from the least a to
-the least b. Between two points of it the weights (x, y) normal to their chord give the point of the curve farthest from the
-chord; where there is none below the chord, the curve is the chord itself, and mixtures of the two portfolios are on it,
-since a and b are convex. The widest step is split first, so that points are spread evenly and no solve is spent where
-the curve is straight.
+the least b. Between two points of it the weights (x, y) normal to their chord give the point of the curve farthest from
+the chord; where there is none below the chord, the curve is the chord itself, and mixtures of the two portfolios are on
+it, since a and b are convex. The widest step is split first, so that points are spread evenly and no solve is spent
+where the curve is straight.
 
 Source: Cohon, J. L. (1978), Multiobjective Programming and Planning, chapter 7 (the method of non-inferior sets).
 """
@@ -30,8 +30,8 @@ Array = NDArray[np.float64]
 STRAIGHT = 1e-9
 """A point this little below a chord, relative to the sizes of the curve, is on it."""
 
-TILT = 1e-6
-"""The share of the other energy that picks the efficient end where a minimum is not unique."""
+TILTS = (1e-4, 1e-5, 1e-6)
+"""Shares of the other energy that pick the efficient end where a minimum is not unique: the first that keeps it one."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,14 @@ class _Pair:
         alone = solve(own, self.region)
         at = alone.weights.cpu().numpy()
         sizes = [float(np.abs(f.slope(at)[1]).max(initial=0.0)) or abs(f.evaluate(at)) or 1.0 for f in (own, other)]
-        x, y = 1.0, TILT * sizes[0] / sizes[1]
-        tilted = self.minimum(*((x, y) if which == 0 else (y, x)), start=at)
+        least = alone.value + 1e-12 * max(abs(alone.value), 1e-12)
         best = alone
-        if own.evaluate(tilted.weights.cpu().numpy()) <= alone.value + 1e-10 * max(abs(alone.value), 1e-12):
-            best = replace(tilted, status=alone.status)
+        for tilt in TILTS:
+            x, y = 1.0, tilt * sizes[0] / sizes[1]
+            tilted = self.minimum(*((x, y) if which == 0 else (y, x)), start=at)
+            if own.evaluate(tilted.weights.cpu().numpy()) <= least:
+                best = replace(tilted, status=alone.status)
+                break
         return self.point(best)
 
     def minimum(self, x: float, y: float, start: Array) -> Minimum:
