@@ -25,6 +25,8 @@ _HOMES = {
     "CVaRCap": "constraints.risk",
     "Cardinality": "constraints.discrete",
     "Cash": "energies.cash",
+    "Condition": "market.condition",
+    "Conditioned": "market.conditioned",
     "Convex": "construction.convex",
     "DollarNeutral": "constraints.exposures",
     "EVaR": "energies.entropic",
@@ -136,6 +138,8 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.views import View, Views
     from portfolio_ebm.energy import breakdown
     from portfolio_ebm.frontiers import Frontier, frontier
+    from portfolio_ebm.market.condition import Condition
+    from portfolio_ebm.market.conditioned import Conditioned
     from portfolio_ebm.market.ewma import EWMA
     from portfolio_ebm.market.factor_covariance import FactorCovariance
     from portfolio_ebm.market.factor_ebm import FactorEBM
@@ -164,6 +168,8 @@ __all__ = [
     "CVaRCap",
     "Cardinality",
     "Cash",
+    "Condition",
+    "Conditioned",
     "Convex",
     "DollarNeutral",
     "EVaR",
