@@ -25,8 +25,6 @@ _HOMES = {
     "CVaRCap": "constraints.risk",
     "Cardinality": "constraints.discrete",
     "Cash": "energies.cash",
-    "Condition": "market.condition",
-    "Conditioned": "market.conditioned",
     "Convex": "construction.convex",
     "DollarNeutral": "constraints.exposures",
     "EVaR": "energies.entropic",
@@ -138,8 +136,6 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.views import View, Views
     from portfolio_ebm.energy import breakdown
     from portfolio_ebm.frontiers import Frontier, frontier
-    from portfolio_ebm.market.condition import Condition
-    from portfolio_ebm.market.conditioned import Conditioned
     from portfolio_ebm.market.ewma import EWMA
     from portfolio_ebm.market.factor_covariance import FactorCovariance
     from portfolio_ebm.market.factor_ebm import FactorEBM
@@ -168,8 +164,6 @@ __all__ = [
     "CVaRCap",
     "Cardinality",
     "Cash",
-    "Condition",
-    "Conditioned",
     "Convex",
     "DollarNeutral",
     "EVaR",

@@ -108,9 +108,9 @@ def adversarial(rows: int, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def test_newton_never_walks_in_circles() -> None:
-    """Tens of thousands of points made to catch a two-cycle; everything that leaves is feasible and optimal."""
+    """60,000 points made to catch a two-cycle; everything that leaves is feasible and optimal."""
     for seed, n in enumerate((2, 3, 5, 12, 30)):
-        y, lower, upper, total = adversarial(8000, n, seed)
+        y, lower, upper, total = adversarial(12_000, n, seed)
         nu = shift_root(y, lower, upper, total)
         w = (y - nu.unsqueeze(-1)).clamp(lower, upper)
         scale = 1.0 + y.abs().amax(-1)

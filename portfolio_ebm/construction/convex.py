@@ -19,12 +19,12 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.duality import Box, Duals, prove
-from portfolio_ebm.construction.engines import Found, active_set, interior, rules, scale_of, through_cvxpy
+from portfolio_ebm.construction.engines import Found, active_set, interior, no_minimum, rules, scale_of, through_cvxpy
 from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
 from portfolio_ebm.construction.linear_program import linear_program, linear_rows
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Sum
-from portfolio_ebm.errors import InfeasibleError, SpecError
+from portfolio_ebm.errors import InfeasibleError, SolverError, SpecError
 from portfolio_ebm.types import Status
 
 Array = NDArray[np.float64]
@@ -79,6 +79,8 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
             "The region holds a choice of names, so it is not convex; use AnnealedLangevin(), "
             "or relaxation() for a bound."
         )
+    if formula.nonnegative:
+        region = _on_domain(formula, region)
     box = Box.of(region)
     if (box.lower > box.upper + 1e-12).any():
         raise InfeasibleError("The region is empty: a lower bound on a weight is above its upper bound.", region.names)
@@ -95,6 +97,8 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
             minimum = _proven(formula, box, region, found)
             if minimum.status.ok:
                 return minimum
+            if not np.isfinite(minimum.value):
+                continue
             best = minimum if best is None or minimum.value < best.value else best
     require_feasible(box, region.names)
     if (
@@ -103,7 +107,10 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
         and best.value - best.bound <= 1e-6 * _size(formula, box, best.value)
     ):
         return best
-    return _proven(formula, box, region, through_cvxpy(formula, box))
+    last = _proven(formula, box, region, through_cvxpy(formula, box))
+    if not np.isfinite(last.value):
+        raise SolverError(no_minimum("infeasible", formula))
+    return last
 
 
 def relaxation(energy: Energy, region: Region, ctx: Context) -> Minimum:
@@ -156,6 +163,19 @@ def require_feasible(box: Box, names: tuple[str, ...]) -> None:
     if found.status == 2:
         raise InfeasibleError(f"No weights obey all of: the box of each name, {', '.join(names) or 'no rows'}"
                               + (f", turnover of at most {box.turnover:g}" if capped else "") + ".", names)  # fmt: skip
+
+
+def _on_domain(formula: Formula, region: Region) -> Region:
+    """The part of the region without negative weights, where the formula is finite."""
+    inner = region.with_box(0.0, torch.inf)
+    try:
+        if bool((inner.lower > inner.upper).any()):
+            raise InfeasibleError("A weight would have to be negative.", region.names)
+        require_feasible(Box.of(inner), region.names)
+    except InfeasibleError as error:
+        require_feasible(Box.of(region), region.names)
+        raise SolverError(no_minimum("infeasible", formula)) from error
+    return inner
 
 
 def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum:

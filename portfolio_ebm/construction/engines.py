@@ -26,6 +26,12 @@ from portfolio_ebm.errors import SolverError
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+UNITS = (1.0, 10.0, 0.1, 0.01)
+"""The units in which Clarabel sees the objective, one after the other until it solves it."""
+
+CLOSED = 3e-9
+"""Clarabel's own gap and residuals, relative to the energy, below which it is not asked again."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -204,12 +210,31 @@ def _read(formula: Formula, box: Box, free: Mask, scale: float, ended: Ended, la
 def through_cvxpy(formula: Formula, box: Box) -> Found:
     """The minimum by cvxpy and Clarabel, for formulas with terms that only cvxpy knows.
 
-    The bound is Clarabel's dual objective less 5e-9 of the energy's scale, since its dual is feasible to a tolerance.
+    Where Clarabel stalls it is asked again with the objective in other units, and the smallest gap is kept. The bound
+    is Clarabel's dual objective less 5e-9 of the energy's scale, since its dual is feasible to a tolerance.
 
     Raises:
-        SolverError: Clarabel did not reach its tolerance.
+        SolverError: Clarabel did not reach its tolerance, or there is no minimum.
     """
     scale = scale_of(formula, box)
+    best, least, failed = None, np.inf, SolverError("")
+    for unit in UNITS:
+        try:
+            found, gap = _clarabel(formula, box, unit * scale)
+        except SolverError as error:
+            failed = error
+            continue
+        if gap < least or best is None:
+            best, least = found, gap
+        if least <= CLOSED:
+            break
+    if best is None:
+        raise failed
+    return best
+
+
+def _clarabel(formula: Formula, box: Box, scale: float) -> tuple[Found, float]:
+    """One solve of `scale` times the formula, and its gap relative to the scaled energy, at least one."""
     w = cp.Variable(formula.n)
     walls = rules(w, box)
     problem = cp.Problem(cp.Minimize(scale * to_cvxpy(formula.energy, w, formula.ctx)), list(walls.values()))
@@ -224,16 +249,33 @@ def through_cvxpy(formula: Formula, box: Box) -> Found:
         except cp.error.SolverError as error:
             raise SolverError(f"Clarabel failed on {formula.energy!r}{_where(formula)}: {error}") from error
     if w.value is None or problem.status not in ("optimal", "optimal_inaccurate"):
-        raise SolverError(
-            f"Clarabel ended with '{problem.status}' on {formula.energy!r}{_where(formula)}; check that the energy is "
-            "bounded below over the rules and its coefficients are finite."
-        )
+        raise SolverError(no_minimum(problem.status, formula))
     # What cvxpy takes out of the cone program's objective is the same constant in primal and dual.
-    dual = float(problem.value) + float(raw.obj_val_dual) - float(raw.obj_val)
-    bound = (dual - 5e-9 * max(1.0, abs(dual))) / scale if np.isfinite(dual) else None
+    value = float(raw.obj_val)
+    dual = float(chain.invert(raw, inverse).opt_val) + float(raw.obj_val_dual) - value
+    size = max(1.0, abs(dual))
+    bound = (dual - 5e-9 * size) / scale if np.isfinite(dual) else None
     kkt = max(float(raw.r_prim), float(raw.r_dual))
     weights, engine = np.asarray(w.value), f"Clarabel through cvxpy ({problem.status})"
-    return Found(weights, None, engine, bound, kkt, _duals(walls, box, weights, scale))
+    found = Found(weights, None, engine, bound, kkt, _duals(walls, box, weights, scale))
+    gap = abs(value - float(raw.obj_val_dual)) / size if np.isfinite(dual) else np.inf
+    return found, max(gap, kkt)
+
+
+def no_minimum(status: str, formula: Formula) -> str:
+    """The sentence for a solver status without a minimum, on rules that have portfolios."""
+    what = f"{formula.energy!r}{_where(formula)}"
+    if status.startswith("unbounded"):
+        return f"{what} falls without end under these rules; bound the weights (Box, Leverage) or add a risk."
+    if status.startswith("infeasible"):
+        return (
+            f"{what} is infinite on every portfolio that the rules allow; loosen the rules, or leave out the term that "
+            "needs positive weights or exposures."
+        )
+    return (
+        f"Clarabel ended with '{status}' on {what}; check that the energy is bounded below over the rules and its "
+        "coefficients are finite."
+    )
 
 
 def rules(w: Any, box: Box) -> dict[str, Any]:

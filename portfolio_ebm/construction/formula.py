@@ -18,6 +18,7 @@ from torch import Tensor
 
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
+from portfolio_ebm.energies.diversification import NegativeEntropy
 from portfolio_ebm.energies.faces import SmoothEnergy
 from portfolio_ebm.energies.risk import CVaR
 from portfolio_ebm.energies.tracking import TrackingError
@@ -80,6 +81,11 @@ class Formula:
     def exact(self) -> bool:
         """Whether the fast engines know every term."""
         return not self.other
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether a term is infinite where a weight is negative, but not where it is zero."""
+        return any(isinstance(part.energy, NegativeEntropy) for part in self.energy.terms())
 
     def evaluate(self, w: Array) -> float:
         """E(w), on the torch face."""

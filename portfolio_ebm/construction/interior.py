@@ -298,7 +298,9 @@ def _newton(
 
 
 def _least(system: Array, right: Array) -> Array | None:
-    """The solution, or the shortest least-squares one where rows repeat."""
+    """The solution, or the shortest least-squares one where rows repeat; None beyond a smooth term's domain."""
+    if not (np.isfinite(system).all() and np.isfinite(right).all()):
+        return None
     try:
         found = np.linalg.solve(system, right)
         if np.isfinite(found).all() and float(np.abs(system @ found - right).max(initial=0.0)) < 1e-12:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import cvxpy as cp
 import numpy as np
 import torch
-from cvxpy.transforms.partial_optimize import partial_optimize
+from cvxpy.transforms.indicator import indicator
 from pydantic import Field
 from torch import Tensor
 
@@ -25,8 +25,6 @@ from portfolio_ebm.energies.deviation import around, away
 from portfolio_ebm.energies.faces import SmoothEnergy, portfolio_returns
 from portfolio_ebm.energy import Bound, Curvature, Quadratic
 from portfolio_ebm.types import require_last
-
-_TOLERANCES = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
 
 
 class EntropicRisk(SmoothEnergy):
@@ -160,8 +158,8 @@ class EVaR(SmoothEnergy):
             return cp.max(-(rows @ w))
         t, top, u = cp.Variable(nonneg=True), cp.Variable(), cp.Variable(size)
         cone = cp.constraints.ExpCone(-(rows @ w) - top, t * np.ones(size), u)
-        inner = cp.Problem(cp.Minimize(top + t * (self._far - math.log(size))), [cone, cp.sum(u) <= t])
-        return partial_optimize(inner, opt_vars=[t, top, u], solver=cp.CLARABEL, **_TOLERANCES)
+        # t, top and u are free: whoever minimises over w minimises over them too.
+        return top + t * (self._far - math.log(size)) + indicator([cone, cp.sum(u) <= t])
 
 
 def tilt(loss: Tensor, far: float) -> tuple[Tensor, Tensor]:
