@@ -8,12 +8,16 @@ from torch import Tensor
 
 from portfolio_ebm.errors import FitError, ShapeError
 from portfolio_ebm.models.conditional import Conditional, Family, State
+from portfolio_ebm.models.families import FAMILIES, Layout
+from portfolio_ebm.models.partition import mean_log_z
 from portfolio_ebm.models.student import StudentT
+from portfolio_ebm.training import maximum_likelihood as training
 from portfolio_ebm.training.maximum_likelihood import maximum_likelihood
 from portfolio_ebm.training.quasi_newton import minimise
 from portfolio_ebm.types import generator
 
 FAMILY = Family(ratios=2, features=3, drift=1)
+STUDENT, SKEWED = (FAMILIES[name](ratios=2, features=3, drift=1) for name in ("student", "skew_student"))
 
 
 def data(models: int, rows: int = 600) -> tuple[State, Tensor]:
@@ -111,6 +115,72 @@ def test_rows_that_do_not_count_do_not_count() -> None:
     poisoned = torch.where(seen, x, 1e3)
     one, two = (maximum_likelihood(FAMILY, state, v, seen).parameters for v in (x, poisoned))
     assert torch.equal(one, two)
+
+
+def test_mean_log_z_and_its_gradient_are_those_of_the_sum_written_out() -> None:
+    """Over more rows than one block; a row without weight counts nothing even where it overflows."""
+    rng = generator(4, "mean log Z")
+    a, phi = (torch.randn(shape, generator=rng, dtype=torch.float64) for shape in ((2, 5000, 3), (2, 16, 3)))
+    edge = torch.randn(16, generator=rng, dtype=torch.float64)
+    weight = torch.rand((2, 5000), generator=rng, dtype=torch.float64)
+    a.requires_grad_(True), phi.requires_grad_(True)
+    slow = (weight * torch.logsumexp(edge - a @ phi.mT, -1)).sum(-1)
+    fast = mean_log_z(a, phi, edge, weight)
+    assert (fast / slow - 1).abs().max() < 1e-13
+    slope = torch.tensor([2.0, -0.5], dtype=torch.float64)
+    for one, two in zip(*(torch.autograd.grad(slope @ value, (a, phi)) for value in (slow, fast)), strict=True):
+        assert (one - two).abs().max() < 1e-11 * one.abs().max()
+    with torch.no_grad():
+        a[:, 7], weight[:, 7] = 1e4, 0.0
+        assert torch.isfinite(mean_log_z(a, phi, edge, weight)).all()
+
+
+@pytest.mark.parametrize("family", [FAMILY, STUDENT, SKEWED], ids=lambda f: type(f).__name__)
+def test_every_form_has_its_mean_log_z(family: Layout) -> None:
+    state, x = data(2, 300)
+    law = Conditional(family, family.prior()[0].expand(2, -1), state)
+    weight = torch.rand(x.shape, generator=generator(3, "w"), dtype=torch.float64)
+    assert (law.form.mean_log_z(weight, 32) - (law.log_z(32) * weight).sum(-1)).abs().max() < 1e-11
+
+
+def test_a_curvature_shortens_the_way_to_the_same_minimum() -> None:
+    """A quadratic of condition 10^6 in two models: with its own Hessian, one step and two to see that it is over."""
+    scale = torch.logspace(-3, 3, 30, dtype=torch.float64)
+    centre = torch.linspace(-1, 1, 30, dtype=torch.float64).expand(2, -1)
+
+    def objective(x: Tensor, models: Tensor) -> Tensor:
+        return (scale * (x - centre[models]).square()).sum(-1)
+
+    def curvature(x: Tensor, models: Tensor) -> Tensor:
+        return torch.diag_embed((2 * scale).sqrt()).expand(len(models), -1, -1)
+
+    start = torch.zeros(2, 30, dtype=torch.float64)
+    found = minimise(objective, start, tolerance=1e-12, curvature=curvature)
+    assert found.converged.all() and int(found.iterations.max()) <= 3
+    assert (found.parameters - centre).abs().max() < 1e-12
+    assert int(minimise(objective, start, tolerance=1e-12).iterations.min()) > 10
+
+
+def test_nodes_are_not_deceived() -> None:
+    """Few rows and many parameters invite a spike between the nodes: what is reported holds at 4,000 of them."""
+    state, x = data(3, 60)
+    fit = maximum_likelihood(FAMILY, state, x, torch.ones_like(x, dtype=torch.bool))
+    law = Conditional(FAMILY, fit.parameters, state)
+    assert (law.log_z(4000) - law.log_z(128)).abs().max() < 1e-4
+    assert (fit.log_likelihood - (-law.energy(x) - law.log_z(4000)).mean(-1)).abs().max() < 1e-4
+
+
+def test_what_few_nodes_did_not_see_is_trained_with_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With eight nodes the normaliser is wrong; the fit notices and ends as if trained with 128."""
+    state, x = data(2, 400)
+    seen = torch.ones_like(x, dtype=torch.bool)
+    monkeypatch.setattr(training, "SETTLED", 1e-7)
+    monkeypatch.setattr(training, "TRAINING_NODES", 8)
+    rescued = maximum_likelihood(FAMILY, state, x, seen, tolerance=1e-10)
+    monkeypatch.setattr(training, "TRAINING_NODES", 128)
+    fine = maximum_likelihood(FAMILY, state, x, seen, tolerance=1e-10)
+    assert all(status.ok for status in rescued.statuses)
+    assert (rescued.log_likelihood - fine.log_likelihood).abs().max() < 1e-7
 
 
 def test_bad_input_is_named() -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.models.density import Density, cumulative
+from portfolio_ebm.models.partition import mean_log_z
 from portfolio_ebm.models.quadrature import NODES, knots, line_rule, to_unit
 from portfolio_ebm.models.special import t_cdf, t_quantile
 
@@ -53,6 +54,10 @@ class Form(Density):
     def log_z(self, nodes: int = NODES) -> Tensor:
         """log of the integral of exp(-E), (M, N)."""
         return self.on(*line_rule(nodes, like=self.power)).logsumexp(-1)
+
+    def mean_log_z(self, weight: Tensor, nodes: int = NODES) -> Tensor:
+        """sum_n weight_n log Z_n of every model, (M,), weight (M, N): what training needs of it."""
+        return (self.log_z(nodes) * weight).sum(-1)
 
     def moments(self, nodes: int = NODES) -> tuple[Tensor, Tensor]:
         """Mean and variance of z, (M, N)."""
@@ -100,6 +105,11 @@ class EnergyForm(Form):
         # The model dimension is second to last; the basis wants it in front.
         basis = self.basis(x.movedim(extra, 0)).movedim(0, extra)
         return (self.coefficients * basis).sum(-1)
+
+    def mean_log_z(self, weight: Tensor, nodes: int = NODES) -> Tensor:
+        rule = line_rule(nodes, like=self.power)
+        basis = self.basis(rule.z.expand(len(self.reach), -1))
+        return mean_log_z(self.coefficients, basis, rule.log_weight, weight)
 
     def on(self, z: Tensor, log_weight: Tensor) -> Tensor:
         models = len(self.reach)

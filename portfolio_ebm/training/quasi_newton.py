@@ -2,8 +2,9 @@
 
     theta <- theta - t H g,   H from the last pairs (s, y) by the two-loop recursion,
 
-with a backtracking (Armijo) line search for each model. A model that has converged leaves the batch: its numbers never
-move again, and a batch gives what each model gives alone, to rounding.
+with a backtracking (Armijo) line search for each model. Where a curvature B is given (the Fisher information), H starts
+from B^-1 in place of a multiple of the identity, and the pairs start anew whenever B is renewed. A model that has
+converged leaves the batch: its numbers never move again, and a batch gives what each model gives alone, to rounding.
 
 Source: D. C. Liu and J. Nocedal (1989), On the limited memory BFGS method for large scale optimization.
 """
@@ -19,7 +20,12 @@ from torch import Tensor
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(parameters (m, P), which models (m,)) -> values (m,), each a function of its own row only."""
 
+Curvature = Callable[[Tensor, Tensor], Tensor]
+"""(parameters (m, P), which models (m,)) -> lower Cholesky factors (m, P, P) of positive definite curvatures."""
+
 MEMORY = 12
+RENEWALS = (0, 5, 10)
+"""Steps before which the curvature is taken anew."""
 ARMIJO = 1e-4
 HALVINGS = 15
 
@@ -46,8 +52,15 @@ class _Point:
         return _Point(self.theta[keep], self.value[keep], self.gradient[keep])
 
 
-def minimise(objective: Objective, start: Tensor, *, iterations: int = 200, tolerance: float = 1e-7) -> Minimised:
-    """Minimise every model's objective from `start` (M, P).
+def minimise(
+    objective: Objective,
+    start: Tensor,
+    *,
+    iterations: int = 200,
+    tolerance: float = 1e-7,
+    curvature: Curvature | None = None,
+) -> Minimised:
+    """Minimise every model's objective from `start` (M, P), with the help of an approximate curvature where given.
 
     A model has converged when two steps in a row lower its value by less than `tolerance`, or when its gradient is
     below `tolerance` everywhere. One whose value is not finite at the start stays there, not converged.
@@ -61,10 +74,13 @@ def minimise(objective: Objective, start: Tensor, *, iterations: int = 200, tole
     models, at = models[keep], at.rows(keep)
     quiet = torch.zeros_like(models)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(iterations):
+    root: Tensor | None = None
+    for step in range(iterations):
         if not len(models):
             break
-        new = _step(objective, at, models, pairs)
+        if curvature is not None and step in RENEWALS:
+            root, pairs = curvature(at.theta, models), []
+        new = _step(objective, at, models, pairs, root)
         pairs.append(_pair(new.theta - at.theta, new.gradient - at.gradient))
         del pairs[:-MEMORY]
         quiet = torch.where(at.value - new.value < tolerance, quiet + 1, 0)
@@ -75,6 +91,7 @@ def minimise(objective: Objective, start: Tensor, *, iterations: int = 200, tole
         if bool(ended.any()):
             models, at, quiet = models[keep], at.rows(keep), quiet[keep]
             pairs = [(s[keep], y[keep], rho[keep]) for s, y, rho in pairs]
+            root = None if root is None else root[keep]
     return Minimised(theta, value, converged, taken)
 
 
@@ -86,15 +103,22 @@ def _evaluate(objective: Objective, theta: Tensor, models: Tensor) -> _Point:
     return _Point(point.detach(), value.detach(), gradient)
 
 
-def _step(objective: Objective, at: _Point, models: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]]) -> _Point:
+def _step(
+    objective: Objective,
+    at: _Point,
+    models: Tensor,
+    pairs: list[tuple[Tensor, Tensor, Tensor]],
+    root: Tensor | None,
+) -> _Point:
     """The first of t, t/2, t/4, ... with enough decrease, model by model; no step where none has it."""
-    direction = _direction(at.gradient, pairs)
+    direction = _direction(at.gradient, pairs, root)
     slope = (direction * at.gradient).sum(-1)
     uphill = slope >= 0
     direction = torch.where(uphill[:, None], -at.gradient, direction)
     slope = torch.where(uphill, -at.gradient.square().sum(-1), slope)
     # With no curvature known, the first step is held to a tenth of unit length.
-    length = 0.1 / at.gradient.norm(dim=-1).clamp_min(0.1) if not pairs else torch.ones_like(slope)
+    known = bool(pairs) or root is not None
+    length = torch.ones_like(slope) if known else 0.1 / at.gradient.norm(dim=-1).clamp_min(0.1)
     theta, value, gradient = at.theta.clone(), at.value.clone(), at.gradient.clone()
     wanting = torch.arange(len(models), device=models.device)
     for _ in range(HALVINGS):
@@ -110,17 +134,20 @@ def _step(objective: Objective, at: _Point, models: Tensor, pairs: list[tuple[Te
     return _Point(theta, value, gradient)
 
 
-def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], root: Tensor | None) -> Tensor:
     """-H g by the two-loop recursion; a pair without curvature in a model is skipped there (rho = 0)."""
     q, kept = gradient, []
     for s, y, rho in reversed(pairs):
         alpha = rho * (s * q).sum(-1)
         q = q - alpha[:, None] * y
         kept.append(alpha)
-    scale = torch.ones_like(q[:, 0])
-    for s, y, rho in pairs:
-        scale = torch.where(rho > 0, (s * y).sum(-1) / y.square().sum(-1).clamp_min(1e-300), scale)
-    r = q * scale[:, None]
+    if root is not None:
+        r = torch.cholesky_solve(q[..., None], root)[..., 0]
+    else:
+        scale = torch.ones_like(q[:, 0])
+        for s, y, rho in pairs:
+            scale = torch.where(rho > 0, (s * y).sum(-1) / y.square().sum(-1).clamp_min(1e-300), scale)
+        r = q * scale[:, None]
     for (s, y, rho), alpha in zip(pairs, reversed(kept), strict=True):
         r = r + (alpha - rho * (y * r).sum(-1))[:, None] * s
     return -r
