@@ -26,6 +26,7 @@ _HOMES = {
     "Cardinality": "constraints.discrete",
     "Cash": "energies.cash",
     "Convex": "construction.convex",
+    "DCC": "market.dependence.dcc",
     "DollarNeutral": "constraints.exposures",
     "EVaR": "energies.entropic",
     "EWMA": "market.ewma",
@@ -41,9 +42,11 @@ _HOMES = {
     "FactorRiskBudget": "energies.budgeting",
     "FilteredHistorical": "market.historical",
     "Frontier": "frontiers",
+    "GaussianCopula": "market.dependence.static",
     "Group": "constraints.exposures",
     "Herfindahl": "energies.diversification",
     "Historical": "market.historical",
+    "Independent": "market.dependence.independent",
     "LedoitWolf": "market.ledoit_wolf",
     "Leverage": "constraints.leverage",
     "LongOnly": "constraints.weights",
@@ -55,6 +58,7 @@ _HOMES = {
     "MeanVolatility": "energies.ratio",
     "MonthEnd": "data.session_schedules",
     "Monthly": "data.calendar",
+    "MovingCopula": "market.dependence.mixture",
     "NegativeEntropy": "energies.diversification",
     "OAS": "market.ledoit_wolf",
     "On": "data.session_schedules",
@@ -73,6 +77,7 @@ _HOMES = {
     "Semivariance": "energies.deviation",
     "ShortLimit": "constraints.leverage",
     "Strategy": "strategy",
+    "StudentCopula": "market.dependence.static",
     "TrackingError": "energies.tracking",
     "TrackingErrorCap": "constraints.risk",
     "TradingCost": "energies.costs",
@@ -136,6 +141,10 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.views import View, Views
     from portfolio_ebm.energy import breakdown
     from portfolio_ebm.frontiers import Frontier, frontier
+    from portfolio_ebm.market.dependence.dcc import DCC
+    from portfolio_ebm.market.dependence.independent import Independent
+    from portfolio_ebm.market.dependence.mixture import MovingCopula
+    from portfolio_ebm.market.dependence.static import GaussianCopula, StudentCopula
     from portfolio_ebm.market.ewma import EWMA
     from portfolio_ebm.market.factor_covariance import FactorCovariance
     from portfolio_ebm.market.factor_ebm import FactorEBM
@@ -149,6 +158,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.types import bps
 
 __all__ = [
+    "DCC",
     "EWMA",
     "OAS",
     "ActiveShare",
@@ -179,9 +189,11 @@ __all__ = [
     "FactorRiskBudget",
     "FilteredHistorical",
     "Frontier",
+    "GaussianCopula",
     "Group",
     "Herfindahl",
     "Historical",
+    "Independent",
     "LedoitWolf",
     "Leverage",
     "LongOnly",
@@ -193,6 +205,7 @@ __all__ = [
     "MeanVolatility",
     "MonthEnd",
     "Monthly",
+    "MovingCopula",
     "NegativeEntropy",
     "On",
     "Panel",
@@ -210,6 +223,7 @@ __all__ = [
     "Semivariance",
     "ShortLimit",
     "Strategy",
+    "StudentCopula",
     "TrackingError",
     "TrackingErrorCap",
     "TradingCost",

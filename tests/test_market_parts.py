@@ -1,4 +1,4 @@
-"""The parts of the composed market: states, loadings, dependence, store."""
+"""The parts of the composed market: states, loadings, store."""
 
 from __future__ import annotations
 
@@ -9,22 +9,11 @@ import numpy as np
 import pytest
 import torch
 from market_worlds import world
-from scipy import stats
 
 from portfolio_ebm.errors import StoreError
-from portfolio_ebm.market.dependence import (
-    HALF_LIVES,
-    Dependence,
-    correlations,
-    fit_dependence,
-    log_copula,
-    mixture,
-    scores,
-)
 from portfolio_ebm.market.loadings import loadings, orthogonalise
 from portfolio_ebm.market.states import ew_mean, states
 from portfolio_ebm.market.store import Store, key
-from portfolio_ebm.types import Status, generator
 
 
 def test_ew_mean_by_hand() -> None:
@@ -156,78 +145,6 @@ def test_orthogonalised_styles_are_causal_independent_of_each_other_and_of_the_m
     raw = np.corrcoef(f[20:].T)[0, 1:]
     left = [np.corrcoef(f[20:, 0], x[20:, k])[0, 1] for k in (0, 1)]
     assert np.abs(raw).min() > 0.8 and np.abs(left).max() < 0.12
-
-
-R = torch.tensor([[1.0, 0.6, -0.2], [0.6, 1.0, 0.1], [-0.2, 0.1, 1.0]], dtype=torch.float64)
-
-
-def copula(freedom: float = 6.0) -> Dependence:
-    shares = torch.full((len(HALF_LIVES) + 1,), 1 / (len(HALF_LIVES) + 1), dtype=torch.float64)
-    return Dependence(shares, freedom, Status(True, ""))
-
-
-def test_copula_density_against_scipy_and_its_marginals() -> None:
-    """c = joint t over the product of t; with one name missing it is the copula of the other two."""
-    x = np.array([[0.3, -1.2, 2.0], [0.1, 0.2, -0.4]])
-    joint = stats.multivariate_t(shape=R.numpy(), df=6).logpdf(x) - stats.t(6).logpdf(x).sum(axis=1)
-    assert np.allclose(log_copula(torch.from_numpy(x), R, 6.0).numpy(), joint)
-    gap = x.copy()
-    gap[:, 1] = np.nan
-    kept = [0, 2]
-    two = stats.multivariate_t(shape=R.numpy()[np.ix_(kept, kept)], df=6).logpdf(x[:, kept])
-    two = two - stats.t(6).logpdf(x[:, kept]).sum(axis=1)
-    assert np.allclose(log_copula(torch.from_numpy(gap), R, 6.0).numpy(), two)
-
-
-def test_copula_integrates_to_one() -> None:
-    """Over the unit square, by a grid in scores."""
-    grid = np.sinh(np.linspace(-9, 9, 601))
-    density = stats.t(6).pdf(grid) * np.cosh(np.linspace(-9, 9, 601)) * (18 / 600)
-    a, b = np.meshgrid(grid, grid, indexing="ij")
-    x = torch.from_numpy(np.stack([a.ravel(), b.ravel()], -1))
-    value = torch.exp(log_copula(x, R[:2, :2], 6.0)).reshape(601, 601).numpy()
-    assert density @ value @ density == pytest.approx(1.0, abs=1e-3)
-
-
-def test_dependence_keeps_the_marginals_and_makes_the_correlation() -> None:
-    d = copula()
-    x = d.draw(torch.linalg.cholesky(R), (4000,), generator(5, "draw"))
-    u = d.level(x).numpy()
-    assert min(stats.kstest(column, "uniform").pvalue for column in u.T) > 1e-3
-    tau = stats.kendalltau(u[:, 0], u[:, 1]).statistic
-    assert tau == pytest.approx(2 / np.pi * np.arcsin(0.6), abs=0.03)
-    assert np.allclose(scores(u, 6.0), x.numpy(), atol=1e-8)
-
-
-def test_moving_correlations_are_correlations_and_causal() -> None:
-    x = np.random.default_rng(3).standard_normal((300, 5))
-    x[:100, 1], x[40:60, 3] = np.nan, np.nan
-    rows = np.arange(300)
-    c = correlations(x, 20.0, rows)
-    assert np.allclose(np.einsum("tkk->tk", c), 1.0)
-    assert np.linalg.eigvalsh(c).min() > -1e-12
-    later = x.copy()
-    later[150:] = 7.0
-    assert np.array_equal(correlations(later, 20.0, rows)[:151], c[:151])
-    today = mixture(
-        torch.from_numpy(np.stack([correlations(x, h, np.array([299]))[0] for h in HALF_LIVES])), copula().shares
-    )
-    last = copula().correlation(x[:299])
-    assert np.allclose(today.numpy(), last.numpy(), atol=1e-9)
-
-
-def test_fitted_dependence_finds_the_correlation_and_the_tail() -> None:
-    d = copula(6.0)
-    u = d.level(d.draw(torch.linalg.cholesky(R), (1200,), generator(8, "fit"))).numpy()
-    found = fit_dependence(u, first=60)
-    assert found.status.ok
-    assert found.freedom <= 12
-    assert (found.correlation(scores(u, found.freedom)) - R).abs().max() < 0.2
-    assert float(found.shares.sum()) == pytest.approx(1.0)
-    independent = fit_dependence(np.random.default_rng(0).random((1200, 3)), first=60)
-    none, some = (d.correlation(scores(u, d.freedom)) - torch.eye(3) for d in (independent, found))
-    assert none.abs().max() < some.abs().max()
-    assert fit_dependence(u[:, :1], first=0).freedom == float("inf")
 
 
 def test_store_round_trip_and_keys(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -69,7 +68,7 @@ def log_probs(law: Conditional, dependence: Dependence, correlation: Tensor, x: 
     here = ~torch.isnan(x)
     value = torch.where(here, x, law.location.T[:, None]).permute(1, 2, 0)
     single = torch.where(here, law.log_prob(value).permute(2, 0, 1), 0.0)
-    if math.isinf(dependence.freedom):
+    if dependence.independent:
         return single, x.new_zeros(x.shape[:-1])
     u = law.level(value).permute(2, 0, 1)
     t = torch.where(here, torch.from_numpy(scores(u.numpy(), dependence.freedom)), torch.nan)
@@ -221,12 +220,13 @@ class FactorEBMMarket(Market):
             shape = truncated_shape(law, self.spec.bound)
             scales = Scales.of(law, shape)
             variance = scales.forecast(horizon)
+            expected = [block.dependence.ahead(block.correlation, horizon).mean(0) for block in self.blocks]
             parts = tuple((block.dependence, block.correlation) for block in self.blocks)
             innovations = simulate(scales, parts, horizon, self.spec.scenarios, rng)
             step = self.loadings @ self.factor_mean + self.residual_mean
             return Outlook(
                 mean=horizon * step,
-                covariance=structured(variance, self.loadings, self.blocks[0].correlation, self.blocks[1].correlation),
+                covariance=structured(variance, self.loadings, *expected),
                 scenarios=compound(innovations, self.loadings, step),
                 marginals=self._marginals(law, variance),
                 horizon=float(horizon),

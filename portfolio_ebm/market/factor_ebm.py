@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError
@@ -22,7 +22,7 @@ from portfolio_ebm.market.base import MarketModel, scored_rows
 from portfolio_ebm.market.checks import check_apart, check_assets, check_factors
 from portfolio_ebm.market.composed import FactorEBMMarket
 from portfolio_ebm.market.days import FactorEBMDays, Fitted, FittedWindow, fit_days
-from portfolio_ebm.market.dependence import Dependence
+from portfolio_ebm.market.dependence import Dependence, DependenceEnergy, MovingCopula, spec_of
 from portfolio_ebm.market.loadings import loadings, orthogonalise
 from portfolio_ebm.market.parts import Density, Factor, Residual, factor, known_loadings, plain
 from portfolio_ebm.market.parts import names as names_of
@@ -57,7 +57,9 @@ class FactorEBM(MarketModel):
         scenarios: joint scenarios of an outlook.
         residual: the laws' family, "energy", "student" or "skew_student"; "ewma" keeps the untrained EWMA Student-t
             law; or a `Residual` with settings.
-        dependence: "t" for the t copula with moving correlations, "none" for an independent sum.
+        dependence: what ties the factors: MovingCopula(), DCC(), StudentCopula(), GaussianCopula() or Independent();
+            "t" is short for the first and "none" for the last.
+        residual_dependence: what ties the residuals; by default the same.
         min_history: observations of every factor needed before a date can be fitted; half of them by the anchor.
         orthogonalise: "market" takes style factors less their causal beta times the market, and refuses two that still
             correlate above 0.95; "refuse" takes factors as they are and refuses any two that correlate above 0.95, as
@@ -79,7 +81,8 @@ class FactorEBM(MarketModel):
     refit: Literal["YE", "QE", "ME"] = "YE"
     scenarios: int = Field(default=1000, ge=1)
     residual: Density | Literal["ewma"] | Residual = "energy"
-    dependence: Literal["t", "none"] = "t"
+    dependence: Annotated[DependenceEnergy, BeforeValidator(spec_of)] = MovingCopula()
+    residual_dependence: Annotated[DependenceEnergy, BeforeValidator(spec_of)] | None = None
     min_history: int = Field(default=504, ge=100)
     orthogonalise: Literal["market", "none", "refuse"] = "market"
     market: str | None = None
@@ -224,13 +227,12 @@ class FactorEBM(MarketModel):
         calibrated = [part.calibrated for part in inputs.settings]
         u, theta = levels(inputs.series, family, fit.parameters, calibrated)
         anew, problems = fit.anew, fit.problems
-        dependence = Dependence.none()
-        if self.dependence == "t":
-            what = f"{inputs.label} dependence"
-            keys = tuple(f"{each} {on}" if on else each for each, on in zip(fit.keys, calibrated, strict=True))
-            dependence, new = train_dependence(u, keys, what, calendar, store, fewest=self.fewest, data=inputs.data)
-            anew = (*anew, what) if new else anew
-            problems = problems if dependence.status.ok else (*problems, f"{what}: {dependence.status}")
+        what = f"{inputs.label} dependence"
+        chosen = (self.residual_dependence if inputs.label == "residual" else None) or self.dependence
+        keys = tuple(f"{each} {on}" if on else each for each, on in zip(fit.keys, calibrated, strict=True))
+        dependence, new = train_dependence(chosen, u, keys, what, calendar, store, fewest=self.fewest, data=inputs.data)
+        anew = (*anew, what) if new else anew
+        problems = problems if dependence.status.ok else (*problems, f"{what}: {dependence.status}")
         return Fitted(
             inputs.series, family, fit.parameters, theta, dependence, u, anew, fit.reused, problems, pool
         )  # fmt: skip

@@ -5,7 +5,8 @@ and lets that scale follow its own recursion,
 
     sigma^2 = a_0 + sum_j a_j v_j,   v_j <- lam_j v_j + (1 - lam_j) e^2   (downside ones: 2 min(e, 0)^2),
 
-the shape of z staying as it is today. The asset's simple return of the step is mean + B f + eps, and the steps
+the shape of z staying as it is today, and R of the step being what its own law expects: held where R is a mean of the
+past, returning to its target under DCC. The asset's simple return of the step is mean + B f + eps, and the steps
 compound. The expected variance obeys the same recursion with e^2 replaced by kappa sigma^2, kappa = var z, and needs
 no simulation.
 """
@@ -92,12 +93,13 @@ def simulate(
     blocks, at = [], 0
     for dependence, r in parts:
         shape = scales.shape.parts(slice(at, at + len(r)))
-        blocks.append((dependence, torch.linalg.cholesky(r), dependence.carry(shape)))
+        roots = torch.linalg.cholesky(dependence.ahead(r, horizon))
+        blocks.append((dependence, roots, dependence.carry(shape)))
         at += len(r)
     v = scales.variances.expand(size, -1, -1)
     steps = []
-    for _ in range(horizon):
-        z = torch.cat([carry(d.draw(root, (size,), rng)) for d, root, carry in blocks], -1) - scales.shape.mean
+    for step in range(horizon):
+        z = torch.cat([carry(d.draw(roots[step], (size,), rng)) for d, roots, carry in blocks], -1) - scales.shape.mean
         e = (scales.constant + (scales.share * v).sum(-1)).sqrt() * z
         square, down = e.square(), 2 * e.clamp_max(0).square()
         moves = torch.stack([square] * len(HALF_LIVES) + [down] * len(DOWNSIDE), -1)

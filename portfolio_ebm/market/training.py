@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.data.calendar import anchor
-from portfolio_ebm.market.dependence import Dependence, fit_dependence
+from portfolio_ebm.market.dependence import Dependence, DependenceEnergy, Independent
 from portfolio_ebm.market.states import Series
 from portfolio_ebm.market.store import Entry, Store, key
 from portfolio_ebm.models import calibration
@@ -219,24 +219,34 @@ def levels(
 
 
 def train_dependence(
-    u: Array, keys: Sequence[str], label: str, calendar: Calendar, store: Store, *, fewest: int, data: tuple[Array, ...]
+    spec: DependenceEnergy,
+    u: Array,
+    keys: Sequence[str],
+    label: str,
+    calendar: Calendar,
+    store: Store,
+    *,
+    fewest: int,
+    data: tuple[Array, ...],
 ) -> tuple[Dependence, bool]:
     """The dependence of PITs u (T, K) as of its anchor, and whether it was fitted now."""
+    if isinstance(spec, Independent):
+        return Dependence.none(), False
     together = ((~np.isnan(u)).sum(axis=1) >= 2).cumsum().astype(np.float64)
     found = calendar.choose(together, fewest)
     if found is None or u.shape[1] < 2:
         return Dependence.none(), False
     row, date = found
-    name = key({"what": label, "parts": list(keys), "version": VERSION}, *(array[: row + 1] for array in data))
+    question = {"what": label, "spec": spec.model_dump_json(), "parts": list(keys), "version": VERSION}
+    name = key(question, *(array[: row + 1] for array in data))
     entry = store.get(name)
     if entry is None:
-        fitted = fit_dependence(u[: row + 1], first=0)
-        facts = {"series": label, "trained_to": date, "freedom": fitted.freedom, "ok": fitted.status.ok}
-        facts["status"] = fitted.status.message
-        if np.isinf(fitted.freedom):
-            facts["freedom"] = None
-        store.put(name, {"shares": fitted.shares}, facts)
+        fitted = spec.fit(u[: row + 1])
+        facts = {"series": label, "trained_to": date, "ok": fitted.status.ok, "status": fitted.status.message}
+        facts["freedom"] = None if np.isinf(fitted.freedom) else fitted.freedom
+        store.put(name, {} if fitted.dynamics is None else fitted.dynamics.tensors(), facts)
         return fitted, True
     freedom = entry.facts["freedom"]
     status = Status(bool(entry.facts["ok"]), str(entry.facts["status"]))
-    return Dependence(entry.tensors["shares"], float("inf") if freedom is None else float(freedom), status), False
+    dynamics = spec.dynamics(entry.tensors) if entry.tensors else None
+    return Dependence(dynamics, float("inf") if freedom is None else float(freedom), status), False
