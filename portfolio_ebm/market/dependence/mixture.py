@@ -15,6 +15,7 @@ experts, Neural Computation 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -203,7 +204,8 @@ class _Value(torch.autograd.Function):
         x, root, on = observed(x, r)
         inverse = torch.cholesky_inverse(root)
         z = (inverse @ x[..., None]).squeeze(-1)
-        gain = (nu + on.sum(-1)) / (nu + (z * x).sum(-1))
+        square = (z * x).sum(-1)
+        gain = torch.ones_like(square) if math.isinf(nu) else (nu + on.sum(-1)) / (nu + square)
         gradient = 0.5 * (gain[:, None, None] * z[:, :, None] * z[:, None, :] - inverse)
         gradient = gradient * on[:, :, None] * on[:, None, :]
         gradient.diagonal(dim1=-2, dim2=-1).zero_()  # it is one, whatever R says
