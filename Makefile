@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # The tensors here are small: more threads than one cost more than they bring, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup backtest test slow check bench bench-data bench-market clean help
+.PHONY: setup backtest test slow check bench bench-data bench-market bench-terms clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make check     ruff, mypy, tests"
 	@echo "make bench     the benchmarks behind the numbers in the documents"
 	@echo "make bench-data    what the data doctor finds of planted faults, and how fast a cache loads"
+	@echo "make bench-terms   each objective's optimum and time beside other libraries; 10,000 problems against Clarabel"
 	@echo "make bench-market  the market model scored day by day beside others; writes docs/EVIDENCE.md"
 
 setup: $(STAMP)
@@ -55,6 +56,11 @@ bench-data: $(STAMP)
 bench-market: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.market
+
+bench-terms: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/terms.py
+	$(BIN)/python benchmarks/terms_problems.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
