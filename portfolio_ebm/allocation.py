@@ -36,6 +36,8 @@ class Allocation:
         prices: the shadow price of each bound that binds, the dearest first; `shadow_prices` is the frame of them.
         period: the holding period in words.
         relaxed: by rule that gave way because no portfolio obeys them all, by how much, in its own units; {} mostly.
+        breaches: by rule that the holdings had drifted past before this decision, by how much, in its own units; the
+            decision's own weights obey it again.
 
     Example:
         >>> allocation = optimize(Variance(), Budget() & LongOnly(), covariance=cov, constructor=Convex())
@@ -58,6 +60,7 @@ class Allocation:
     prices: tuple[ShadowPrice, ...] = ()
     period: str = "per holding period"
     relaxed: Mapping[str, float] = field(default_factory=dict)
+    breaches: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def gap(self) -> float | None:
@@ -102,12 +105,14 @@ class Allocation:
         tail = "no bound is known" if self.gap is None else f"at most {self.gap:.2e} above the optimum"
         lines.append(f"  energy {self.energy:.6g} per holding period, {tail}")
         lines += [f"  {price.sentence(self.period)}" for price in self.prices[:3]]
+        lines += [f"  What was held had drifted past {rule} by {by:.3g}." for rule, by in self.breaches.items()]
         return "\n".join(lines)
 
 
 def record(
     solution: Solution, names: tuple[str, ...] | None, *, like: Any = None,
     refitted: tuple[str, ...] = (), horizon: float = 1.0, date: str = "", period: str = "per holding period",
+    breaches: Mapping[str, float] | None = None,
 ) -> Allocation:  # fmt: skip
     """The Allocation of a Solution: a Series when `names` are known, else the kind of array `like` is.
 
@@ -127,5 +132,5 @@ def record(
         residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=dict(solution.ranges),
         ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
-        relaxed=dict(solution.relaxed),
+        relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
     )  # fmt: skip

@@ -23,6 +23,7 @@ from portfolio_ebm.allocation import Allocation, record
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.construction.base import Constructor
+from portfolio_ebm.construction.certificate import FEASIBLE, residuals_of
 from portfolio_ebm.construction.convex import Convex
 from portfolio_ebm.construction.relaxing import build_relaxed, require_relaxable
 from portfolio_ebm.context import Context
@@ -156,7 +157,17 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
     solution = build_relaxed(strategy.constructor, strategy.energy, strategy.constraint, ctx, rng, strategy.relax)
     refitted = () if market is None else market.refitted
     period = _in_words(horizon, past.dates)
-    return record(solution, past.assets, refitted=refitted, horizon=horizon, date=past.date, period=period)
+    return record(
+        solution, past.assets, refitted=refitted, horizon=horizon, date=past.date, period=period,
+        breaches=passive_breaches(strategy.constraint, ctx),
+    )  # fmt: skip
+
+
+def passive_breaches(constraint: Constraint, ctx: Context) -> dict[str, float]:
+    """By rule that what is held breaks before any trade, by how much, in its own units; {} where nothing is held."""
+    if ctx.held is None:
+        return {}
+    return {rule: by for rule, by in residuals_of(ctx.held, constraint, ctx).items() if by > FEASIBLE}
 
 
 def _in_words(horizon: float, dates: Dates) -> str:

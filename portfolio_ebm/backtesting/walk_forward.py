@@ -210,6 +210,7 @@ def describe(allocation: Allocation) -> dict[str, Any]:
         "refitted": ", ".join(allocation.refitted),
         "worst_residual": max(allocation.residuals.values(), default=0.0),
         "relaxed": ", ".join(f"{rule} by {by:.4g}" for rule, by in allocation.relaxed.items()),
+        "breached": ", ".join(f"{rule} by {by:.4g}" for rule, by in allocation.breaches.items()),
     }
     row |= {f"term: {name}": value for name, value in allocation.breakdown.items()}
     row |= {f"low: {name}": low for name, (low, _) in allocation.ranges.items()}
