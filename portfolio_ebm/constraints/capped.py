@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.constraints.caps import Ball, Ellipsoid, Tail
-from portfolio_ebm.constraints.exact import Cut
+from portfolio_ebm.constraints.exact import EASE, Cut
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.constraints.roots import Inner
 from portfolio_ebm.errors import InfeasibleError, SolverError
@@ -121,7 +121,7 @@ class _Solver:
         near = np.clip(y, lower, upper)
         for _ in range(_MAX_CUTS):
             cut = _with_rows(base, rows, ends)
-            solved = self._under_ellipsoids(y, cut, mu, near)
+            solved = self._under_ellipsoids(y, cut, mu, near) or self._eased(y, cut, mu, near)
             if solved is None:
                 break
             w, mu, duals = solved
@@ -149,6 +149,12 @@ class _Solver:
             return inner.one_root(mu) if len(mu) == 1 else inner.several_roots(mu)
         except InfeasibleError:
             return None
+
+    def _eased(self, y: Array, cut: Cut, mu: Array, near: Array) -> tuple[Array, Array, Array] | None:
+        """`_under_ellipsoids` on the set let out by rounding: a set that is a single point has no multipliers else."""
+        limits = [cap.limit for cap in self.region.caps if isinstance(cap, Ellipsoid)]
+        wider = tuple(s / (1.0 + EASE / limit) ** 2 for s, limit in zip(self.matrices, limits, strict=True))
+        return replace(self, matrices=wider)._under_ellipsoids(y, cut.eased(), mu, near)
 
     def _require_empty(self, lower: Array, upper: Array) -> None:
         """An error where the set has a point after all, by a cone program."""

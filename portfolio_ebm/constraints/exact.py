@@ -10,7 +10,7 @@ Source: Arnstroem, Bemporad and Axehill (2022), A dual active-set solver for emb
 from __future__ import annotations
 
 from ctypes import c_int
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import daqp
 import numpy as np
@@ -22,6 +22,7 @@ from portfolio_ebm.errors import InfeasibleError, SolverError
 Array = NDArray[np.float64]
 Whole = NDArray[np.intp]
 
+EASE = 2e-11  # how far a set is let out against rounding: a fifth of what counts as broken
 _BIG = 1e30
 _LIFT = 1e-9
 _NO_POINT = 2  # scipy's status for an infeasible program
@@ -42,6 +43,11 @@ class Cut:
     ups: Array
     downs: Array
     radii: Array
+
+    def eased(self) -> Cut:
+        """The set let out by less than what counts as broken, so that rounding does not empty a single point."""
+        by = EASE
+        return replace(self, low=self.low - by, high=self.high + by, radii=self.radii + by)
 
     def lifted(self) -> tuple[Array, Array, Whole, Whole]:
         """(rows over (w, t), their upper ends, owner (T,), name (T,)): t_j >= the owner's kink at the name.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.constraints.capped import nearest_capped
@@ -23,6 +24,8 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.constraints.simplex import box_budget_turnover
 from portfolio_ebm.errors import DataError, InfeasibleError, ShapeError
 from portfolio_ebm.types import require_last
+
+Array = NDArray[np.float64]
 
 TOLERANCE = 1e-10
 """A residual above this marks a row that no point satisfies, or that was not solved."""
@@ -235,6 +238,14 @@ def _by_dual(problem: Problem, near: Tensor, left: Tensor) -> tuple[Tensor, Tens
     return w, torch.where(empty, left.clamp_min(2 * TOLERANCE), left)
 
 
+def _within_rounding(y: Array, cut: Cut, start: Array) -> tuple[Array, Array, Array] | None:
+    """`nearest`, and where it finds the set empty once more on the set let out by rounding."""
+    try:
+        return nearest(y, cut, start)
+    except InfeasibleError:
+        return nearest(y, cut.eased(), start)
+
+
 def _one_by_one(part: Problem, near: Tensor) -> list[tuple[Tensor, Tensor] | None]:
     """(w, theta) of every row by the exact active set, None where the set is empty or the search gave up."""
     m = part.rows.shape[0]
@@ -250,10 +261,10 @@ def _one_by_one(part: Problem, near: Tensor) -> list[tuple[Tensor, Tensor] | Non
     points: list[tuple[Tensor, Tensor] | None] = []
     for i in range(len(y)):
         found = None
+        cut = Cut(lower[i], upper[i], rows, low, high, centres, ups, downs, radii)
         try:
             if (lower[i] <= upper[i]).all():
-                cut = Cut(lower[i], upper[i], rows, low, high, centres, ups, downs, radii)
-                found = nearest(y[i], cut, start[i])
+                found = _within_rounding(y[i], cut, start[i])
         except InfeasibleError:
             if part.lower.ndim == part.upper.ndim == 1:
                 return [None] * len(y)  # One set for every row: empty for one, empty for all.

@@ -13,7 +13,7 @@ Source: More, J. J. and Sorensen, D. C. (1983), Computing a trust region step, S
 from __future__ import annotations
 
 from ctypes import c_int
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import daqp
 import numpy as np
@@ -91,9 +91,26 @@ class Inner:
                 f_high, side = (0.5 * f_high, -1) if side == -1 else (f_high, -1)
         return best
 
+    def _only(self, j: int) -> Inner:
+        """The same with ellipsoid j alone."""
+        return replace(self, matrices=(self.matrices[j],), centres=(self.centres[j],))
+
     def several_roots(self, mu: Array) -> tuple[Array, Array, Array] | None:
         """Projected Newton on the concave dual in mu, with its exact curvature on the active set."""
+        mu = mu.copy()
         w, over, duals = self.at(mu)
+        if not mu.any():
+            # Each alone first: where that obeys the others, it is the answer; else it is where to start.
+            for j in np.flatnonzero(over > _CLOSE):
+                single = self._only(int(j)).one_root(np.zeros(1))
+                if single is None:
+                    return None
+                mu[j] = single[1][0]
+                alone = np.where(np.arange(len(mu)) == j, mu, 0.0)
+                w, over, duals = self.at(alone)
+                if (over <= _CLOSE).all():
+                    return w, alone, duals
+            w, over, duals = self.at(mu)
         for _ in range(_MAX_STEPS):
             slope = (1.0 + over) ** 2 - 1.0  # twice the dual's gradient
             if (np.abs(np.where(mu > 0.0, slope, np.maximum(slope, 0.0))) <= 4.0 * _CLOSE).all():
@@ -103,6 +120,9 @@ class Inner:
             curve = self._curvature(w, duals, mu)[np.ix_(moving, moving)]
             ridge = 1e-14 * max(float(np.trace(curve)), 1e-300)
             step[moving] = np.linalg.solve(curve + ridge * np.eye(len(curve)), 0.5 * slope[moving])
+            # Far outside the dual is far from quadratic: the step that is Newton's for 1/sqrt(q) is longer.
+            size = 1.0 + max(float(over.max()), 0.0)
+            step *= 2.0 * size**2 / (1.0 + size)
             step = np.where(np.abs(step) > 1e8 * (1.0 + mu), np.sign(step) * 1e8 * (1.0 + mu), step)
             value, length = self._dual(w, mu), 1.0
             while True:
