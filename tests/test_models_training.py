@@ -97,13 +97,14 @@ def test_gradient_of_the_likelihood_vanishes() -> None:
             assert loss(fit.parameters + size * step) > here - 1e-8
 
 
-def test_a_batch_is_its_models_one_by_one() -> None:
+@pytest.mark.parametrize("family", [FAMILY, STUDENT, SKEWED], ids=lambda f: type(f).__name__)
+def test_a_batch_is_its_models_one_by_one(family: Layout) -> None:
     state, x = data(4)
     seen = torch.ones_like(x, dtype=torch.bool)
     seen[2, :100] = False
-    together = maximum_likelihood(FAMILY, state, x, seen, tolerance=1e-9)
+    together = maximum_likelihood(family, state, x, seen, tolerance=1e-9)
     for m in range(4):
-        alone = maximum_likelihood(FAMILY, state.models([m]), x[m : m + 1], seen[m : m + 1], tolerance=1e-9)
+        alone = maximum_likelihood(family, state.models([m]), x[m : m + 1], seen[m : m + 1], tolerance=1e-9)
         assert (alone.parameters[0] - together.parameters[m]).abs().max() < 1e-8
         assert abs(float(alone.log_likelihood[0] - together.log_likelihood[m])) < 1e-10
 

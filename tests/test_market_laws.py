@@ -1,0 +1,82 @@
+"""Laws of the composed market over every family of laws and every dependence: normalised, sampled, marginals kept."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from market_worlds import world
+from scipy import stats
+from test_market_plain import alone
+
+from portfolio_ebm.market.composed import FactorEBMMarket, split
+from portfolio_ebm.market.factor_ebm import FactorEBM
+from portfolio_ebm.market.parts import Factor, Residual
+from portfolio_ebm.models.families import FAMILIES
+from portfolio_ebm.types import generator
+
+DENSITIES = tuple(FAMILIES)
+DEPENDENCES = ("t", "none")
+CASES = list(product(DENSITIES, (False, True), DEPENDENCES))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _home(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Every test of this file shares one store of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+def spec(density: str, calibrated: bool, dependence: str, *names: str) -> FactorEBM:
+    return FactorEBM(
+        factors=tuple(Factor(name, density=density, calibrated=calibrated) for name in names),  # type: ignore[arg-type]
+        residual=Residual(density, calibrated=calibrated),  # type: ignore[arg-type]
+        dependence=dependence,  # type: ignore[arg-type]
+        lookback=300,
+        min_history=200,
+    )
+
+
+def grid(scale: float, count: int, reach: float = 16.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points over the line and their weights, by a trapezoid in asinh, which knows nothing of the laws."""
+    even = torch.linspace(-reach, reach, count, dtype=torch.float64)
+    return scale * torch.sinh(even), scale * torch.cosh(even) * (even[1] - even[0])
+
+
+@pytest.mark.parametrize(("density", "calibrated"), list(product(DENSITIES, (False, True))))
+def test_a_market_of_one_factor_integrates_to_one(density: str, calibrated: bool) -> None:
+    market = spec(density, calibrated, "t", "market").fit(alone(world(), "market"))
+    x, weight = grid(0.005, 20001)
+    assert float(weight @ market.log_prob(x[:, None]).exp()) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("density", "calibrated", "dependence"), CASES)
+def test_a_market_of_two_factors_integrates_to_one(density: str, calibrated: bool, dependence: str) -> None:
+    """With their copula, over the plane, and with a correlation to bend it."""
+    market = spec(density, calibrated, dependence, "market", "value").fit(alone(world(), "market", "value"))
+    x, weight = grid(0.003, 301, 7.5)
+    a, b = torch.meshgrid(x, x, indexing="ij")
+    value = market.log_prob(torch.stack([a, b + market.beta[1] * a], -1).reshape(-1, 2)).exp().reshape(301, 301)
+    assert float(weight @ value @ weight) == pytest.approx(1.0, abs=1e-3)
+    assert (dependence == "none") == bool(market.blocks[0].correlation[0, 1] == 0)
+
+
+@pytest.mark.parametrize(("density", "calibrated", "dependence"), CASES)
+def test_draws_keep_every_part_s_own_law(density: str, calibrated: bool, dependence: str) -> None:
+    """Whatever ties the parts together: by Kolmogorov and Smirnov against each cdf; a shift is noticed."""
+    market = spec(density, calibrated, dependence, "market", "value", "size").fit(world())
+    assert isinstance(market, FactorEBMMarket)
+    draws = market.sample(1500, generator(6, f"{density}/{calibrated}/{dependence}"))
+    for block, x in zip(
+        market.blocks, split(draws, market.beta, market.loadings, market.market), strict=True
+    ):  # fmt: skip
+        u = block.law.cdf(x[:, :, None])[..., 0].numpy()
+        assert min(stats.kstest(column, "uniform").pvalue for column in u.T) > 1e-3 / 7
+        away = block.law.cdf(x[:, :, None] + 0.5 * block.law.scale)[..., 0].numpy()
+        assert max(stats.kstest(column, "uniform").pvalue for column in away.T) < 1e-6
+        if dependence == "none":
+            tau = [stats.kendalltau(u[:, 0], u[:, k]).statistic for k in range(1, u.shape[1])]
+            assert np.abs(tau).max() < 0.08
