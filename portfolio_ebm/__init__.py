@@ -15,6 +15,7 @@ _HOMES = {
     "ActiveShare": "constraints.leverage",
     "Allocation": "allocation",
     "AnnealedLangevin": "construction.annealed",
+    "AnomalyReport": "market.anomaly.report",
     "BetaNeutral": "constraints.exposures",
     "BorrowCost": "energies.impact",
     "Box": "constraints.weights",
@@ -91,6 +92,7 @@ _HOMES = {
     "Weekly": "data.calendar",
     "YearEnd": "data.session_schedules",
     "Yearly": "data.calendar",
+    "anomaly_report": "market.anomaly.report",
     "backtest": "backtesting.walk_forward",
     "bps": "types",
     "breakdown": "energy",
@@ -141,6 +143,9 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.views import View, Views
     from portfolio_ebm.energy import breakdown
     from portfolio_ebm.frontiers import Frontier, frontier
+    from portfolio_ebm.market.anomaly.report import AnomalyReport, anomaly_report
+    from portfolio_ebm.market.condition import Condition
+    from portfolio_ebm.market.conditioned import Conditioned
     from portfolio_ebm.market.dependence.dcc import DCC
     from portfolio_ebm.market.dependence.independent import Independent
     from portfolio_ebm.market.dependence.mixture import MovingCopula
@@ -164,6 +169,7 @@ __all__ = [
     "ActiveShare",
     "Allocation",
     "AnnealedLangevin",
+    "AnomalyReport",
     "BetaNeutral",
     "BorrowCost",
     "Box",
@@ -237,6 +243,7 @@ __all__ = [
     "Weekly",
     "YearEnd",
     "Yearly",
+    "anomaly_report",
     "backtest",
     "bps",
     "breakdown",

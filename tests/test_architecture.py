@@ -29,11 +29,12 @@ ORDER = (
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 
 PUBLIC_DOORS = {"allocation", "strategy", "optimization", "frontiers", "many"}
+# In the market room pandas writes records: scores, anomalies; everything else there is arrays and tensors.
+MARKET_RECORDS = {"market/score.py", "market/anomaly/report.py", "market/anomaly/gauge.py"}
 GUESTS = {
     "cvxpy": {"energies", "constraints", "construction"},
     "daqp": {"constraints", "construction"},
-    # In the market room pandas writes one record, the table of scores; everything else there is arrays and tensors.
-    "pandas": {"data", "backtesting", "orders", "report", "cli", "market/score.py"} | PUBLIC_DOORS,
+    "pandas": {"data", "backtesting", "orders", "report", "cli", *MARKET_RECORDS} | PUBLIC_DOORS,
     "sklearn": {"market"},
     "plotly": {"report"},
     "yfinance": {"data"},

@@ -83,7 +83,7 @@ def score(
     """
     if draws < FEWEST_DRAWS:
         raise SpecError(f"draws={draws}: give at least {FEWEST_DRAWS}; the 1 % tail is read off them.")
-    rows = _rows(model, panel, start, end)
+    rows = scored(model, panel, start, end)
     parts: list[dict[str, Array]] = []
     exact, at = True, 0
     size = len(panel.assets) + len(panel.factors)
@@ -93,7 +93,7 @@ def score(
         market = model.fit_days(panel, chunk, refit=refit)
         exact = exact and market.exact
         dates = [str(panel.dates[row].astype("datetime64[D]")) for row in chunk]
-        parts.append(_score_days(market, _realised(panel, market, chunk), dates, draws, seed))
+        parts.append(_score_days(market, realised(panel, market, chunk), dates, draws, seed))
         at += step
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     frame = pd.DataFrame(table, index=pd.DatetimeIndex(panel.dates[rows], name="date"))
@@ -142,8 +142,12 @@ def score_summary(frames: Mapping[str, pd.DataFrame], *, lags: int | None = None
     return pd.DataFrame(list(found.values()), index=index, columns=list(COLUMNS))
 
 
-def _rows(model: MarketModel, panel: Panel, start: When, end: When | None) -> list[int]:
-    """The rows to be scored, all with history enough."""
+def scored(model: MarketModel, panel: Panel, start: When | None, end: When | None) -> list[int]:
+    """The rows to be scored, all with history enough; without `start` the first such row and all after it.
+
+    Raises:
+        DataError: too little history at `start`, with the first date possible; or no date has enough.
+    """
     part = panel.cut(start, end)
     first = int(np.searchsorted(panel.dates, part.dates[0]))
     missing = "a day is scored from the days before it" if first == 0 else model.lacking(panel.past(first - 1))
@@ -157,11 +161,13 @@ def _rows(model: MarketModel, panel: Panel, start: When, end: When | None) -> li
             high = middle
         else:
             low = middle + 1
+    if start is None and low < first + len(part):
+        return list(range(low, first + len(part)))
     hint = f"start at {_day(panel, low)}" if low < len(panel) else f"no date up to {panel.end} has enough of it"
     raise DataError(f"{_day(panel, first)} cannot be scored: {missing}; {hint}.")
 
 
-def _realised(panel: Panel, market: Market, rows: list[int]) -> Tensor:
+def realised(panel: Panel, market: Market, rows: list[int]) -> Tensor:
     """The days' returns in the market's order, (D, S)."""
     columns = [panel.factors.index(name) for name in market.factors]
     both = np.concatenate([panel.factor_returns[rows][:, columns], panel.returns[rows]], axis=1)

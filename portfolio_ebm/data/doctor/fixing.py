@@ -69,9 +69,7 @@ def write_fixed(source: str | Path, out: str | Path, cleaned: pd.DataFrame, chan
         StoreError: `out` is the input, exists already, is in no folder, or does not end in .csv, .csv.gz or .parquet.
     """
     given, target = Path(source), Path(out)
-    ending = next((end for end in (".csv.gz", ".csv", ".parquet", ".pq") if target.name.endswith(end)), None)
-    if ending is None:
-        raise StoreError(f"{target}: a cleaned copy ends in .csv, .csv.gz or .parquet; choose such a name.")
+    ending = ending_of(target)
     log = target.with_name(target.name.removesuffix(ending) + ".changes.csv")
     if not target.parent.is_dir():
         raise StoreError(f"{target}: there is no folder {target.parent}; make it first.")
@@ -80,16 +78,28 @@ def write_fixed(source: str | Path, out: str | Path, cleaned: pd.DataFrame, chan
             raise StoreError(f"{path}: this is the input, which is never written over; choose another name.")
         if path.exists() or path.is_symlink():
             raise StoreError(f"{path}: there is a file already; choose another name, or remove it.")
-    _place(target, ending, cleaned, index=True)
+    place(target, ending, cleaned, index=True)
     try:
-        _place(log, ".csv", changes, index=False)
+        place(log, ".csv", changes, index=False)
     except StoreError:
         target.unlink()
         raise
     return target, log
 
 
-def _place(path: Path, ending: str, frame: pd.DataFrame, *, index: bool) -> None:
+def ending_of(path: Path) -> str:
+    """The ending of a table's file.
+
+    Raises:
+        StoreError: none that can be written.
+    """
+    ending = next((end for end in (".csv.gz", ".csv", ".parquet", ".pq") if path.name.endswith(end)), None)
+    if ending is None:
+        raise StoreError(f"{path}: a table ends in .csv, .csv.gz or .parquet; choose such a name.")
+    return ending
+
+
+def place(path: Path, ending: str, frame: pd.DataFrame, *, index: bool) -> None:
     with tempfile.TemporaryDirectory(prefix=".doctor-", dir=path.parent) as folder:
         draft = Path(folder) / f"draft{ending}"
         if ending in (".parquet", ".pq"):
