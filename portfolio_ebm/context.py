@@ -114,7 +114,7 @@ class Context:
         if found is None:
             raise SpecError(
                 "FactorRisk adds the free energies of trained factor models, and this market has none: "
-                "use market=FactorEBM(...)."
+                "use market=FactorEBM(...), without a Condition, under which its factors are no longer independent."
             )
         return found
 

@@ -9,7 +9,7 @@ market with a closed form replaces by that.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,11 +19,14 @@ from torch import Tensor
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.linear import Structured
+from portfolio_ebm.market.marginals import Marginals as Marginals
 from portfolio_ebm.market.portfolio_tails import pit_of_draws, portfolio_returns, tail_of_draws
 from portfolio_ebm.types import Spec, Status, generator, lift, require_last
 
 if TYPE_CHECKING:
     from portfolio_ebm.data.panel import Panel
+    from portfolio_ebm.market.condition import Condition
+    from portfolio_ebm.market.conditioned import Conditioned, ConditionedMarket
 
 Rng: TypeAlias = torch.Generator | Sequence[torch.Generator]
 """One stream, or for a batch one a date: date i then draws exactly what its own market alone would draw."""
@@ -33,37 +36,6 @@ DRAWS = 4000
 
 FLOOR = -0.99
 """A simple return of one step below this is held here: a price stays positive."""
-
-
-@dataclass(frozen=True)
-class Marginals:
-    """Independent one-dimensional parts of a market as quadrature tables, for free energies.
-
-    Part k (a factor, or one asset's residual) has the centred holding-period return `values[k, g]` with
-    probability `exp(log_mass[k, g])` at node g; densities are truncated to declared bounds and renormalised,
-    so that the exponential moments a free energy takes exist. r = exposures @ parts + mean.
-
-    Attributes:
-        names: the K parts, e.g. "market", "MTUM", ..., "AAPL residual".
-        exposures: (..., n, K).
-        values: (..., K, G), centred returns.
-        log_mass: (..., K, G), logsumexp over G is zero.
-        bound: the truncation, in the part's own standard deviations.
-    """
-
-    names: tuple[str, ...]
-    exposures: Tensor
-    values: Tensor
-    log_mass: Tensor
-    bound: float
-
-    def to(self, device: torch.device) -> Marginals:
-        return replace(
-            self,
-            exposures=self.exposures.to(device),
-            values=self.values.to(device),
-            log_mass=self.log_mass.to(device),
-        )
 
 
 @dataclass(frozen=True)
@@ -77,6 +49,7 @@ class Outlook:
         marginals: factor and residual densities, or None where the market has none.
         horizon: the holding period in periods of the panel.
         paths: (..., S, h, n) simple returns a period, or None where no term asked for them.
+        status: where the estimates come from weighted draws, what these are worth; else None.
     """
 
     mean: Tensor
@@ -85,6 +58,7 @@ class Outlook:
     marginals: Marginals | None
     horizon: float
     paths: Tensor | None = None
+    status: Status | None = None
 
     def to(self, device: torch.device) -> Outlook:
         return replace(
@@ -270,6 +244,23 @@ class Market(ABC):
             )
         return torch.cat([weights.new_zeros(*weights.shape[:-1], size - n), weights], -1)
 
+    def __add__(self, condition: Condition) -> ConditionedMarket:
+        """This market, of one date, given a condition: a view or a stress as an added energy."""
+        from portfolio_ebm.market import condition as given
+        from portfolio_ebm.market import conditioned
+
+        return conditioned.with_condition(self, condition) if isinstance(condition, given.Condition) else NotImplemented
+
+    def clamp(self, values: Mapping[str, float] | None = None, /, **named: float) -> ConditionedMarket:
+        """This market given the returns of some series over the holding period, `clamp(Mkt=-0.05)`.
+
+        Raises:
+            SpecError: no such series, or a law that gives no single value a density.
+        """
+        from portfolio_ebm.market import conditioned
+
+        return conditioned.with_condition(self, conditioned.clamped(values, named))
+
     @classmethod
     def stack(cls, markets: Sequence[Market]) -> Market:
         """Markets of the same series at D dates as one batch. Here: kept as they are, asked one after the other."""
@@ -298,6 +289,15 @@ class MarketModel(Spec, ABC):
         if len(past) >= self.history:
             return None
         return f"{self.history} periods of history are needed and there are {len(past)} up to {past.date}"
+
+    def __add__(self, condition: Condition) -> Conditioned:
+        """This model given a condition: every market it fits is conditional."""
+        from portfolio_ebm.market import condition as given
+        from portfolio_ebm.market import conditioned
+
+        if not isinstance(condition, given.Condition):
+            return NotImplemented
+        return conditioned.model_with_condition(self, condition)
 
     @abstractmethod
     def fit(self, past: Past) -> Market:
