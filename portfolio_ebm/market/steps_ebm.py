@@ -10,7 +10,7 @@ freely and weighs by the rest; one on an asset draws the factors freely and then
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -74,7 +74,9 @@ class FactorEBMSteps(Steps):
         return cls(market, shape, _log_density(shape), location, centre, scales, scale)
 
     def begin(self, n: int) -> tuple[Tensor, ...]:
-        return () if self.scales is None else (self.scales.variances.expand(n, -1, -1),)
+        if self.scales is None:
+            return ()
+        return self.scales.variances.expand(n, -1, -1), torch.zeros(n, dtype=torch.long)
 
     def moments(self, columns: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Of the next step, with the copula's correlations for the parts'."""
@@ -93,7 +95,7 @@ class FactorEBMSteps(Steps):
 
     def draw(self, state: tuple[Tensor, ...], n: int, rng: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
         scale = self._scale(state)
-        drawn = [self._pin(where, (), _nothing, scale.expand(n, -1), rng)[0] for where in self._blocks()]
+        drawn = [self._pin(where, (), _nothing, scale.expand(n, -1), rng)[0] for where in self._blocks(state)]
         parts = torch.cat(drawn, -1)
         return self._rows(parts), self._next(state, parts - self.location)
 
@@ -105,7 +107,7 @@ class FactorEBMSteps(Steps):
             end = torch.full((), torch.inf, dtype=scale.dtype)
             styles = [limit for limit in styles if limit.column == first] or [Limit(first, -end, end)]
             styles += [limit for limit in limits if limit.column < k and limit.column != first]
-        factors, residuals = self._blocks()
+        factors, residuals = self._blocks(state)
 
         def beside(column: int, known: dict[int, Tensor]) -> Tensor:
             return torch.zeros(n, dtype=scale.dtype) if first is None else self.market.beta[column] * known[first]
@@ -152,9 +154,17 @@ class FactorEBMSteps(Steps):
             values[:, at] = value
         return values, weight
 
-    def _blocks(self) -> tuple[tuple[Block, slice], tuple[Block, slice]]:
+    def _blocks(self, state: tuple[Tensor, ...]) -> tuple[tuple[Block, slice], tuple[Block, slice]]:
+        """Both blocks with the correlations expected of this step: of a path, those that `simulate` takes too."""
         k, n = len(self.market.factors), len(self.market.assets)
-        return (self.market.blocks[0], slice(0, k)), (self.market.blocks[1], slice(k, k + n))
+        one, two = self.market.blocks
+        step = 0 if self.scales is None else int(state[1][0])
+        if step:
+            one, two = (
+                replace(each, correlation=each.dependence.ahead(each.correlation, step + 1)[step])
+                for each in (one, two)
+            )
+        return (one, slice(0, k)), (two, slice(k, k + n))
 
     def _scale(self, state: tuple[Tensor, ...]) -> Tensor:
         """(n, P) on a path, (1, P) for the next day."""
@@ -169,7 +179,7 @@ class FactorEBMSteps(Steps):
         lam = 0.5 ** (1.0 / half)
         square, down = e.square(), 2 * e.clamp_max(0).square()
         moves = torch.stack([square] * len(HALF_LIVES) + [down] * len(DOWNSIDE), -1)
-        return (lam * state[0] + (1 - lam) * moves,)
+        return lam * state[0] + (1 - lam) * moves, state[1] + 1
 
     def _rows(self, parts: Tensor) -> Tensor:
         """Factors as the panel has them, then assets, from parts (n, P)."""

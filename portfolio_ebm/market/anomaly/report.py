@@ -73,7 +73,7 @@ class AnomalyReport:
         which = np.where(np.isfinite(stack), stack, np.inf).argmin(axis=0)[rows, columns]
         found = {
             "date": self.returns.index.to_numpy()[rows],
-            "series": [str(self.returns.columns[c]) for c in columns],
+            "series": [str(self.returns.columns[int(c)]) for c in columns],
             "return": self.returns.to_numpy()[rows, columns],
             "p": p[rows, columns],
             "rule": [RULES[i] for i in which],
