@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from cases_problems import RULE_PAIRS, TERM_PAIRS, outcome, problem
-from cases_terms import world
+from cases_problems import FEASIBLE, RULE_PAIRS, TERM_PAIRS, judge, outcome, problem
+from cases_terms import RATIOS, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,12 +13,13 @@ from portfolio_ebm.constraints.exposures import DollarNeutral
 from portfolio_ebm.constraints.risk import VolatilityCap
 from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.construction.convex import minimize
+from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.diversification import NegativeEntropy
 from portfolio_ebm.energies.entropic import EVaR
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import Variance
-from portfolio_ebm.errors import SolverError
+from portfolio_ebm.errors import InfeasibleError, SolverError
 
 PAIRS = {"terms": st.sampled_from(TERM_PAIRS), "rules": st.sampled_from(RULE_PAIRS), "seed": st.integers(0, 10**6)}
 CALM = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -30,6 +31,33 @@ def test_two_terms_under_two_rules(terms, rules, seed):
     found = outcome(problem(terms, rules, seed))
     assert not found.wrong, found
     assert len(found.message) > 20
+
+
+@given(ratio=st.sampled_from(RATIOS), rules=PAIRS["rules"], seed=PAIRS["seed"])
+@settings(max_examples=25, derandomize=True, **CALM)
+def test_ratios_under_two_rules(ratio, rules, seed):
+    # At the best ratio -c, and nowhere below, the least of G + c R is zero: Clarabel is asked for that least.
+    case = problem((ratio,), rules, seed)
+    top, bottom = ratio.numerator, ratio.denominator
+    try:
+        found = minimize_ratio(lone_ratio(ratio), region_of(case.rules, case.ctx), case.ctx)
+    except InfeasibleError:
+        assert judge(bottom, case.rules, case.ctx).status == "infeasible"
+        return
+    except SolverError as error:
+        assert "ratio" in str(error)
+        least = judge(bottom, case.rules, case.ctx)
+        gain = judge(top, case.rules, case.ctx)
+        unbounded = gain.status != "optimal"
+        assert least.value < 1e-4 or gain.value > -1e-6 or unbounded, (error, least, gain)
+        return
+    assert float(case.rules.residual(found.weights, case.ctx)) <= FEASIBLE
+    zero = judge(top - found.value * bottom, case.rules, case.ctx)
+    size = float(bottom.bind(case.ctx)(found.weights))
+    assert zero.value >= -1e-6 * abs(found.value) * size, (zero, found)
+    assert found.bound <= found.value and bool(found.status.ok) == (
+        found.value - found.bound <= 1e-7 * abs(found.value)
+    )
 
 
 @pytest.mark.slow

@@ -26,8 +26,8 @@ from portfolio_ebm.errors import SolverError
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-UNITS = (1.0, 10.0, 0.1, 0.01)
-"""The units in which Clarabel sees the objective, one after the other until it solves it."""
+ATTEMPTS = ((1.0, 0.99), (1.0, 0.9), (10.0, 0.99), (0.1, 0.9), (0.01, 0.9))
+"""In which units Clarabel sees the objective, and how far it steps towards a wall, until it solves the problem."""
 
 CLOSED = 3e-9
 """Clarabel's own gap and residuals, relative to the energy, below which it is not asked again."""
@@ -210,17 +210,17 @@ def _read(formula: Formula, box: Box, free: Mask, scale: float, ended: Ended, la
 def through_cvxpy(formula: Formula, box: Box) -> Found:
     """The minimum by cvxpy and Clarabel, for formulas with terms that only cvxpy knows.
 
-    Where Clarabel stalls it is asked again with the objective in other units, and the smallest gap is kept. The bound
-    is Clarabel's dual objective less 5e-9 of the energy's scale, since its dual is feasible to a tolerance.
+    Where Clarabel stalls it is asked again, in other units or with shorter steps, and the smallest gap is kept. The
+    bound is Clarabel's dual objective less 5e-9 of the energy's scale, since its dual is feasible to a tolerance.
 
     Raises:
         SolverError: Clarabel did not reach its tolerance, or there is no minimum.
     """
     scale = scale_of(formula, box)
     best, least, failed = None, np.inf, SolverError("")
-    for unit in UNITS:
+    for unit, step in ATTEMPTS:
         try:
-            found, gap = _clarabel(formula, box, unit * scale)
+            found, gap = _clarabel(formula, box, unit * scale, step)
         except SolverError as error:
             failed = error
             continue
@@ -233,12 +233,18 @@ def through_cvxpy(formula: Formula, box: Box) -> Found:
     return best
 
 
-def _clarabel(formula: Formula, box: Box, scale: float) -> tuple[Found, float]:
+def _clarabel(formula: Formula, box: Box, scale: float, step: float) -> tuple[Found, float]:
     """One solve of `scale` times the formula, and its gap relative to the scaled energy, at least one."""
     w = cp.Variable(formula.n)
     walls = rules(w, box)
     problem = cp.Problem(cp.Minimize(scale * to_cvxpy(formula.energy, w, formula.ctx)), list(walls.values()))
-    tolerances = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11, "max_iter": 200}
+    tolerances = {
+        "tol_gap_abs": 1e-11,
+        "tol_gap_rel": 1e-11,
+        "tol_feas": 1e-11,
+        "max_iter": 200,
+        "max_step_fraction": step,
+    }
     with warnings.catch_warnings():
         # "Inaccurate" is judged below by the gap, not by the solver.
         warnings.simplefilter("ignore", UserWarning)
