@@ -6,4 +6,12 @@ wrappers.py     Projected
 schedules.py    Constant, Linear, Geometric
 anneal.py       the sampling loop
 diagnostics.py  R-hat, effective sample size, energy trace
+
+On convex sets, chains in columns, exact for any number of steps:
+polyhedron.py   box, rows, L1 balls, and their chords
+chords.py       one exact draw on a chord
+pair_gibbs.py   moves of weight between two coordinates, for quadratic energies with kinks
+hit_and_run.py  moves in any direction, for the same
+surrogate.py    Metropolis over either, for every other energy
+mirror.py       softmax coordinates, in which MALA needs no walls
 """

@@ -1,0 +1,222 @@
+"""Pair-Gibbs: weight moves between two coordinates at a time, by an exact draw on the chord.
+
+    E(x) = 1/2 x'Mx + m'x + sum_i rate_i |x_i - centre_i|     on a polyhedron that fixes sum x
+    x_i + t, x_j - t,   t ~ exp(-E(x + t (e_i - e_j)) / T) on the chord
+
+The law of t without the kinks is a truncated normal. A kink enters as a slice: with e ~ Exp(1) the chord is cut to
+|x_i + t - centre_i| <= |x_i - centre_i| + e T / rate_i, which leaves the joint law invariant.
+
+Which pair moves is drawn from weights that are fixed beforehand, the same pair for all chains: half of the draws take
+both ends in proportion to `activity`, the other half the second end at random. Given the pairs the chains are
+independent, and every move is reversible.
+
+Pairs are taken in blocks: what a block needs of the gradient is one matrix product, and inside of it only the block's
+own moves are followed.
+
+Sources: Geman and Geman (1984), IEEE PAMI 6; Neal, R. (2003), Slice sampling, Annals of Statistics 31.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from portfolio_ebm.errors import SpecError
+from portfolio_ebm.samplers.chords import draw_on_chord
+from portfolio_ebm.samplers.polyhedron import Polyhedron
+
+BLOCK = 32
+
+Pairs = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The energy above: matrix M (n, n), linear m (n,), kinks by rate (n,) and centre (n,), or None."""
+
+    matrix: Tensor
+    linear: Tensor
+    rate: Tensor | None = None
+    centre: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """E at x (n, chains), (chains,)."""
+        value = 0.5 * (x * (self.matrix @ x)).sum(0) + self.linear @ x
+        if self.rate is not None and self.centre is not None:
+            value = value + self.rate @ (x - self.centre.unsqueeze(-1)).abs()
+        return value
+
+
+@dataclass(frozen=True)
+class PairGibbs:
+    """The kernel for one energy, one polyhedron and one choice of `activity` (n,).
+
+    Raises:
+        SpecError: the polyhedron does not fix the sum (see `with_slack`), or its equations are not met by moves
+            between two coordinates (see `spans`).
+
+    Example:
+        >>> kernel = PairGibbs(Target(matrix, linear), polyhedron, activity=torch.ones(n))
+        >>> x = kernel.run(x, temperature=1e-6, steps=1000, rng=rng)
+    """
+
+    target: Target
+    polyhedron: Polyhedron
+    activity: Tensor
+    block: int = field(default=BLOCK)
+
+    def __post_init__(self) -> None:
+        if not self.polyhedron.conserving():
+            raise SpecError("Pair moves keep the sum of x, and this polyhedron leaves it free; use with_slack() first.")
+        if not spans(self.polyhedron):
+            raise SpecError(
+                "The equations of this polyhedron are not met by moves between two coordinates, so that pair moves "
+                "would not reach all of it; use HitAndRun."
+            )
+
+    def plan(self, steps: int, rng: torch.Generator) -> Pairs:
+        """Which pairs move, drawn beforehand."""
+        weights = self.activity.to(rng.device).clamp_min(0.0)
+        classes = self._classes.to(rng.device)
+        first = torch.multinomial(weights, steps, replacement=True, generator=rng)
+        active = torch.multinomial(weights, steps, replacement=True, generator=rng)
+        uniform = torch.randint(len(weights), (steps,), generator=rng, device=rng.device)
+        coin = torch.rand(steps, generator=rng, device=rng.device) < 0.5
+        second = torch.where(coin, active, uniform)
+        useful = (first != second) & (classes[first] == classes[second])
+        return list(zip(first[useful].tolist(), second[useful].tolist(), strict=True))
+
+    def run(self, x: Tensor, temperature: float, steps: int, rng: torch.Generator) -> Tensor:
+        """x (n, chains) after `steps` draws of a pair."""
+        return self.sweep(x, temperature, self.plan(steps, rng), rng)
+
+    def there_and_back(self, x: Tensor, temperature: float, steps: int, rng: torch.Generator) -> Tensor:
+        """x (n, chains) after `steps` draws of a pair and the same in reverse order: a reversible step."""
+        plan = self.plan(steps, rng)
+        return self.sweep(x, temperature, plan + plan[::-1], rng)
+
+    def sweep(self, x: Tensor, temperature: float, plan: Pairs, rng: torch.Generator) -> Tensor:
+        """x (n, chains) after the moves of `plan`, in order."""
+        x = x.clone()
+        for start in range(0, len(plan), self.block):
+            self._block(x, temperature, plan[start : start + self.block], rng)
+        return x
+
+    def _block(self, x: Tensor, temperature: float, pairs: Pairs, rng: torch.Generator) -> None:
+        """The moves of one block, in place."""
+        target, chains = self.target, x.shape[1]
+        first, second = torch.tensor(pairs, device=x.device).unbind(-1)
+        ahead = target.matrix[first] - target.matrix[second]
+        slopes = ahead @ x + (target.linear[first] - target.linear[second]).unsqueeze(-1)
+        mixed = ahead[:, first] - ahead[:, second]
+        curvatures = mixed.diagonal().tolist()
+        noise = torch.rand(2, len(pairs), chains, generator=rng, dtype=x.dtype, device=x.device)
+        kinks = None
+        if target.rate is not None:
+            draws = torch.rand(2, len(pairs), chains, generator=rng, dtype=x.dtype, device=x.device)
+            kinks = -temperature * torch.log1p(-draws)
+        at = self.polyhedron.rows @ x
+        balls = [ball.value(x) for ball in self.polyhedron.balls]
+        moved = torch.empty(chains, len(pairs), dtype=x.dtype, device=x.device)
+        for k, (i, j) in enumerate(pairs):
+            slope = torch.addmv(slopes[k], moved[:, :k], mixed[k, :k]) if k else slopes[k]
+            low, high = self._chord(x, i, j, at, balls)
+            if kinks is not None:
+                low, high = self._sliced(x, i, j, low, high, kinks[:, k])
+            t = draw_on_chord(slope, curvatures[k], temperature, low, high, noise[0, k], noise[1, k])
+            moved[:, k] = t
+            self._move(x, i, j, t, at, balls)
+
+    def _chord(self, x: Tensor, i: int, j: int, at: Tensor, balls: list[Tensor]) -> tuple[Tensor, Tensor]:
+        p = self.polyhedron
+        low = (self._lower[i] - x[i]).maximum(x[j] - self._upper[j])
+        high = (self._upper[i] - x[i]).minimum(x[j] - self._lower[j])
+        for r, pace, below, above in self._tilted(i, j):
+            one, other = (below - at[r]) / pace, (above - at[r]) / pace
+            low, high = (low.maximum(one), high.minimum(other)) if pace > 0 else (low.maximum(other), high.minimum(one))
+        for b, (ball, value) in enumerate(zip(p.balls, balls, strict=True)):
+            up, down, centre = self._balls[b]
+            p_i, p_j = x[i] - centre[i], x[j] - centre[j]
+            rest = ball.limit - value + _side(p_i, up[i], down[i]) + _side(p_j, up[j], down[j])
+            # Each side of a kink is a line, and the ball is where all of them are low enough.
+            for s_i in (up[i], -down[i]):
+                for s_j in (up[j], -down[j]):
+                    pace = s_i - s_j
+                    if pace != 0.0:
+                        end = (rest - s_i * p_i - s_j * p_j) / pace
+                        low, high = (low, high.minimum(end)) if pace > 0 else (low.maximum(end), high)
+        # A breach by rounding is a limit that is met.
+        return low.clamp_max(0.0), high.clamp_min(0.0)
+
+    def _sliced(self, x: Tensor, i: int, j: int, low: Tensor, high: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        rate, centre = self._kinks
+        for coordinate, level, sign in ((i, levels[0], 1.0), (j, levels[1], -1.0)):
+            if rate[coordinate] > 0.0:
+                gap = x[coordinate] - centre[coordinate]
+                reach = gap.abs() + level / rate[coordinate]
+                gap = sign * gap
+                low, high = low.maximum(-reach - gap), high.minimum(reach - gap)
+        return low.clamp_max(0.0), high.clamp_min(0.0)
+
+    def _move(self, x: Tensor, i: int, j: int, t: Tensor, at: Tensor, balls: list[Tensor]) -> None:
+        for b, value in enumerate(balls):
+            up, down, centre = self._balls[b]
+            for k, step in ((i, t), (j, -t)):
+                gap = x[k] - centre[k]
+                value += _side(gap + step, up[k], down[k]) - _side(gap, up[k], down[k])
+        x[i] += t
+        x[j] -= t
+        for r, pace, _, _ in self._tilted(i, j):
+            at[r] += pace * t
+
+    def _tilted(self, i: int, j: int) -> list[tuple[int, float, float, float]]:
+        """The rows that a move from j to i changes: (row, pace, lower end, upper end)."""
+        found = self._rows
+        return [(r, a[i] - a[j], low, high) for r, (a, low, high) in found if a[i] != a[j]]
+
+    @cached_property
+    def _rows(self) -> list[tuple[int, tuple[list[float], float, float]]]:
+        p = self.polyhedron
+        ends = zip(p.rows.tolist(), p.row_lower.tolist(), p.row_upper.tolist(), p.equal.tolist(), strict=True)
+        return [(r, (a, low, high)) for r, (a, low, high, equal) in enumerate(ends) if not equal]
+
+    @cached_property
+    def _balls(self) -> list[tuple[list[float], list[float], list[float]]]:
+        return [(b.up.tolist(), b.down.tolist(), b.centre.tolist()) for b in self.polyhedron.balls]
+
+    @cached_property
+    def _kinks(self) -> tuple[list[float], list[float]]:
+        rate, centre = self.target.rate, self.target.centre
+        return ([] if rate is None else rate.tolist()), ([] if centre is None else centre.tolist())
+
+    @cached_property
+    def _lower(self) -> list[float]:
+        return list(self.polyhedron.lower.tolist())
+
+    @cached_property
+    def _upper(self) -> list[float]:
+        return list(self.polyhedron.upper.tolist())
+
+    @cached_property
+    def _classes(self) -> Tensor:
+        return classes(self.polyhedron)
+
+
+def _side(gap: Tensor, up: float, down: float) -> Tensor:
+    return (up * gap).maximum(-down * gap)
+
+
+def classes(p: Polyhedron) -> Tensor:
+    """Which coordinates may exchange weight without breaking an equation: equal numbers, (n,)."""
+    found: Tensor = torch.unique(p.rows[p.equal].T, dim=0, return_inverse=True)[1]
+    return found
+
+
+def spans(p: Polyhedron) -> bool:
+    """Whether moves between two coordinates reach every direction that the equations leave open."""
+    equations = p.rows[p.equal]
+    free = p.n - int(torch.linalg.matrix_rank(equations)) if len(equations) else p.n
+    return p.n - len(classes(p).unique()) == free
