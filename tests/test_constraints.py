@@ -72,6 +72,15 @@ def test_non_expansive_on_convex_sets(name: str) -> None:
 
 
 @every_convex
+def test_the_variational_inequality(name: str) -> None:
+    """(y - w).(x - w) <= 0 for every x of the set marks w as nearest to y, without another solver."""
+    y = points(20, seed=12)
+    w = CONVEX[name].project(y, context()).weights
+    inside = torch.cat([w, CONVEX[name].project(points(20, seed=13), context()).weights])
+    assert float(((y - w) @ inside.T - ((y - w) * w).sum(-1, keepdim=True)).max()) <= 1e-10
+
+
+@every_convex
 def test_equal_to_cvxpy(name: str) -> None:
     """No feasible point of Clarabel's is nearer, and it is as near to ours as its own distance allows:
     |x - w|^2 <= |x - y|^2 - |w - y|^2 for every x of a convex set and w the nearest of them to y."""
