@@ -25,8 +25,9 @@ from benchmarks.market.data import Absent, Data, french, read_factors, with_stoc
 from benchmarks.market.effect import effect
 from benchmarks.market.evidence import document
 from benchmarks.market.run import OURS, Evaluation, evaluate
+from benchmarks.market.ticks import bad_ticks, cost
 from portfolio_ebm.errors import DataError
-from portfolio_ebm.market.base import MarketModel
+from portfolio_ebm.market.factor_ebm import FactorEBM
 
 EVIDENCE = Path(__file__).resolve().parents[2] / "docs" / "EVIDENCE.md"
 TEST_FROM, STOCKS_FROM = "2000-01-01", "2008-01-01"
@@ -55,17 +56,22 @@ def _run(given: argparse.Namespace) -> int:
     if given.quick and end is None:
         end = str((pd.Timestamp(start) + pd.DateOffset(years=2) - pd.DateOffset(days=1)).date())
     _say(f"{data.source}, from {start}")
-    six = evaluate(data, start, end, six_model, cache, quick=given.quick, say=_say)
+    default = None if six_model is None else frozen.DEFAULT
+    six = evaluate(data, start, end, six_model, cache, quick=given.quick, say=_say, default=default)
     stress = _stress(six)
-    stocks, table = None, None
+    stocks, table, ticks = None, None, None
+    price = None if six_model is None else cost(six_model, data, six.walk.first)
     if given.factors is None and not (given.quick or given.development):
         both = with_stocks(data)
         _say(f"{both.source}, from {given.stocks_from}")
         stocks = evaluate(both, given.stocks_from, None, stocks_model, cache, quick=False, say=_say)
+        if stocks_model is not None:
+            _say("judging bad ticks")
+            ticks = bad_ticks(stocks_model, both, stocks.walk.first, stocks.walk.stop)
         _say("walking portfolios forward")
         table = effect(stocks_model, both.panel(), given.stocks_from, None)
     command = "python -m benchmarks.market " + " ".join(arguments_of(given))
-    text = document(six, stocks, stress, table, command.strip(), time.time() - began, skipped)
+    text = document(six, stocks, stress, table, command.strip(), time.time() - began, skipped, ticks, price)
     print(text)
     target = given.out or (EVIDENCE if _full(given) else None)
     if target is not None:
@@ -114,7 +120,7 @@ def _data(given: argparse.Namespace) -> tuple[Data, str, str | None]:
 
 def _models(
     given: argparse.Namespace, data: Data, end: str | None, skipped: list[str]
-) -> tuple[MarketModel | None, MarketModel | None]:
+) -> tuple[FactorEBM | None, FactorEBM | None]:
     """Ours, or nothing while it is not frozen and the data run past the development years."""
     last = data.factors.index[-1]
     if frozen.FROZEN_ON is None and last > pd.Timestamp(frozen.DEVELOPMENT_END):

@@ -11,19 +11,20 @@ from benchmarks.market import frozen, table
 from benchmarks.market.cache import installed
 from benchmarks.market.gates import gates
 from benchmarks.market.run import OURS, Evaluation
+from benchmarks.market.ticks import Ticks
 
 LIBRARIES = ("portfolio-ebm", "numpy", "scipy", "torch", "arch", "skfolio", "scikit-learn")
 
 
 def document(
     six: Evaluation, stocks: Evaluation | None, stress: pd.DataFrame, effect: pd.DataFrame | None,
-    command: str, seconds: float, skipped: list[str],
+    command: str, seconds: float, skipped: list[str], ticks: Ticks | None, cost: tuple[float, float] | None,
 ) -> str:  # fmt: skip
     """All sections, as markdown."""
     lines = ["# Evidence", "", "Written by the run below; nothing in it is typed by hand.", ""]
     lines += [*_frozen(six), *_data(six, stocks, command)]
-    if OURS in six.frames:
-        bars = gates(six, stocks, stress)
+    if OURS in six.frames and cost is not None:
+        bars = gates(six, stocks, stress, ticks, cost)
         said = "Set before the test era was scored. Hits are judged on their mean over the series."
         lines += ["## Bars", "", said, "", *bars, ""]
     lines += [*_six(six), *_stress(stress)]

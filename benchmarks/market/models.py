@@ -39,6 +39,19 @@ def forecasts(model: MarketModel, panel: Panel, first: int, stop: int, portfolio
     return frame.join(pd.concat(parts))
 
 
+def densities(model: MarketModel, panel: Panel, first: int, stop: int) -> pd.DataFrame:
+    """The joint log scores of `model` alone, for rows [first, stop), trained at year ends."""
+    dates = pd.DatetimeIndex(panel.dates[first:stop])
+    parts = []
+    for year in np.unique(dates.year):
+        rows = [first + int(i) for i in np.flatnonzero(dates.year == year)]
+        market = model.fit_days(panel, rows, refit="YE")
+        columns = [panel.factors.index(name) for name in market.factors]
+        both = np.concatenate([panel.factor_returns[rows][:, columns], panel.returns[rows]], axis=1)
+        parts.append(market.log_prob(torch.from_numpy(both)).numpy())
+    return pd.DataFrame({"log_score": np.concatenate(parts)}, index=dates)
+
+
 def _single(market: Market, panel: Panel, rows: list[int]) -> dict[str, Array]:
     """Log densities of each series alone."""
     columns = [panel.factors.index(name) for name in market.factors]

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from benchmarks.market.cache import Cache, code
 from benchmarks.market.data import Data
 from benchmarks.market.margins import Event
-from benchmarks.market.models import forecasts
+from benchmarks.market.models import densities, forecasts
 from benchmarks.market.walk import HISTORICAL, Walk, portfolio_name, sign_portfolios
 from portfolio_ebm.market.base import MarketModel
 from portfolio_ebm.market.scoring_rules import fz0
 
 Array = NDArray[np.float64]
-OURS = "FactorEBM"
+OURS, DEFAULT = "FactorEBM", "FactorEBM(), the default"
 DCC, BEST, FIXED, VINE = "GARCH-t + DCC-t", "EWMA-t, best of a grid", "EWMA(.97)-t", "GARCH-t + vine"
 INDEPENDENT = "independent sum of {}"
 UNIVARIATE = ("GARCH-t", "GJR-skewt", "EWMA-t", HISTORICAL, "historical, 250 days", "historical, 1000 days")
-JOINT = (DCC, BEST, FIXED, VINE)
+JOINT = (DEFAULT, DCC, BEST, FIXED, VINE)
 OWN = "GARCH-t on each portfolio"
 Job = Callable[[Walk], pd.DataFrame | None]
 Say = Callable[[str], None]
@@ -107,6 +107,7 @@ def evaluate(
     *,
     quick: bool,
     say: Callable[[str], None],
+    default: MarketModel | None = None,
 ) -> Evaluation:
     """All laws on the test days from `start` to `end`; portfolios only where there are factors alone."""
     whole = data.everything
@@ -118,6 +119,9 @@ def evaluate(
     found = Evaluation(data, walk)
     if model is not None:
         _add(found, OURS, _ours(model, data), cache, code(model=True) + repr(model), say)
+    if default is not None:
+        _add(found, DEFAULT, lambda w: densities(default, data.panel(), w.first, w.stop), cache,
+             code(model=True) + repr(default), say)  # fmt: skip
     for law, job in jobs(len(names), quick).items():
         _add(found, law, job, cache, code(model=False), say)
     found.events = sorted(set(found.events), key=lambda e: (e.law, e.series, e.year))
