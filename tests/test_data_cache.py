@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from portfolio_ebm.data.sources import cache as module
 from portfolio_ebm.data.sources import series_file
+from portfolio_ebm.data.sources.beside import Beside
 from portfolio_ebm.data.sources.cache import Cache
 from portfolio_ebm.errors import StoreError
 
@@ -52,10 +54,24 @@ def test_series_come_on_one_calendar(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     cache.write("A", DATES[:3], {"close": np.array([1.0, 2.0, 3.0])}, {})
     cache.write("B", DATES[[0, 2, 4]], {"close": np.array([5.0, 6.0, 7.0])}, {})
-    dates, wide = cache.wide(["B", "A"], ["close"])
-    np.testing.assert_array_equal(dates, DATES[[0, 1, 2, 4]])
+    series = Beside.of(cache.each(lambda entry: (entry.dates, entry.columns), ["B", "A"], ["close"]))
+    np.testing.assert_array_equal(series.dates, DATES[[0, 1, 2, 4]])
     nan = np.nan
-    np.testing.assert_array_equal(wide["close"], [[5.0, 1.0], [nan, 2.0], [6.0, 3.0], [7.0, nan]])
+    np.testing.assert_array_equal(series.matrix("close"), [[5.0, 1.0], [nan, 2.0], [6.0, 3.0], [7.0, nan]])
+    with pytest.raises(StoreError, match="C is not stored"):
+        cache.each(lambda entry: entry.key, ["A", "C"], ["close"])
+
+
+def test_many_series_stand_beside_one_another_in_their_order() -> None:
+    rng = np.random.default_rng(0)
+    rows = [np.sort(rng.choice(60, rng.integers(1, 60), replace=False)) for _ in range(37)]  # more than two blocks
+    days = np.datetime64("2020-01-01", "ns") + np.arange(60) * np.timedelta64(1, "D")
+    series = [(days[some], {"close": rng.random(len(some)), "volume": rng.random(len(some))}) for some in rows]
+    found = Beside.of(series)
+    np.testing.assert_array_equal(found.dates, days[np.unique(np.concatenate(rows))])
+    for name in ("close", "volume"):
+        frame = pd.concat([pd.Series(item[name], index=when) for when, item in series], axis=1).sort_index()
+        np.testing.assert_array_equal(found.matrix(name), frame.to_numpy())
 
 
 @pytest.mark.parametrize("damage", ["cut parquet", "no parquet", "cut card", "another parquet"])

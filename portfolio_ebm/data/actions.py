@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from portfolio_ebm.data.align import gap_returns
 from portfolio_ebm.data.clean import Table
 from portfolio_ebm.data.dates import day
 from portfolio_ebm.errors import DataError
@@ -35,11 +36,21 @@ LARGE = 1.45
 
 @dataclass(frozen=True)
 class _Events:
-    """What happens on each date that has an action: blank cells are 0 in `cash` and 1 in `ratio`."""
+    """Every name and day of the panel with an action, by name and then by day, (E,).
+
+    Attributes:
+        dates: as given; `column`: the name's place.
+        cash: a new share, 0 where none; `ratio`: new shares for one old, 1 where none.
+        after: the panel's first row from the day on with a price, T where there is none any more.
+        last: the last price before the day, NaN where there was none yet.
+    """
 
     dates: Dates
+    column: NDArray[np.intp]
     cash: Array
     ratio: Array
+    after: NDArray[np.intp]
+    last: Array
 
 
 def total_returns(
@@ -65,48 +76,64 @@ def total_returns(
         array([nan, 0.1])
     """
     _check_signs(dividends, splits)
-    events = _events(len(assets), dividends, splits)
-    period = np.searchsorted(dates, events.dates, side="left")
-    out = np.full(prices.shape, np.nan)
-    last = np.full(len(assets), np.nan)
-    cash, shares = np.zeros(len(assets)), np.ones(len(assets))
-    started = np.zeros(len(assets), dtype=bool)
-    booked = [0, 0]
-    position = 0
-    for row in range(len(dates)):
-        while position < len(period) and period[position] <= row:
-            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-                shares = shares * events.ratio[position]
-                cash = cash / events.ratio[position] + events.cash[position]
-            _check_size(events, position, cash, shares, last, assets, dividends)
-            booked[0] += int((started & (events.cash[position] != 0.0)).sum())
-            booked[1] += int((started & (events.ratio[position] != 1.0)).sum())
-            position += 1
-        there = np.isfinite(prices[row])
-        # Where nothing happened this is p / last - 1 to the bit, as without actions.
-        known = there & started
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = np.where((cash == 0.0) & (shares == 1.0), prices[row], (prices[row] + cash) * shares)
-            out[row, known] = value[known] / last[known] - 1.0
-        last[there], started = prices[row, there], started | there
-        cash[there], shares[there] = 0.0, 1.0
-    late = events.dates[position:].size > 0 or bool(((cash != 0.0) | (shares != 1.0))[started].any())
+    out = gap_returns(prices)
+    events, late = _events(dates, prices, dividends, splits)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        first, cash, shares = _carried(events, assets, "dividends" if dividends is None else dividends.source)
+        acts = (cash != 0.0) | (shares != 1.0)
+        row, column, last = events.after[first], events.column[first], events.last[first]
+        # Where nothing happened on the way the return stays p / last - 1 to the bit, as without actions.
+        booked = np.flatnonzero(acts & (row < len(dates)) & np.isfinite(last))
+        row, column = row[booked], column[booked]
+        out[row, column] = (prices[row, column] + cash[booked]) * shares[booked] / last[booked] - 1.0
     if splits is not None:
         _check_unadjusted(dates, assets, prices, splits)
-    return out, _told(booked, late, cash, shares, started, assets)
+    waits = acts & (events.after[first] == len(dates)) & np.isfinite(last)
+    return out, _told(events, [assets[k] for k in events.column[first[waits]]], late)
 
 
-def _events(n: int, dividends: Table | None, splits: Table | None) -> _Events:
-    """Both tables on the union of their dates."""
-    tables = [item for item in (dividends, splits) if item is not None]
-    dates = np.unique(np.concatenate([item.dates for item in tables])) if tables else np.zeros(0, "datetime64[ns]")
-    cash, ratio = np.zeros((len(dates), n)), np.ones((len(dates), n))
-    if dividends is not None:
-        cash[np.searchsorted(dates, dividends.dates)] = np.nan_to_num(dividends.values)
-    if splits is not None:
-        ratio[np.searchsorted(dates, splits.dates)] = np.where(np.isfinite(splits.values), splits.values, 1.0)
-    acts = ((cash != 0.0) | (ratio != 1.0)).any(axis=1)
-    return _Events(dates[acts], cash[acts], ratio[acts])
+def _events(dates: Dates, prices: Array, dividends: Table | None, splits: Table | None) -> tuple[_Events, bool]:
+    """Both tables as one list, and whether something is dated after the panel; a split of 1 is no event."""
+    tables = [(item, nothing) for item, nothing in ((dividends, 0.0), (splits, 1.0)) if item is not None]
+    cells = [np.nonzero(np.isfinite(item.values) & (item.values != nothing)) for item, nothing in tables]
+    days = np.concatenate([item.dates[rows] for (item, _), (rows, _) in zip(tables, cells, strict=True)])
+    column = np.concatenate([columns for _, columns in cells])
+    value = np.concatenate([item.values[spot] for (item, _), spot in zip(tables, cells, strict=True)])
+    paid = np.concatenate(
+        [np.full(len(spot[0]), item is dividends) for (item, _), spot in zip(tables, cells, strict=True)]
+    )
+    order = np.lexsort((days, column))
+    days, column, value, paid = days[order], column[order], value[order], paid[order]
+    row = np.searchsorted(dates, days, side="left")
+    inside = row < len(dates)
+    # A dividend on the day of a split is per new share: the two are one event.
+    fresh = np.ones(len(days), dtype=bool)
+    fresh[1:] = (np.diff(column) != 0) | (np.diff(days) != np.timedelta64(0))
+    event = np.cumsum(fresh) - 1
+    cash, ratio = np.zeros(int(fresh.sum())), np.ones(int(fresh.sum()))
+    cash[event[paid]], ratio[event[~paid]] = value[paid], value[~paid]
+    kept = fresh & inside
+    before, after = _around(prices, row[kept], column[kept])
+    last = np.where(before >= 0, prices[np.maximum(before, 0), column[kept]], np.nan)
+    cash, ratio = cash[inside[fresh]], ratio[inside[fresh]]
+    return _Events(days[kept], column[kept], cash, ratio, after, last), not inside.all()
+
+
+def _around(
+    prices: Array, row: NDArray[np.intp], column: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """For each place the last row before it with a price (-1: none) and the first from it on (T: none).
+
+    Columns are in order, each together.
+    """
+    before, after = row - 1, row.copy()
+    far = np.flatnonzero((row == 0) | ~np.isfinite(prices[row, column]) | ~np.isfinite(prices[before, column]))
+    for these in np.split(far, np.flatnonzero(np.diff(column[far])) + 1):
+        if these.size:
+            known = np.flatnonzero(np.isfinite(prices[:, column[these[0]]]))
+            at = np.searchsorted(known, row[these], side="left")
+            before[these], after[these] = np.append(-1, known)[at], np.append(known, len(prices))[at]
+    return before, after
 
 
 def _check_signs(dividends: Table | None, splits: Table | None) -> None:
@@ -126,33 +153,34 @@ def _check_signs(dividends: Table | None, splits: Table | None) -> None:
             )
 
 
-def _check_size(
-    events: _Events,
-    position: int,
-    cash: Array,
-    shares: Array,
-    last: Array,
-    assets: tuple[str, ...],
-    dividends: Table | None,
-) -> None:
-    """What is paid on one share is not more than the share was worth, and no number is beyond all bounds."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        large = events.cash[position] * shares > last
-        wild = ~np.isfinite(cash) | ~np.isfinite(shares) | (shares <= 0.0)
-    when = day(events.dates[position])
-    if large.any():
-        column = int(np.flatnonzero(large)[0])
-        paid, price = events.cash[position, column], last[column] / shares[column]
-        source = "dividends" if dividends is None else dividends.source
-        raise DataError(
-            f"{source}: column '{assets[column]}', {when}: the dividend of {paid:g} is larger than the price "
-            f"before it ({price:g} after splits); is it in cents, or are the prices adjusted already?"
-        )
-    if wild.any():
-        raise DataError(
-            f"{assets[int(np.flatnonzero(wild)[0])]}, {when}: the splits up to here multiply to no usable number; "
-            "correct them."
-        )
+def _carried(events: _Events, assets: tuple[str, ...], source: str) -> tuple[NDArray[np.intp], Array, Array]:
+    """What is waiting at each price that has events before it: the first of these, cash a share D, and shares N.
+
+    Raises:
+        DataError: what is paid on one share is more than the share was worth, or a number beyond all bounds.
+    """
+    first = np.flatnonzero((np.diff(events.column, prepend=-1) != 0) | (np.diff(events.after, prepend=-1) != 0))
+    counts = np.diff(np.append(first, len(events.column)))
+    cash, shares = np.zeros(len(first)), np.ones(len(first))
+    wrong: list[tuple[np.datetime64, int, int, str]] = []
+    for step in range(int(counts.max(initial=0))):  # all first events, then all second ones, ...
+        there = np.flatnonzero(counts > step)
+        at = first[there] + step
+        shares[there] *= events.ratio[at]
+        cash[there] = cash[there] / events.ratio[at] + events.cash[at]
+        for k in np.flatnonzero(events.cash[at] * shares[there] > events.last[at]):
+            paid, price = events.cash[at[k]], events.last[at[k]] / shares[there[k]]
+            why = f"the dividend of {paid:g} is larger than the price before it ({price:g} after splits); is it in "
+            name, when = int(events.column[at[k]]), events.dates[at[k]]
+            text = f"{source}: column '{assets[name]}', {day(when)}: {why}cents, or are the prices adjusted already?"
+            wrong.append((when, 0, name, text))
+        for k in np.flatnonzero(~np.isfinite(cash[there]) | ~np.isfinite(shares[there]) | (shares[there] <= 0.0)):
+            name, when = int(events.column[at[k]]), events.dates[at[k]]
+            text = f"{assets[name]}, {day(when)}: the splits up to here multiply to no usable number; correct them."
+            wrong.append((when, 1, name, text))
+    if wrong:
+        raise DataError(min(wrong)[-1])
+    return first, cash, shares
 
 
 def _check_unadjusted(dates: Dates, assets: tuple[str, ...], prices: Array, splits: Table) -> None:
@@ -181,13 +209,10 @@ def _check_unadjusted(dates: Dates, assets: tuple[str, ...], prices: Array, spli
         )
 
 
-def _told(
-    booked: list[int], late: bool, cash: Array, shares: Array, started: NDArray[np.bool_], assets: tuple[str, ...]
-) -> list[str]:
-    told = [
-        f"Returns are total returns of prices as traded, with {booked[0]} dividend(s) and {booked[1]} split(s) in them."
-    ]
-    waiting = [assets[k] for k in np.flatnonzero(started & ((cash != 0.0) | (shares != 1.0)))]
+def _told(events: _Events, waiting: list[str], late: bool) -> list[str]:
+    held = np.isfinite(events.last)
+    paid, split = int((held & (events.cash != 0.0)).sum()), int((held & (events.ratio != 1.0)).sum())
+    told = [f"Returns are total returns of prices as traded, with {paid} dividend(s) and {split} split(s) in them."]
     if waiting:
         told.append(
             f"Dividends or splits after the last price of {len(waiting)} name(s) ({', '.join(waiting[:3])}) are not "

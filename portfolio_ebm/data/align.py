@@ -31,15 +31,16 @@ def gap_returns(prices: Array) -> Array:
         array([nan, nan, 0.1])
     """
     seen = np.isfinite(prices)
-    rows = np.where(seen, np.arange(len(prices))[:, None], -1)
-    before = np.full(prices.shape, -1)
-    before[1:] = np.maximum.accumulate(rows, axis=0)[:-1]
-    known = seen & (before >= 0)
-    last = np.take_along_axis(prices, np.maximum(before, 0), axis=0)
     out = np.full(prices.shape, np.nan)
+    both = seen[1:] & seen[:-1]
     with np.errstate(over="ignore"):
-        np.divide(prices, last, out=out, where=known)
-    return out - 1.0
+        np.divide(prices[1:], prices[:-1], out=out[1:], where=both)
+        out -= 1.0
+        starts = (seen[1:] & ~both).sum(axis=0) + seen[0]
+        for column in np.flatnonzero(starts > 1):  # it was away and came back
+            known = np.flatnonzero(seen[:, column])
+            out[known[1:], column] = prices[known[1:], column] / prices[known[:-1], column] - 1.0
+    return out
 
 
 def last_prices(prices: Array) -> Array:

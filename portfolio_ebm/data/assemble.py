@@ -73,7 +73,7 @@ class Extras(Settings, total=False):
 KNOWN = tuple(sorted(Extras.__required_keys__ | Extras.__optional_keys__))
 
 
-def from_prices(frame: pd.DataFrame, extras: Extras) -> dict[str, Any]:
+def from_prices(frame: pd.DataFrame | Table, extras: Extras) -> dict[str, Any]:
     """The fields of `Panel.from_prices`."""
     given = table(frame, "prices", min_rows=2)
     check_prices(given)
@@ -292,6 +292,8 @@ def _signals(given: object, dates: Dates) -> dict[str, Array]:
 
 def _on_dates(found: Table, dates: Dates) -> Array:
     """The rows of exactly these dates, blank where there is none."""
+    if np.array_equal(found.dates, dates):
+        return found.values
     row = np.searchsorted(found.dates, dates)
     there = (row < len(found.dates)) & (found.dates[np.minimum(row, len(found.dates) - 1)] == dates)
     return np.where(there[:, None], found.values[np.minimum(row, len(found.dates) - 1)], np.nan)

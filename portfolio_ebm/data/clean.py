@@ -6,6 +6,7 @@ where nothing is known. Every check raises `DataError`; none repairs a number.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -56,6 +57,7 @@ def table(data: object, what: str, *, min_rows: int = 1, allow_blank: bool = Fal
     where that leaves one row a day. Rows stay as they are.
 
     Args:
+        data: a frame, a Series, or a `Table` of a source of our own, of which the numbers alone are checked.
         what: name of the source in messages; `data.attrs["source"]`, set by the readers, goes first.
         allow_blank: let columns without a single number through.
 
@@ -63,16 +65,12 @@ def table(data: object, what: str, *, min_rows: int = 1, allow_blank: bool = Fal
         DataError: not a frame; no rows or columns; columns repeated, unnamed or all missing; dates unreadable, repeated
             or unsorted; cells that are no finite numbers.
     """
-    frame = data.to_frame(str(data.name or what)) if isinstance(data, pd.Series) else data
-    if not isinstance(frame, pd.DataFrame):
-        raise DataError(f"{what}: got {type(data).__name__}; give a pandas DataFrame with dates down and names across.")
-    source = str(frame.attrs.get("source", what))
-    names = _names(frame, source)
-    if len(frame) < min_rows or not len(frame):
-        raise DataError(f"{source}: {len(frame)} row(s) of data; at least {max(min_rows, 1)} are needed.")
-    dates = index_dates(frame.index, source)
-    _check_order(dates, source, names, frame)
-    found = Table(source, dates, names, _numbers(frame, source))
+    if isinstance(data, Table):
+        found = data
+        _check_rows(len(found.dates), min_rows, found.source)
+    else:
+        found = _table(data, what, min_rows)
+    names, source = found.columns, found.source
     _check_finite(found)
     blank = np.flatnonzero(np.isnan(found.values).all(axis=0))
     if blank.size and not allow_blank:
@@ -81,6 +79,23 @@ def table(data: object, what: str, *, min_rows: int = 1, allow_blank: bool = Fal
             "remove it, or check that it was downloaded."
         )
     return found
+
+
+def _table(data: object, what: str, min_rows: int) -> Table:
+    frame = data.to_frame(str(data.name or what)) if isinstance(data, pd.Series) else data
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"{what}: got {type(data).__name__}; give a pandas DataFrame with dates down and names across.")
+    source = str(frame.attrs.get("source", what))
+    names = _names(frame, source)
+    _check_rows(len(frame), min_rows, source)
+    dates = index_dates(frame.index, source)
+    _check_order(dates, source, names, frame)
+    return Table(source, dates, names, _numbers(frame, source))
+
+
+def _check_rows(rows: int, min_rows: int, source: str) -> None:
+    if rows < max(min_rows, 1):
+        raise DataError(f"{source}: {rows} row(s) of data; at least {max(min_rows, 1)} are needed.")
 
 
 def single(given: object, what: str) -> Table:
@@ -217,11 +232,12 @@ def _names(frame: pd.DataFrame, source: str) -> tuple[str, ...]:
             f"{source}: columns are {', '.join(names[:6])}: the bars of one name. Give a wide table "
             "of (adjusted) closes, one column a name, or add a column 'ticker' and give the bars of all names."
         )
+    often = Counter(names)
     for position, name in enumerate(names, start=1):
         if not name or name.lower() == "nan":
             raise DataError(f"{source}: column {position} has no name; name it or remove it.")
-        if names.count(name) > 1:
-            raise DataError(f"{source}: column '{name}' is there {names.count(name)} times; keep one.")
+        if often[name] > 1:
+            raise DataError(f"{source}: column '{name}' is there {often[name]} times; keep one.")
     return names
 
 
@@ -270,7 +286,7 @@ def _check_finite(found: Table) -> None:
             "leave the cell blank where nothing is known."
         )
     with np.errstate(invalid="ignore"):
-        large = np.abs(found.values) > LARGEST
+        large = (found.values > LARGEST) | (found.values < -LARGEST)
     if large.any():
         row, column = (int(item[0]) for item in np.nonzero(large))
         raise DataError(

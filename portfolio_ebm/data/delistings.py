@@ -62,7 +62,7 @@ def book(
     Raises:
         DataError: a day before the last price of its name.
     """
-    out, kept = returns.copy(), {name: item for name, (item, _) in final.items()}
+    out, kept = returns.copy() if final else returns, {name: item for name, (item, _) in final.items()}
     days = dates.astype("datetime64[D]")
     for name, (item, when) in final.items():
         spot = assets.index(name)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,53 +40,71 @@ OBSERVED = 0.8
 """Share of a window's rows a name must have been observed on to be sorted."""
 
 
-@dataclass(frozen=True)
-class _History:
-    """All rows, and running totals of log growth and of rows seen: what a window holds is the difference of two.
+BLOCK = 16
+"""Rows that are summed once; a window is the sum of its blocks and of the rows at its two ends."""
 
-    Squares are not kept so: one absurd return would leave its rounding in every difference after it.
+_TERMS: dict[str, Callable[[Array], Array]] = {
+    "seen": lambda rows: np.isfinite(rows).sum(axis=0, dtype=np.float64),
+    "sum": lambda rows: _filled(rows).sum(axis=0),
+    "square": lambda rows: np.square(_filled(rows)).sum(axis=0),
+    # A total loss has no logarithm; one of all but 1e-12 sorts the same.
+    "log": lambda rows: np.log1p(np.maximum(_filled(rows), 1e-12 - 1.0)).sum(axis=0),
+}
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums by name over any rows of `data` (T, n): blanks are left out.
+
+    Blocks stand on a grid that no later row moves. Running totals would be shorter, and one absurd return would leave
+    its rounding in every difference after it.
     """
 
-    returns: Array
-    value: Array | None
-    logs: Array
-    counts: NDArray[np.int64]
+    data: Array
+    blocks: dict[str, Array]
 
     @classmethod
-    def of(cls, returns: Array, value: Array | None) -> _History:
-        known = np.isfinite(returns)
-        # A total loss has no logarithm; one of all but 1e-12 sorts the same.
-        logs = np.log1p(np.maximum(np.where(known, returns, 0.0), 1e-12 - 1.0))
-        return cls(returns, value, _running(logs), _running(known))
+    def of(cls, data: Array, *terms: str) -> _Sums:
+        blocks = {term: np.zeros((len(data) // BLOCK, data.shape[1])) for term in terms}
+        for term, sums in blocks.items():
+            for k in range(len(sums)):
+                sums[k] = _TERMS[term](data[k * BLOCK : (k + 1) * BLOCK])
+        return cls(data, blocks)
+
+    def __call__(self, term: str, rows: slice) -> Array:
+        first, last = -(-rows.start // BLOCK), rows.stop // BLOCK
+        if first >= last:
+            return _TERMS[term](self.data[rows])
+        head, tail = self.data[rows.start : first * BLOCK], self.data[last * BLOCK : rows.stop]
+        total: Array = self.blocks[term][first:last].sum(axis=0)
+        return total + _TERMS[term](head) + _TERMS[term](tail)
 
 
 @dataclass(frozen=True)
 class _View:
     """What a sort may see at a formation: the first `end` rows, `year` rows being 12 months."""
 
-    history: _History
+    returns: _Sums
+    value: _Sums | None
     end: int
     year: int
 
-    def growth(self, longest: int, skip: int, shortest: int) -> Array:
-        """Log growth from `longest` rows ago to `skip` rows ago; blank with fewer than `shortest` rows."""
-        end = self.end - skip
-        start = max(0, end - longest)
-        logs, counts = self.history.logs, self.history.counts
-        if end - start < shortest:
-            return np.full(logs.shape[1], np.nan)
-        seen = counts[end] - counts[start] >= OBSERVED * (end - start)
-        return np.where(seen, logs[end] - logs[start], np.nan)
+    def back(self, longest: int, skip: int = 0) -> slice:
+        """The rows from `longest` rows ago to `skip` rows ago."""
+        return slice(max(0, self.end - longest), max(0, self.end - skip))
 
-    def recent(self, data: Array, statistic: Callable[[Array], Array]) -> Array:
-        """A statistic of the last 12 months' rows of `data`; blank where they are not full."""
-        window = data[max(0, self.end - self.year) : self.end]
-        found = np.full(data.shape[1], np.nan)
-        if len(window) == self.year:
-            enough = np.isfinite(window).mean(axis=0) >= OBSERVED
-            if enough.any():
-                found[enough] = statistic(window[:, enough])
-        return found
+    def growth(self, longest: int, skip: int, shortest: int) -> Array:
+        """Log growth over `back`; blank with fewer than `shortest` rows."""
+        rows = self.back(longest, skip)
+        length = rows.stop - rows.start
+        seen = self.returns("seen", rows)
+        return np.where((seen >= OBSERVED * length) & (length >= shortest), self.returns("log", rows), np.nan)
+
+    def full(self, sums: _Sums) -> tuple[Array, Mask]:
+        """How many of the last 12 months' rows are known, at least 1, and for which names these are enough."""
+        rows = self.back(self.year)
+        seen = sums("seen", rows)
+        return np.maximum(seen, 1.0), (seen >= OBSERVED * self.year) & (rows.stop - rows.start == self.year)
 
 
 def build(
@@ -110,43 +127,42 @@ def build(
         array([0.2, nan, nan, nan])
     """
     out = np.full((len(dates), len(BUILT)), np.nan)
-    members = np.isfinite(returns)
-    members[1:] &= tradeable[:-1]
-    out[:, 0] = _mean(returns, members)
-    history = _History.of(returns, value)
-    starts = np.flatnonzero(Monthly().decisions(dates))
-    for start, end in zip(starts, [*starts[1:], len(dates)], strict=True):
+    sums = _Sums.of(returns, *_TERMS)
+    valued = None if value is None else _Sums.of(value, "seen", "sum")
+    starts = [int(row) for row in np.flatnonzero(Monthly().decisions(dates)) if row > 0]
+    for start, end in zip([0, *starts], [*starts, len(dates)], strict=True):
+        members = np.isfinite(returns[start:end])
+        members[start == 0 :] &= tradeable[max(start - 1, 0) : end - 1]
+        out[start:end, 0] = _mean(returns[start:end], members)
         if start == 0:
             continue
-        view = _View(history, int(start), round(periods_per_year(dates[:start])))
+        view = _View(sums, valued, start, round(periods_per_year(dates[:start])))
         for column, score in enumerate((_momentum(view), _calm(view), _small(view)), start=1):
             legs = _legs(score, tradeable[start - 1])
             if legs is not None:
-                high, low = (_mean(returns[start:end, leg], members[start:end, leg]) for leg in legs)
+                high, low = (_mean(returns[start:end, leg], members[:, leg]) for leg in legs)
                 out[start:end, column] = high - low
     return out
 
 
 def _momentum(view: _View) -> Array:
     month = max(1, round(view.year / 12))
-    return view.growth(view.year - month, month, max(1, view.year - month))
+    return view.growth(view.year, month, max(1, view.year - month))
 
 
 def _calm(view: _View) -> Array:
-    return -view.recent(view.history.returns, lambda window: np.asarray(np.nanstd(window, axis=0)))
+    count, enough = view.full(view.returns)
+    rows = view.back(view.year)
+    mean = view.returns("sum", rows) / count
+    variance = view.returns("square", rows) / count - mean * mean
+    return np.where(enough, -np.sqrt(np.maximum(variance, 0.0)), np.nan)
 
 
 def _small(view: _View) -> Array:
-    if view.history.value is not None:
-        return -view.recent(view.history.value, lambda window: np.asarray(np.nanmean(window, axis=0)))
-    return -view.growth(5 * view.year, 0, 2 * view.year)
-
-
-def _running(data: NDArray[Any]) -> NDArray[Any]:
-    """Totals before each row and after the last one, (T + 1, n)."""
-    total = np.zeros((len(data) + 1, data.shape[1]), dtype=np.int64 if data.dtype == bool else data.dtype)
-    np.cumsum(data, axis=0, out=total[1:])
-    return total
+    if view.value is None:
+        return -view.growth(5 * view.year, 0, 2 * view.year)
+    count, enough = view.full(view.value)
+    return np.where(enough, -view.value("sum", view.back(view.year)) / count, np.nan)
 
 
 def _legs(score: Array, tradeable: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
@@ -157,6 +173,10 @@ def _legs(score: Array, tradeable: Mask) -> tuple[NDArray[np.intp], NDArray[np.i
     order = there[np.argsort(score[there], kind="stable")]
     third = there.size // 3
     return order[-third:], order[:third]
+
+
+def _filled(rows: Array) -> Array:
+    return np.where(np.isfinite(rows), rows, 0.0)
 
 
 def _mean(returns: Array, members: Mask) -> Array:

@@ -199,8 +199,9 @@ class Panel:
         from portfolio_ebm.data.sources.yahoo_load import yahoo
 
         raw = yahoo(tickers, start, end, offline=offline, refresh=refresh)
-        panel = cls.from_prices(raw.close, **assemble.merge(raw.extras, extras, "Panel.from_yahoo"))
-        return replace(panel, notes=raw.notes + panel.notes)
+        own = {name: raw.table(name) for name in ("dividends", "splits", "volume")}
+        pieces = assemble.merge({"prices": raw.table("close"), **own}, extras, "Panel.from_yahoo")
+        return cls(**assemble.from_pieces(pieces, list(raw.notes)))
 
     @classmethod
     def from_long(cls, frame: pd.DataFrame, **settings: Unpack[Settings]) -> Panel:

@@ -14,17 +14,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from portfolio_ebm.data.sources.keys import file_stem, key_of
@@ -34,7 +32,12 @@ from portfolio_ebm.errors import StoreError
 ENVIRONMENT = "PORTFOLIO_EBM_HOME"
 """Environment variable that names the folder of everything that is kept between runs."""
 
+T = TypeVar("T")
+
 FORMAT = 1
+PART = 16
+"""Series that a thread reads in one go."""
+
 PATIENCE = 300.0
 """Seconds to wait for another process that writes the same key."""
 
@@ -206,31 +209,27 @@ class Cache:
         finally:
             held.release()
 
-    def wide(self, keys: Sequence[str], columns: Sequence[str]) -> tuple[Dates, dict[str, Array]]:
-        """Many series on the union of their dates: `(dates (T,), {column: (T, n)})`, NaN where a series has no row.
+    def each(self, make: Callable[[Entry], T], keys: Sequence[str], columns: Sequence[str]) -> list[T]:
+        """What `make` makes of each series, in the order of the keys; read and made in a few threads.
 
         Raises:
             StoreError: a key that is not stored, or as `read`.
 
         Example:
-            >>> dates, wide = cache.wide(["SPY", "TLT"], ["close", "dividends"])
+            >>> cache.each(lambda entry: entry.columns["close"].max(), ["SPY", "TLT"], ["close"])
         """
+
+        def some(part: Sequence[str]) -> list[T | None]:
+            found = (self.read(key, columns) for key in part)
+            return [None if entry is None else make(entry) for entry in found]
+
+        parts = [keys[k : k + PART] for k in range(0, len(keys), PART)]
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            entries = list(pool.map(lambda key: self.read(key, columns), keys))
-        missing = [key for key, entry in zip(keys, entries, strict=True) if entry is None]
+            made = [item for part in pool.map(some, parts) for item in part]
+        missing = [key for key, item in zip(keys, made, strict=True) if item is None]
         if missing:
             raise StoreError(f"{self.folder}: {', '.join(missing[:8])} is not stored; fetch it first.")
-        found = [entry for entry in entries if entry is not None]
-        # Most series share their calendar: each different one enters the union once.
-        codes = [entry.dates.tobytes() for entry in found]
-        calendars = {code: entry.dates for code, entry in zip(codes, found, strict=True)}
-        dates = np.unique(np.concatenate([np.empty(0, "datetime64[ns]"), *calendars.values()]))
-        rows = {code: _rows(dates, some) for code, some in calendars.items()}
-        out = {name: np.full((len(found), len(dates)), np.nan) for name in columns}
-        for i, (code, entry) in enumerate(zip(codes, found, strict=True)):
-            for name in columns:
-                out[name][i, rows[code]] = entry.columns[name]
-        return dates, {name: array.T for name, array in out.items()}
+        return [item for item in made if item is not None]
 
     def _card_file(self, key: str) -> Path:
         return self.folder / f"{file_stem(key)}.json"
@@ -268,13 +267,6 @@ class Cache:
             f"{self.folder}: {key} cannot be written ({error.strerror or error}); free space, or set {ENVIRONMENT} "
             "to a folder that can be written. What was stored before is still there."
         )
-
-
-def _rows(dates: Dates, some: Dates) -> slice | NDArray[np.intp]:
-    """Where `some` of the `dates` stand, as a slice where they follow one another: copying to one is far quicker."""
-    at = np.searchsorted(dates, some)
-    together = len(at) > 0 and at[-1] - at[0] + 1 == len(at)
-    return slice(int(at[0]), int(at[-1]) + 1) if together else at
 
 
 def _damaged(file: Path, key: str, why: str) -> StoreError:

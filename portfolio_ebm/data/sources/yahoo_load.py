@@ -11,14 +11,15 @@ dividend d_t is cash per share held at t, after the split of that day.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from portfolio_ebm.data.sources.cache import Cache
+from portfolio_ebm.data.clean import Table
+from portfolio_ebm.data.sources.beside import Beside
+from portfolio_ebm.data.sources.cache import Cache, Entry
 from portfolio_ebm.data.sources.series_file import Array, Dates
 from portfolio_ebm.data.sources.yahoo import Progress, When, day_of, fetch, symbols
 from portfolio_ebm.data.sources.yahoo_rows import named
@@ -40,31 +41,59 @@ COLUMNS = ("close", "adj_close", "volume", "dividends", "splits", "capital_gains
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """Prices as traded on one calendar: frames of T dates by n assets, blank where a series has no row.
+    """Prices as traded on one calendar: T dates by n assets, blank where a series has no row.
 
     Attributes:
-        close: in `currency` per share as it was on the day; `volume` in those shares.
-        dividends: cash per share by ex-date, distributions of gains in it; blank where none. Per new share at a split.
-        splits: new shares for one old; blank where none.
-        adjusted: Yahoo's close adjusted for splits and dividends, of the day of the fetch: not point in time.
+        series: the n of them; their columns are close, volume, dividends, splits and adjusted.
+        assets: their names.
         currency: by asset, None where Yahoo does not say.
         facts: by asset: name, exchange, zone, instrument, first_trade, fetched.
         notes: what was decided on the way, one sentence each.
     """
 
-    close: pd.DataFrame
-    volume: pd.DataFrame
-    dividends: pd.DataFrame
-    splits: pd.DataFrame
-    adjusted: pd.DataFrame
+    series: Beside
+    assets: tuple[str, ...]
     currency: Mapping[str, str | None] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
+    def close(self) -> pd.DataFrame:
+        """In `currency` per share as it was on the day."""
+        return self._frame("close")
+
+    @property
+    def volume(self) -> pd.DataFrame:
+        """In shares as they were on the day."""
+        return self._frame("volume")
+
+    @property
+    def dividends(self) -> pd.DataFrame:
+        """Cash per share by ex-date, distributions of gains in it; blank where none. Per new share at a split."""
+        return self._frame("dividends")
+
+    @property
+    def splits(self) -> pd.DataFrame:
+        """New shares for one old; blank where none."""
+        return self._frame("splits")
+
+    @property
+    def adjusted(self) -> pd.DataFrame:
+        """Yahoo's close adjusted for splits and dividends, of the day of the fetch: not point in time."""
+        return self._frame("adjusted")
+
+    @property
     def extras(self) -> dict[str, pd.DataFrame]:
         """What goes beside `close` into `Panel.from_prices`."""
         return {"dividends": self.dividends, "splits": self.splits, "volume": self.volume}
+
+    def table(self, name: str) -> Table:
+        """A column of all series as a panel takes it."""
+        return Table("prices" if name == "close" else name, self.series.dates, self.assets, self.series.matrix(name))
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        index = pd.DatetimeIndex(self.series.dates, name="date")
+        return pd.DataFrame(self.series.matrix(name), index, list(self.assets))
 
 
 def yahoo(
@@ -90,7 +119,7 @@ def yahoo(
     """
     cache = Cache.default("yahoo") if cache is None else cache
     done = fetch(tickers, start, end, cache=cache, offline=offline, refresh=refresh, progress=progress)
-    failed = [row for row in done.rows if row.ticker in done.failed]
+    failed = [row for row in done.rows if row.status.startswith("failed")]
     lost = [row.ticker for row in failed if row.last is None]
     notes = [
         f"{row.ticker} is not up to date, its prices end on {row.last}: {row.reason}." for row in failed if row.last
@@ -98,7 +127,7 @@ def yahoo(
     notes += [f"{row.ticker} is left out: {row.reason}." for row in failed if row.last is None]
     notes += [f"{row.ticker}: {row.note}." for row in done.rows if row.note]
     raw = load([name for name in symbols(tickers) if name not in lost], start, end, cache)
-    return Raw(**{**vars(raw), "notes": (*notes, *raw.notes)})
+    return replace(raw, notes=(*notes, *raw.notes))
 
 
 def load(tickers: Sequence[str] | str, start: When, end: When = None, cache: Cache | None = None) -> Raw:
@@ -110,77 +139,88 @@ def load(tickers: Sequence[str] | str, start: When, end: When = None, cache: Cac
     """
     cache = Cache.default("yahoo") if cache is None else cache
     names, since = symbols(tickers), day_of(start, "start")
-    facts = {name: dict(cache.facts(name) or {}) for name in names}
-    dates, wide = cache.wide(names, COLUMNS)
-    until = str(dates[-1].astype("datetime64[D]")) if end is None and len(dates) else day_of(end, "end")
-    rows = (dates >= np.datetime64(since)) & (dates <= np.datetime64(until))
-    notes = _differ(facts, since)
-    whole = _whole_units(facts, notes)
-    raw = as_traded(wide, whole)
-    raw["dividends"] = np.where(raw["dividends"] != 0, raw["dividends"], np.nan)
-    raw["splits"] = np.where((raw["splits"] > 0) & (raw["splits"] != 1), raw["splits"], np.nan)
-    seen: NDArray[np.bool_] = np.asarray(np.isfinite(raw["close"][rows]).any(axis=0))
-    if not seen.any():
+    until = None if end is None else day_of(end, "end")
+
+    def one(entry: Entry) -> tuple[Mapping[str, Any], Dates, dict[str, Array]]:
+        columns = as_traded(entry.columns, MINOR.get(str(entry.facts.get("currency")), ("", 1))[1])
+        days = entry.dates.astype("datetime64[D]")
+        rows = slice(np.searchsorted(days, np.datetime64(since)), _until(days, until))
+        return dict(entry.facts), entry.dates[rows], {name: item[rows] for name, item in columns.items()}
+
+    made = dict(zip(names, cache.each(one, names, COLUMNS), strict=True))
+    facts = {name: item[0] for name, item in made.items()}
+    notes = [*_differ(facts, since), *_minor(facts)]
+    kept = [name for name, (_, _, columns) in made.items() if np.isfinite(columns["close"]).any()]
+    if not kept:
+        last = max((str(item[1][-1])[:10] for item in made.values() if len(item[1])), default="today")
         raise DataError(
-            f"yahoo: no price of {named(list(names))} is stored from {since} to {until}; ask for other dates."
+            f"yahoo: no price of {named(list(names))} is stored from {since} to {until or last}; ask for other dates."
         )
-    for name in np.array(names)[~seen]:
-        notes.append(f"{name} is left out: it has no price from {since} to {until}.")
-    frames = {key: _frame(values, dates, rows, names, seen) for key, values in raw.items()}
-    kept = [name for name, there in zip(names, seen, strict=True) if there]
+    notes += [
+        f"{name} is left out: it has no price from {since} to {until or 'today'}."
+        for name in names
+        if name not in set(kept)
+    ]
     currency = {name: MINOR.get(str(facts[name].get("currency")), (facts[name].get("currency"),))[0] for name in kept}
-    return Raw(**frames, currency=currency, facts={name: facts[name] for name in kept}, notes=tuple(notes))
+    series = Beside.of([made[name][1:] for name in kept])
+    return Raw(series, tuple(kept), currency, {name: facts[name] for name in kept}, tuple(notes))
 
 
-def as_traded(wide: Mapping[str, Array], units: Array | float = 1.0) -> dict[str, Array]:
-    """Yahoo's columns (T, n), adjusted for all splits, as they were: close, volume, dividends, splits and adjusted.
+def as_traded(columns: Mapping[str, Array], units: float = 1.0) -> dict[str, Array]:
+    """Yahoo's columns of one series (T,), adjusted for all splits, as they were: close, volume, dividends, splits and
+    adjusted.
 
     Args:
-        wide: `COLUMNS`, all rows up to the fetch: a price is unadjusted by every split after it.
-        units: parts of the currency that prices are in, (n,).
+        columns: `COLUMNS`, all rows up to the fetch: a price is unadjusted by every split after it.
+        units: parts of the currency that prices are in.
     """
-    splits = np.where(wide["splits"] > 0, wide["splits"], 1.0)
-    later = np.ones_like(splits)
-    later[:-1] = np.cumprod(splits[:0:-1], axis=0)[::-1]
-    return {
-        "close": wide["close"] * later / units,
-        "volume": wide["volume"] / later,
-        "dividends": _distributions(wide) * later / units,
-        "splits": wide["splits"],
-        "adjusted": wide["adj_close"] / units,
-    }
+    splits = np.where((columns["splits"] > 0) & (columns["splits"] != 1.0), columns["splits"], np.nan)
+    close, volume, cash = columns["close"], columns["volume"], _distributions(columns)
+    if np.isfinite(splits).any():
+        later = np.ones_like(splits)
+        later[:-1] = np.cumprod(np.where(np.isfinite(splits), splits, 1.0)[:0:-1])[::-1]
+        close, volume, cash = close * later, volume / later, cash * later
+    adjusted = columns["adj_close"]
+    if units != 1.0:
+        close, cash, adjusted = close / units, cash / units, adjusted / units
+    cash[cash == 0.0] = np.nan
+    return {"close": close, "volume": volume, "dividends": cash, "splits": splits, "adjusted": adjusted}
 
 
-def _distributions(wide: Mapping[str, Array]) -> Array:
+def _until(days: Dates, until: str | None) -> int:
+    return len(days) if until is None else int(np.searchsorted(days, np.datetime64(until), side="right"))
+
+
+def _distributions(columns: Mapping[str, Array]) -> Array:
     """Cash of a day, adjusted for splits: dividends, and gains distributed where these are not in them already.
 
     Yahoo counts the gains a fund distributes among its dividends for some funds and beside them for others. Its
     adjusted close says which: adj_(t-1) / close_(t-1) = (1 - cash_t / close_(t-1)) adj_t / close_t.
     """
-    cash = np.nan_to_num(wide["dividends"])
-    gains = np.nan_to_num(wide["capital_gains"])
-    for row, column in np.argwhere(gains > 0):
-        close, adjusted = wide["close"][:, column], wide["adj_close"][:, column]
+    cash, gains = np.nan_to_num(columns["dividends"]), columns["capital_gains"]
+    close, adjusted = columns["close"], columns["adj_close"]
+    for row in np.flatnonzero(gains > 0):
         before = np.flatnonzero(np.isfinite(close[:row]))
-        both = cash[row, column] + gains[row, column]
-        if cash[row, column] < gains[row, column] or not len(before) or not np.isfinite(close[row]):
-            cash[row, column] = both
+        both = cash[row] + gains[row]
+        if cash[row] < gains[row] or not len(before) or not np.isfinite(close[row]):
+            cash[row] = both
             continue
         last = before[-1]
         implied = close[last] * (1.0 - adjusted[last] / close[last] * close[row] / adjusted[row])
-        cash[row, column] = min((cash[row, column], both), key=lambda amount: abs(amount - implied))
+        cash[row] = min((cash[row], both), key=lambda amount: abs(amount - implied))
     return cash
 
 
-def _whole_units(facts: Mapping[str, Mapping[str, Any]], notes: list[str]) -> Array:
-    """How many parts the currency of each asset has where it is quoted in parts, else 1; and a note."""
+def _minor(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A note for each currency that is quoted in parts."""
     quoted: dict[str, list[str]] = {}
     for name, said in facts.items():
         if said.get("currency") in MINOR:
             quoted.setdefault(str(said["currency"]), []).append(name)
-    for unit, some in quoted.items():
-        notes.append(f"Yahoo quotes {named(some)} in {unit}; prices and dividends are in {MINOR[unit][0]} here.")
-    return np.array([MINOR.get(str(said.get("currency")), ("", 1))[1] for said in facts.values()], dtype=np.float64)
+    return [
+        f"Yahoo quotes {named(some)} in {unit}; prices and dividends are in {MINOR[unit][0]} here."
+        for unit, some in quoted.items()
+    ]
 
 
 def _differ(facts: Mapping[str, Mapping[str, Any]], since: str) -> list[str]:
@@ -193,13 +233,3 @@ def _differ(facts: Mapping[str, Mapping[str, Any]], since: str) -> list[str]:
     if late:
         notes.append(f"{named(late)}: nothing as early as {since} was ever asked of Yahoo.")
     return notes
-
-
-def _frame(
-    values: Array, dates: Dates, rows: NDArray[np.bool_], names: Sequence[str], seen: NDArray[np.bool_]
-) -> pd.DataFrame:
-    kept = [name for name, there in zip(names, seen, strict=True) if there]
-    values = values if rows.all() else values[rows]
-    return pd.DataFrame(
-        values if seen.all() else values[:, seen], index=pd.DatetimeIndex(dates[rows], name="date"), columns=kept
-    )
