@@ -50,6 +50,7 @@ _HOMES = {
     "Herfindahl": "energies.diversification",
     "Historical": "market.historical",
     "Independent": "market.dependence.independent",
+    "LeastTrade": "construction.least_trade",
     "LedoitWolf": "market.ledoit_wolf",
     "Leverage": "constraints.leverage",
     "LongOnly": "constraints.weights",
@@ -121,6 +122,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
     from portfolio_ebm.construction.annealed import AnnealedLangevin
     from portfolio_ebm.construction.convex import Convex
+    from portfolio_ebm.construction.least_trade import LeastTrade
     from portfolio_ebm.construction.naive import EqualWeight
     from portfolio_ebm.data.calendar import EveryPeriod, Monthly, Quarterly, Weekly, Yearly
     from portfolio_ebm.data.panel import Panel
@@ -204,6 +206,7 @@ __all__ = [
     "Herfindahl",
     "Historical",
     "Independent",
+    "LeastTrade",
     "LedoitWolf",
     "Leverage",
     "LongOnly",

@@ -1,0 +1,172 @@
+"""LeastTrade(tolerance): the portfolio nearest to what is held among those nearly as good as the optimum.
+
+    min  T(w) = sum |w - held|     s.t.  E(w) <= E* + excess,  every rule
+
+Portfolios that minimise E + tau T, tau > 0, make a convex curve in (T, E) from the optimum to the least trade the rules
+allow. Between a point within the excess and one beyond it, tau normal to their chord gives a point below the chord, or
+proves that the chord is the curve. What ends the search is a bound: for every portfolio within the excess,
+
+    T(w) >= (min (E + tau T) - E* - excess) / tau,
+
+with the minimum from below by the dual bound of the convex solve. The answer mixes the two ends so that the excess is
+met: E is convex, so the mixture is within it, and its distance to the bound is told.
+
+Sources: Cohon, J. L. (1978), Multiobjective Programming and Planning, chapter 7; for no-trade regions around an
+optimum, Davis, M. H. A. and Norman, A. R. (1990), Portfolio selection with transaction costs, Mathematics of
+Operations Research 15(4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.base import Constructor, Solution
+from portfolio_ebm.construction.certificate import certify
+from portfolio_ebm.construction.convex import Minimum, minimize, require_convex
+from portfolio_ebm.construction.excess import Unit, allowed_excess
+from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.context import Context
+from portfolio_ebm.energies.costs import TradingCost
+from portfolio_ebm.energy import Bound, Energy
+from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.types import Status
+
+STEPS = 40
+TIGHT = 1e-6
+"""The trade counts as least where it is within this of its bound, as a fraction of the portfolio."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One portfolio of the curve: weights (n,), its energy and its trade."""
+
+    weights: Tensor
+    energy: float
+    trade: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """The nearest portfolio within `limit`, the proven least trade, and how many convex solves it took."""
+
+    point: Point
+    least: float
+    steps: int
+
+
+class LeastTrade(Constructor):
+    """The portfolio nearest to what is held, by sum |w - held|, among those within `tolerance` of the optimum.
+
+    Exact for convex formulas and rules. `energy` of the Solution is at most the optimum's plus the excess, `bound` is
+    the optimum's own bound; the status says the trade, and its least value that is proven. Where nothing is held the
+    optimum is bought.
+
+    Attributes:
+        tolerance: how much worse than the optimum is good enough, as a fraction.
+        unit: of what: "energy", the sizes of the formula's terms at the optimum; "volatility", the optimum's
+            volatility, in formulas with Variance() or Volatility(). See construction/excess.py.
+
+    Example:
+        >>> Strategy("quiet-min-variance", market=LedoitWolf(lookback=500), energy=Variance(),
+        ...          constructor=LeastTrade(0.01, unit="volatility"))
+
+    Sources: see construction/least_trade.py.
+    """
+
+    tolerance: float = Field(default=0.01, gt=0.0)
+    unit: Unit = "energy"
+
+    def build(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Solution:
+        """See Constructor.
+
+        Raises:
+            SpecError: a term or a rule is not convex; a tolerance in a unit that the formula does not have.
+            InfeasibleError: no portfolio obeys the rules; names the smallest set in conflict.
+            SolverError: no minimum was reached.
+        """
+        require_convex(energy, constraint)
+        try:
+            region = region_of(constraint, ctx)
+            best = minimize(energy, region, ctx)
+        except InfeasibleError as error:
+            raise explain_infeasible(constraint, ctx) from error
+        if ctx.held is None:
+            told = Status(best.status.ok, f"Nothing is held, so the optimum is bought. {best.status}")
+            return certify(best.weights, energy, constraint, ctx, bound=best.bound, status=told, rng=rng)
+        excess = allowed_excess(self.tolerance, self.unit, energy, best.weights, ctx)
+        found = nearest_within(energy, region, ctx, best, best.value + excess)
+        point, away = found.point, _trade(ctx)(best.weights)
+        gap = point.trade - found.least
+        ok = best.status.ok and gap <= TIGHT * max(1.0, point.trade)
+        proof = f"{'proven' if ok else 'not proven'} to {max(gap, 0.0):.1e}"
+        status = Status(
+            ok,
+            f"Trades {point.trade:.4g} where the optimum would trade {float(away):.4g}: the nearest portfolio within "
+            f"{self.tolerance:.3g} of the optimum's {self.unit}, {proof} "
+            f"in {found.steps} convex steps.",
+        )  # fmt: skip
+        return certify(
+            point.weights, energy, constraint, ctx, bound=best.bound, status=status, rng=rng,
+            diagnostics={
+                "trade": point.trade, "least trade": found.least, "trade of the optimum": float(away),
+                "excess": point.energy - best.value, "excess allowed": excess,
+            },
+        )  # fmt: skip
+
+
+def nearest_within(energy: Energy, region: Region, ctx: Context, best: Minimum, limit: float) -> Found:
+    """The portfolio with E <= `limit` that is nearest to what is held.
+
+    Raises: as `minimize`.
+    """
+    value, trade = energy.bind(ctx), _trade(ctx)
+    near = _point(best.weights, value, trade)
+    quiet = minimize(TradingCost(1.0), region, ctx)
+    far = _point(quiet.weights, value, trade)
+    least = far.trade if quiet.bound is None else min(quiet.bound, far.trade)
+    if far.energy <= limit:
+        return Found(far, least, 2)
+    mixed, steps = _mixed(near, far, value, trade, limit), 2
+    while steps < STEPS and mixed.trade - least > 0.1 * TIGHT and near.trade - far.trade > 1e-12:
+        tau = max((far.energy - near.energy) / (near.trade - far.trade), 1e-300)
+        solved = minimize(energy + TradingCost(tau), region, ctx)
+        steps += 1
+        if solved.bound is not None:
+            least = max(least, min((solved.bound - limit) / tau, mixed.trade))
+        point = _point(solved.weights, value, trade)
+        # Where the chord is the curve, to the digits that a solve has, there is nothing more to find.
+        below = near.energy + tau * near.trade - point.energy - tau * point.trade
+        if point.energy <= limit:
+            near, moved = point, point.trade < near.trade
+        else:
+            far, moved = point, point.trade > far.trade or point.energy < far.energy
+        found = _mixed(near, far, value, trade, limit)
+        mixed = found if found.trade < mixed.trade else mixed
+        if not moved or below <= 1e-14 * (abs(near.energy) + tau * near.trade):
+            break
+    return Found(mixed, least, steps)
+
+
+def _mixed(near: Point, far: Point, value: Bound, trade: Bound, limit: float) -> Point:
+    """The mixture of two portfolios, one within the limit and one beyond, that is as far as the limit lets it."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        share = 0.5 * (low + high)
+        inside = float(value(near.weights + share * (far.weights - near.weights))) <= limit
+        low, high = (share, high) if inside else (low, share)
+    return _point(near.weights + low * (far.weights - near.weights), value, trade)
+
+
+def _trade(ctx: Context) -> Bound:
+    return TradingCost(1.0).bind(ctx)
+
+
+def _point(w: Tensor, value: Bound, trade: Bound) -> Point:
+    return Point(w, float(value(w)), float(trade(w)))
