@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from portfolio_ebm.construction.base import ShadowPrice, Solution
+from portfolio_ebm.errors import SpecError
 from portfolio_ebm.types import Status
 
 
@@ -38,6 +39,8 @@ class Allocation:
         relaxed: by rule that gave way because no portfolio obeys them all, by how much, in its own units; {} mostly.
         breaches: by rule that the holdings had drifted past before this decision, by how much, in its own units; the
             decision's own weights obey it again.
+        reduced: by asset, the marginal energy with the rules priced in: positive for a name that a lower bound keeps
+            from falling further, negative for one that an upper bound holds back; None where no multipliers are known.
 
     Example:
         >>> allocation = optimize(Variance(), Budget() & LongOnly(), covariance=cov, constructor=Convex())
@@ -61,6 +64,7 @@ class Allocation:
     period: str = "per holding period"
     relaxed: Mapping[str, float] = field(default_factory=dict)
     breaches: Mapping[str, float] = field(default_factory=dict)
+    reduced: Any = None
 
     @property
     def gap(self) -> float | None:
@@ -97,6 +101,29 @@ class Allocation:
         largest = max(width.values(), default=0.0)
         return tuple(name for name, size in width.items() if size < 0.01 * largest)
 
+    def why(self, name: str) -> str:
+        """Why this name has its weight, and what would change that, in a sentence.
+
+        Example:
+            >>> optimize(..., constructor=Convex()).why("KO")
+            'KO has 0.00%: each percent more would raise the energy by 0.0002, the other rules priced in.'
+
+        Raises:
+            SpecError: no such asset.
+        """
+        if not isinstance(self.weights, pd.Series) or name not in self.weights.index:
+            raise SpecError(f"No asset '{name}' in this allocation; why() takes the name of one of its assets.")
+        said = f"{name} has {self.weights[name]:.2%}"
+        if self.reduced is None:
+            return f"{said}; no multipliers are known, so why is not known either: use constructor=Convex()."
+        slope = float(self.reduced[name])
+        if abs(slope) <= 1e-9 * max(float(self.reduced.abs().max()), 1e-12):
+            return f"{said}: there its marginal energy is that of the other names, and no bound of its own holds it."
+        way = "raise" if slope > 0.0 else "lower"
+        return (
+            f"{said}: each percent more would {way} the energy by {0.01 * abs(slope):.3g}, the other rules priced in."
+        )
+
     def __str__(self) -> str:
         lines = [f"Allocation {self.date}".rstrip() + f": {self.status}"]
         if isinstance(self.weights, pd.Series):
@@ -119,6 +146,9 @@ def record(
     `period` is the holding period in words, "a month".
     """
     weights: Any = solution.weights.detach().cpu()
+    reduced: Any = None if solution.reduced is None else solution.reduced.detach().cpu().numpy()
+    if names is not None and reduced is not None:
+        reduced = pd.Series(reduced, index=pd.Index(names, name="asset"), name="reduced")
     ensemble: Any = None if solution.ensemble is None else solution.ensemble.detach().cpu()
     if names is not None:
         weights = pd.Series(weights.numpy(), index=pd.Index(names, name="asset"), name="weight")
@@ -132,5 +162,5 @@ def record(
         residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=dict(solution.ranges),
         ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
-        relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
+        relaxed=dict(solution.relaxed), breaches=dict(breaches or {}), reduced=reduced,
     )  # fmt: skip

@@ -73,6 +73,8 @@ class Solution:
         diagnostics: acceptance, chain agreement, patterns seen, seconds by stage, ...
         relaxed: by rule that had to give way, by how much its bounds were let out, in its own units.
         shadow_prices: what one more unit of each binding rule is worth; () where no multipliers are known.
+        reduced: (n,) the slope of the energy in each weight, the rows of the rules priced in: positive at a lower bound
+            that holds the name there, negative at an upper one, zero between; None where no multipliers are known.
     """
 
     weights: Tensor
@@ -87,6 +89,7 @@ class Solution:
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     shadow_prices: tuple[ShadowPrice, ...] = ()
     relaxed: Mapping[str, float] = field(default_factory=dict)
+    reduced: Tensor | None = None
 
     @property
     def gap(self) -> float | None:
