@@ -30,9 +30,11 @@ _HOMES = {
     "Conditioned": "market.conditioned",
     "Convex": "construction.convex",
     "DCC": "market.dependence.dcc",
+    "Diversified75510": "constraints.diversified",
     "DollarNeutral": "constraints.exposures",
     "EVaR": "energies.entropic",
     "EWMA": "market.ewma",
+    "Either": "constraints.either",
     "EllipsoidReturn": "energies.robust",
     "EntropicRisk": "energies.entropic",
     "EqualWeight": "construction.naive",
@@ -44,6 +46,7 @@ _HOMES = {
     "FactorRisk": "energies.free_energy",
     "FactorRiskBudget": "energies.budgeting",
     "FilteredHistorical": "market.historical",
+    "FixedCost": "energies.fixed",
     "Frontier": "frontiers",
     "GaussianCopula": "market.dependence.static",
     "Group": "constraints.exposures",
@@ -60,6 +63,7 @@ _HOMES = {
     "MaximumDiversification": "energies.ratio",
     "MeanAbsoluteDeviation": "energies.deviation",
     "MeanVolatility": "energies.ratio",
+    "MinPosition": "constraints.discrete",
     "MonthEnd": "data.session_schedules",
     "Monthly": "data.calendar",
     "MovingCopula": "market.dependence.mixture",
@@ -70,22 +74,26 @@ _HOMES = {
     "Participation": "constraints.trading",
     "QuarterEnd": "data.session_schedules",
     "Quarterly": "data.calendar",
+    "RIC2550": "constraints.diversified",
     "Relaxed": "constraints.envelope",
     "Residual": "market.parts",
     "Result": "backtesting.result",
     "Return": "energies.returns",
     "RiskBudget": "energies.budgeting",
     "RobustVariance": "energies.robust",
+    "RoundLots": "constraints.lots",
     "SampleMoments": "market.moments",
     "Semideviation": "energies.deviation",
     "Semivariance": "energies.deviation",
     "ShortLimit": "constraints.leverage",
     "Strategy": "strategy",
     "StudentCopula": "market.dependence.static",
+    "TopSum": "constraints.diversified",
     "TrackingError": "energies.tracking",
     "TrackingErrorCap": "constraints.risk",
     "TradingCost": "energies.costs",
     "Turnover": "constraints.trading",
+    "UCITS": "constraints.diversified",
     "Variance": "energies.risk",
     "View": "energies.views",
     "Views": "energies.views",
@@ -113,10 +121,13 @@ if TYPE_CHECKING:
     from portfolio_ebm.allocation import Allocation
     from portfolio_ebm.backtesting.result import Result
     from portfolio_ebm.backtesting.walk_forward import backtest
-    from portfolio_ebm.constraints.discrete import Cardinality
+    from portfolio_ebm.constraints.discrete import Cardinality, MinPosition
+    from portfolio_ebm.constraints.diversified import RIC2550, UCITS, Diversified75510, TopSum
+    from portfolio_ebm.constraints.either import Either
     from portfolio_ebm.constraints.envelope import Relaxed
     from portfolio_ebm.constraints.exposures import BetaNeutral, DollarNeutral, FactorExposure, Group
     from portfolio_ebm.constraints.leverage import ActiveShare, Leverage, ShortLimit
+    from portfolio_ebm.constraints.lots import RoundLots
     from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
     from portfolio_ebm.constraints.trading import Participation, Turnover
     from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
@@ -137,6 +148,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.diversification import Herfindahl, NegativeEntropy
     from portfolio_ebm.energies.drawdown import CDaR, MaxDrawdown
     from portfolio_ebm.energies.entropic import EntropicRisk, EVaR
+    from portfolio_ebm.energies.fixed import FixedCost
     from portfolio_ebm.energies.free_energy import FactorRisk
     from portfolio_ebm.energies.impact import BorrowCost, MarketImpact
     from portfolio_ebm.energies.ratio import MaximumDiversification, MaxRatio, MeanVolatility
@@ -170,6 +182,8 @@ __all__ = [
     "DCC",
     "EWMA",
     "OAS",
+    "RIC2550",
+    "UCITS",
     "ActiveShare",
     "Allocation",
     "AnnealedLangevin",
@@ -187,8 +201,10 @@ __all__ = [
     "Condition",
     "Conditioned",
     "Convex",
+    "Diversified75510",
     "DollarNeutral",
     "EVaR",
+    "Either",
     "EllipsoidReturn",
     "EntropicRisk",
     "EqualWeight",
@@ -200,6 +216,7 @@ __all__ = [
     "FactorRisk",
     "FactorRiskBudget",
     "FilteredHistorical",
+    "FixedCost",
     "Frontier",
     "GaussianCopula",
     "Group",
@@ -216,6 +233,7 @@ __all__ = [
     "MaximumDiversification",
     "MeanAbsoluteDeviation",
     "MeanVolatility",
+    "MinPosition",
     "MonthEnd",
     "Monthly",
     "MovingCopula",
@@ -231,12 +249,14 @@ __all__ = [
     "Return",
     "RiskBudget",
     "RobustVariance",
+    "RoundLots",
     "SampleMoments",
     "Semideviation",
     "Semivariance",
     "ShortLimit",
     "Strategy",
     "StudentCopula",
+    "TopSum",
     "TrackingError",
     "TrackingErrorCap",
     "TradingCost",

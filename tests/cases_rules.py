@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.discrete import Cardinality
+from portfolio_ebm.constraints.discrete import Cardinality, MinPosition
+from portfolio_ebm.constraints.diversified import RIC2550, UCITS, Diversified75510, TopSum
+from portfolio_ebm.constraints.either import Either
 from portfolio_ebm.constraints.exposures import BetaNeutral, DollarNeutral, FactorExposure, Group
 from portfolio_ebm.constraints.leverage import ActiveShare, Leverage, ShortLimit
+from portfolio_ebm.constraints.lots import RoundLots
 from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
 from portfolio_ebm.constraints.trading import Participation, Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
@@ -22,6 +25,7 @@ N = 8
 HELD = torch.tensor([0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.0, 0.0], dtype=F64)
 INDEX = torch.tensor([0.2, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=F64)
 SECTORS = ("tech", "tech", "tech", "oil", "oil", "food", "food", "food")
+HOUSES = ("a", "a", "b", "c", "d", "d", "e", "f")
 LANDS = ("US", "EU", "US", "EU", "US", "EU", "US", "EU")
 
 
@@ -43,8 +47,10 @@ def context(held: Tensor | None = HELD, frozen: tuple[int, ...] = ()) -> Context
     rng = torch.Generator().manual_seed(1)
     return Context(
         assets=tuple(f"A{i}" for i in range(N)), market=outlook(), held=held, tradeable=tradeable,
-        groups={"sector": SECTORS, "land": LANDS}, benchmarks={"index": INDEX},
+        groups={"sector": SECTORS, "land": LANDS, "house": HOUSES}, benchmarks={"index": INDEX},
         exposures={"value": torch.randn(N, generator=rng, dtype=F64)},
+        forecasts={"market_value": torch.linspace(2e5, 9e5, N, dtype=F64)},
+        prices=torch.linspace(900.0, 9000.0, N, dtype=F64),
         volume=1e6 * (0.5 + torch.rand(N, generator=rng, dtype=F64)), capital=1e6,
     )  # fmt: skip
 
@@ -76,6 +82,17 @@ RULES: dict[str, Constraint] = {
     "centred tail": CVaRCap(0.07, level=0.95, centred=True),
     "cardinality": Cardinality(3),
     "cardinality with a floor": Cardinality(3, min_weight=0.1),
+    "exactly so many": Cardinality(exactly=3, min_weight=0.1),
+    "at least so many": Cardinality(at_least=5, min_weight=0.05),
+    "so many of each sector": Cardinality(at_most=2, groups="sector"),
+    "between in every land": Cardinality(at_least=1, at_most=3, min_weight=0.05, groups="land"),
+    "minimum position": MinPosition(0.1),
+    "5/10/40": UCITS(issuers=None),
+    "25/50": RIC2550("house"),
+    "75-5-10": Diversified75510("house", market_value=None),
+    "75-5-10 with votes": Diversified75510("house"),
+    "the largest names": TopSum(2, at_most=0.3),
+    "the largest issuers": TopSum(3, at_most=0.5, issuers="house"),
     "simplex": Budget() & LongOnly(),
     "capped with turnover": Budget() & LongOnly() & Box(upper=0.35) & Turnover(0.4),
     "sectors": Budget() & LongOnly() & Group("sector", "tech", upper=0.3) & Group("sector", "oil", lower=0.2),
@@ -94,6 +111,13 @@ RULES: dict[str, Constraint] = {
     "a cap let out": LetOut(Group("sector", "tech", upper=0.3), by=0.05),
     "main job": Budget() & LongOnly() & Box(upper=0.4) & Turnover(0.8) & Cardinality(4, min_weight=0.1),
     "sectors and names": Budget() & Box(upper=0.5) & Group("sector", "tech", upper=0.6) & Cardinality(3, 0.05),
+    "whole lots": RoundLots(lot=10.0),
+    "one or the other": Either(Box(lower=0.1, upper=0.3), Cardinality(2)),
+    "whole lots of a long book": Budget(1.0, 0.9) & Box(upper=0.4) & RoundLots(lot=2.0, lots=(("A1", 5.0),)),
+    "diversified or few": Budget() & LongOnly() & Either(RIC2550("house"), Cardinality(2, min_weight=0.2)),
+    "a diversified fund": Budget(1.0, 0.3) & LongOnly() & UCITS("house") & Turnover(0.9),
+    "a concentrated fund": Budget(1.0, 0.5) & LongOnly() & RIC2550("house") & Cardinality(4, min_weight=0.05),
+    "exactly and a minimum": Budget() & Cardinality(exactly=4, min_weight=0.05) & Cardinality(at_most=2, groups="land"),
     "names and a tail": Budget() & LongOnly() & Cardinality(4, 0.05) & CVaRCap(0.12, level=0.9),
 }  # fmt: skip
 CONVEX = {name: rule for name, rule in RULES.items() if rule.convex}

@@ -9,20 +9,31 @@ import pytest
 import torch
 from cases_rules import CONVEX, HELD, RULES, N, context, points
 
-from portfolio_ebm.constraints import discrete, envelope, exposures, leverage, risk, trading, weights
+from portfolio_ebm.constraints import (
+    discrete,
+    diversified,
+    either,
+    envelope,
+    exposures,
+    leverage,
+    lots,
+    risk,
+    trading,
+    weights,
+)  # fmt: skip
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import All, project_region, region_of, region_residual
+from portfolio_ebm.constraints.combine import All, project_any, region_residual, regions_of
 from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.envelope import Relaxed
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction import relaxing
 from portfolio_ebm.energy import Energy
-from portfolio_ebm.errors import DataError, ShapeError
+from portfolio_ebm.errors import DataError, InfeasibleError, ShapeError
 from portfolio_ebm.types import Spec
 
 F64 = torch.float64
-ROOMS = (weights, exposures, leverage, risk, trading, discrete, envelope, relaxing)
+ROOMS = (weights, exposures, leverage, risk, trading, discrete, diversified, either, lots, envelope, relaxing)
 
 
 every_rule = pytest.mark.parametrize("name", RULES)
@@ -47,7 +58,8 @@ def test_the_projection_obeys_the_rule(name: str) -> None:
     assert found.status.ok
     assert float(rule.residual(found.weights, ctx).max()) <= 1e-12
     assert float(found.residual.max()) <= 1e-12
-    assert float(region_residual(found.weights, region_of(rule, ctx)).max()) <= 1e-12
+    left = torch.stack([region_residual(found.weights, region) for region in regions_of(rule, ctx)])
+    assert float(left.amin(0).max()) <= 1e-12
 
 
 @every_rule
@@ -142,9 +154,10 @@ def test_the_relaxation_contains_the_rule(name: str) -> None:
     tight(cp.Problem(cp.Maximize(direction.numpy() @ w), [*rule.to_cvxpy(w, ctx), *limits]))
     reach = float(direction @ torch.tensor(w.value))
     assert bool((inside @ direction <= reach + 1e-7).all())
-    relaxed = region_of(rule, ctx).relaxed()
-    assert not relaxed.discrete
-    assert float(region_residual(inside, relaxed).max()) <= 1e-12
+    relaxed = [region.relaxed() for region in regions_of(rule, ctx)]
+    assert not any(region.discrete for region in relaxed)
+    left = torch.stack([region_residual(inside, region) for region in relaxed])
+    assert float(left.amin(0).max()) <= 1e-12
 
 
 @every_rule
@@ -214,8 +227,12 @@ def test_the_rule_explains_itself(name: str) -> None:
 @every_rule
 def test_frozen_names_stay_where_they_are(name: str) -> None:
     ctx = context(frozen=(1, 6))
-    region = region_of(RULES[name], ctx)
-    found = project_region(points(), region)
+    regions = regions_of(RULES[name], ctx)
+    if name in ("5/10/40", "a diversified fund"):
+        with pytest.raises(InfeasibleError, match="2 names cannot be traded"):  # one of them is held at 20 %
+            project_any(points(), regions)
+        return
+    found = project_any(points(), regions)
     assert bool((found.weights[:, 1] == HELD[1]).all()) and bool((found.weights[:, 6] == 0).all())
     assert float(RULES[name].residual(found.weights, ctx).max()) <= 1e-12
     for row in found.weights[:3]:

@@ -63,7 +63,7 @@ def clarabel(p: Program, m: Mixed, modes: tuple[int, ...]) -> float:
         x = sum(w[i] for i in c.name[c.unit == u])
         rules += [x >= c.lower[u, mode], x <= c.upper[u, mode]]
     for limit in c.limits:
-        here = [u for u in limit.units if modes[u] == limit.mode]
+        here = [u for u in limit.units if modes[u] in limit.modes]
         if limit.mass:
             rules += [sum(w[i] for u in here for i in c.name[c.unit == u]) <= limit.most] if here else []
         elif not limit.least <= len(here) <= limit.most:

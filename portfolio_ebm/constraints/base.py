@@ -77,15 +77,19 @@ class Constraint(Spec, ABC):
         Raises:
             InfeasibleError: no portfolio obeys it.
         """
-        from portfolio_ebm.constraints.combine import project_region, region_of
+        from portfolio_ebm.constraints.combine import project_any, regions_of
 
-        return project_region(w, region_of(self, ctx, frozen=False))
+        return project_any(w, regions_of(self, ctx, frozen=False))
 
     def energy(self, stiffness: float) -> Relaxed:
         """stiffness/2 * ||w - project(w)||^2: the rule as an energy, to be added to a formula."""
         from portfolio_ebm.constraints.envelope import Relaxed
 
         return Relaxed(rule=self, stiffness=stiffness)
+
+    def cases(self) -> tuple[Constraint, ...]:
+        """The rules one of which has to hold; itself, but where it holds an `Either`."""
+        return (self,)
 
     def rules(self) -> tuple[Constraint, ...]:
         """The flat list of rules this one stands for."""

@@ -5,8 +5,9 @@ Projections do not compose: All compiles its rules to one Region, which is proje
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +15,19 @@ from pydantic import field_validator
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint, Projection
+from portfolio_ebm.constraints.grid import off_grid
+from portfolio_ebm.constraints.mixed.lots import best_lots
+from portfolio_ebm.constraints.mixed.nearest import nearest_by_modes
+from portfolio_ebm.constraints.mixed.node import missing_weight
 from portfolio_ebm.constraints.patterns import nearest_with_pattern
 from portfolio_ebm.constraints.projections import TOLERANCE, nearest_in, require_weights, violation
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.context import Context
-from portfolio_ebm.errors import InfeasibleError, ShapeError
+from portfolio_ebm.errors import InfeasibleError, ShapeError, SpecError
 from portfolio_ebm.types import Status, require_last
+
+MOST_CASES = 64
+"""So many cases an intersection of Either rules may have."""
 
 
 class All(Constraint):
@@ -42,6 +50,19 @@ class All(Constraint):
 
     def rules(self) -> tuple[Constraint, ...]:
         return self.parts
+
+    def cases(self) -> tuple[Constraint, ...]:
+        """One for each combination of what its `Either`s leave.
+
+        Raises:
+            SpecError: there are more than MOST_CASES.
+        """
+        found: list[tuple[Constraint, ...]] = [()]
+        for part in self.parts:
+            found = [(*before, case) for before in found for case in part.cases()]
+            if len(found) > MOST_CASES:
+                raise SpecError(f"The Either rules leave more than {MOST_CASES} cases; leave some of them out.")
+        return (self,) if len(found) == 1 else tuple(All(parts=parts) for parts in found)
 
     def asks(self) -> frozenset[str]:
         return frozenset().union(*(part.asks() for part in self.parts))
@@ -113,6 +134,34 @@ def region_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> R
     return region
 
 
+def regions_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> tuple[Region, ...]:
+    """The region of every case of the rules: one, but for `Either`. Errors as `region_of`."""
+    return tuple(region_of(case, ctx, frozen=frozen) for case in constraint.cases())
+
+
+def project_any(w: Tensor, regions: Sequence[Region]) -> Projection:
+    """The nearest point of any of several regions, for every row of w (..., n).
+
+    Raises: as `project_region`; InfeasibleError only where no region has a point.
+    """
+    found: list[Projection] = []
+    failed: InfeasibleError | None = None
+    for region in regions:
+        try:
+            found.append(project_region(w, region))
+        except InfeasibleError as error:
+            failed = error
+    if failed is not None and not found:
+        raise failed
+    if len(found) == 1:
+        return found[0]
+    pick = torch.stack([(one.weights - w).square().sum(-1) for one in found]).argmin(0)
+    weights = torch.stack([one.weights for one in found])
+    nearest = weights.gather(0, pick[None, ..., None].expand(1, *w.shape)).squeeze(0)
+    left = torch.stack([one.residual for one in found]).gather(0, pick[None]).squeeze(0)
+    return Projection(nearest, left, Status(True, f"nearest of {len(found)} cases; {found[0].status.message}"))
+
+
 def project_region(w: Tensor, region: Region) -> Projection:
     """The nearest point of a region for every row of w (..., n), in the dtype of w.
 
@@ -128,6 +177,13 @@ def project_region(w: Tensor, region: Region) -> Projection:
     if not region.discrete:
         found, left = nearest_in(w, region)
         message = "nearest"
+    elif region.grid is not None:
+        found, left = _nearest_lots(w, region)
+        message = "on whole lots; not proven nearest"
+    elif region.choices is not None:
+        found, left, proven = nearest_by_modes(w, region)
+        found = found.to(w.dtype)
+        message = "nearest, proven by branch and bound" if proven else "feasible; not proven nearest overall"
     else:
         found, _, left, proven = nearest_with_pattern(w, region)
         message = "nearest" if proven else "feasible; nearest on its pattern, not proven nearest overall"
@@ -135,6 +191,23 @@ def project_region(w: Tensor, region: Region) -> Projection:
     if worst > TOLERANCE:
         raise empty(region, worst)
     return Projection(found, left.to(w.dtype), Status(True, f"{message}; largest violation {worst:.1e}"))
+
+
+def _nearest_lots(w: Tensor, region: Region) -> tuple[Tensor, Tensor]:
+    """The nearest points on the grid that were found, and the violation left, row by row."""
+    loose = region.ungridded()
+    flat = w.detach().reshape(-1, region.n).to(torch.float64)
+    found, left = flat.clone(), torch.ones(len(flat), dtype=torch.float64, device=w.device)
+    around = project_region(flat, loose).weights
+    for k, y in enumerate(flat):
+        point = best_lots(partial(_half_square, y), partial(region_residual, region=loose), around[k], region)
+        if point is not None:
+            found[k], left[k] = point, 0.0
+    return found.reshape(w.shape).to(w.dtype), left.reshape(w.shape[:-1])
+
+
+def _half_square(y: Tensor, w: Tensor) -> Tensor:
+    return 0.5 * (w - y).square().sum(-1)
 
 
 def select_pattern(y: Tensor, region: Region) -> Tensor:
@@ -171,6 +244,10 @@ def region_residual(w: Tensor, region: Region) -> Tensor:
         worst = worst.maximum(size.sort(-1, descending=True).values[..., region.at_most])
     if region.min_weight > 0.0:
         worst = worst.maximum(size.minimum((region.min_weight - size).clamp_min(0.0)).amax(-1))
+    if region.choices is not None:
+        worst = worst.maximum(missing_weight(w, region.choices))
+    if region.grid is not None:
+        worst = worst.maximum(off_grid(w, region.grid.to(w)))
     return worst
 
 
@@ -182,7 +259,9 @@ def empty(region: Region, worst: float) -> InfeasibleError:
     if region.turnover is not None:
         rules.append(f"Turnover(at_most={region.turnover!r})")
     rules += [cap.name for cap in region.caps]
-    if region.discrete:
+    rules += [] if region.grid is None else ["RoundLots"]
+    rules += [] if region.choices is None else list(dict.fromkeys(one.name for one in region.choices.limits))
+    if region.at_most is not None or region.min_weight > 0.0:
         least = f", min_weight={region.min_weight!r}" if region.min_weight else ""
         rules.append(f"Cardinality(at_most={region.at_most!r}{least})")
     frozen = (

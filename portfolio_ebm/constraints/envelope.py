@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import project_region, region_of
+from portfolio_ebm.constraints.combine import project_any, regions_of
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Bound, ConvexEnergy, Curvature
 from portfolio_ebm.errors import SpecError
@@ -70,13 +70,13 @@ class Relaxed(ConvexEnergy):
         return self.rule.asks()
 
     def check(self, ctx: Context) -> None:
-        region_of(self.rule, ctx, frozen=False)
+        regions_of(self.rule, ctx, frozen=False)
 
     def bind(self, ctx: Context) -> Bound:
-        region = region_of(self.rule, ctx, frozen=False)
+        regions = regions_of(self.rule, ctx, frozen=False)
 
         def energy(w: Tensor) -> Tensor:
-            nearest = project_region(w.detach(), region).weights
+            nearest = project_any(w.detach(), regions).weights
             value: Tensor = _HalfSquare.apply(w, nearest)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
             return self.k * value
 

@@ -36,6 +36,7 @@ class Region:
         frozen: bool (n,), names that cannot be traded.
         caps: L1 balls beside turnover, ellipsoids and tails, each with its rule's repr as its name.
         choices: what other rules leave open, unit by unit (issuers small or big, names out or in), or None.
+        grid: (n,), the step of each name whose weight is a whole number of lots, 0 for others, or None.
     """
 
     lower: Tensor
@@ -51,6 +52,7 @@ class Region:
     frozen: Tensor
     caps: tuple[Cap, ...] = ()
     choices: Choices | None = None
+    grid: Tensor | None = None
 
     @classmethod
     def free(cls, n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Region:
@@ -70,7 +72,7 @@ class Region:
     @property
     def discrete(self) -> bool:
         """Whether the names held are a choice, so that W is not convex."""
-        return self.at_most is not None or self.min_weight > 0.0 or self.choices is not None
+        return self.at_most is not None or self.min_weight > 0.0 or self.choices is not None or self.grid is not None
 
     @property
     def plain(self) -> bool:
@@ -107,6 +109,14 @@ class Region:
         """Add units that have to choose a mode."""
         return replace(self, choices=choices if self.choices is None else self.choices.joined(choices))
 
+    def with_grid(self, step: Tensor) -> Region:
+        """Add that the weight of every name with a step above 0 is a multiple of it."""
+        return replace(self, grid=step.to(self.lower))
+
+    def ungridded(self) -> Region:
+        """The region without its grid."""
+        return replace(self, grid=None)
+
     def with_cap(self, cap: Cap) -> Region:
         """Add g(w) <= limit."""
         return replace(self, caps=(*self.caps, cap.to(self.lower)))
@@ -134,7 +144,7 @@ class Region:
         floor = self.lower.clamp_min(self.min_weight) if self.min_weight > 0.0 else self.lower
         lower = torch.where(self.frozen, self.lower, torch.where(pattern, floor, self.lower.maximum(zero)))
         upper = torch.where(pattern | self.frozen, self.upper, self.upper.minimum(zero))
-        return replace(self, lower=lower, upper=upper, at_most=None, min_weight=0.0)
+        return replace(self, lower=lower, upper=upper, at_most=None, min_weight=0.0, choices=None, grid=None)
 
     def relaxed(self) -> Region:
         """The convex relaxation: any number of names, and each free name anywhere between zero and its cap."""
@@ -147,7 +157,7 @@ class Region:
             lower = torch.where(lower > 0.0, lower.clamp_min(self.min_weight), lower.clamp_min(0.0))
         lower = torch.where(self.frozen, self.lower, lower)
         upper = torch.where(self.frozen, self.upper, upper)
-        return replace(self, lower=lower, upper=upper, at_most=None, min_weight=0.0)
+        return replace(self, lower=lower, upper=upper, at_most=None, min_weight=0.0, choices=None, grid=None)
 
     def to(self, like: Tensor) -> Region:
         """The same region in the dtype and on the device of `like`."""
@@ -155,5 +165,6 @@ class Region:
             return self
         moved = {name: getattr(self, name).to(like) for name in ("lower", "upper", "rows", "row_lower", "row_upper")}
         anchor = None if self.anchor is None else self.anchor.to(like)
+        grid = None if self.grid is None else self.grid.to(like)
         caps = tuple(cap.to(like) for cap in self.caps)
-        return replace(self, **moved, anchor=anchor, frozen=self.frozen.to(like.device), caps=caps)
+        return replace(self, **moved, anchor=anchor, frozen=self.frozen.to(like.device), caps=caps, grid=grid)

@@ -109,9 +109,9 @@ class Box(Constraint):
     def _bounds(self, ctx: Context, like: Tensor) -> tuple[Tensor, Tensor]:
         lower, upper = like.new_full((ctx.n_assets,), self.lower), like.new_full((ctx.n_assets,), self.upper)
         for name, cap in self.caps:
-            upper[_place(ctx, name)] = min(cap, self.upper)
+            upper[place_of(ctx, name, "Box")] = min(cap, self.upper)
         for name, floor in self.floors:
-            lower[_place(ctx, name)] = max(floor, self.lower)
+            lower[place_of(ctx, name, "Box")] = max(floor, self.lower)
         return lower, upper
 
     def restrict(self, region: Region, ctx: Context) -> Region:
@@ -150,8 +150,8 @@ def outside(w: Tensor, ctx: Context, lower: Tensor, upper: Tensor, who: str) -> 
     return torch.where(ctx.tradeable, beyond, torch.zeros_like(beyond)).amax(-1)
 
 
-def _place(ctx: Context, name: str) -> int:
+def place_of(ctx: Context, name: str, who: str) -> int:
     if name not in ctx.assets:
         near = get_close_matches(name, ctx.assets, n=3) or list(ctx.assets[:8])
-        raise SpecError(f"Box: no asset '{name}'; there is {', '.join(near)}.")
+        raise SpecError(f"{who}: no asset '{name}'; there is {', '.join(near)}.")
     return ctx.assets.index(name)

@@ -87,7 +87,7 @@ def mixed_of(formula: Formula, region: Region) -> Mixed:
         np.ascontiguousarray(matrix), formula.linear, lower, upper, box.rows, box.row_lower, box.row_upper,
         held, formula.cost, turnover,
     )  # fmt: skip
-    return Mixed(program, choices_of(region), caps)
+    return Mixed(program, choices_of(region).clipped(lower, upper), caps)
 
 
 def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:

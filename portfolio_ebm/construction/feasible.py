@@ -10,7 +10,8 @@ are neither rows nor L1 balls enter by cuts, to 1e-7.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,6 +21,8 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from portfolio_ebm.constraints.capped import least_excess
 from portfolio_ebm.constraints.caps import Ball
+from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.of_region import choices_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.errors import SolverError
 
@@ -34,27 +37,33 @@ _OPEN = 1e4  # stands for an open end of the box where names are a choice; far b
 
 @dataclass
 class _Program:
-    """Columns (w, z, t, one v per ball) and the rows collected so far."""
+    """Columns (w, z, t, one v per ball, those of the modes) and the rows collected so far."""
 
     n: int
     balls: int
+    modes: Mapping[str, int] = field(default_factory=dict)
     rows: list[sp.csr_matrix] = field(default_factory=list)
     low: list[Array] = field(default_factory=list)
     high: list[Array] = field(default_factory=list)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """The columns of each block, in order."""
+        plain = {"w": self.n, "z": self.n, "t": 1} | {f"v{k}": self.n for k in range(self.balls)}
+        return plain | dict(self.modes)
+
+    @property
     def width(self) -> int:
-        return (2 + self.balls) * self.n + 1
+        return sum(self.sizes.values())
 
     def add(self, low: Array | float, high: Array | float, **blocks: sp.spmatrix | Array) -> None:
-        """low <= sum of blocks <= high, blocks named w, z, t, v0, v1, ...; each (rows, its columns)."""
+        """low <= sum of blocks <= high, blocks named as in `sizes`; each (rows, its columns)."""
         size = next(iter(blocks.values())).shape[0]
         if size == 0:
             return
-        names = ["w", "z", "t", *(f"v{k}" for k in range(self.balls))]
         parts = [
-            sp.csr_matrix(blocks[name]) if name in blocks else sp.csr_matrix((size, 1 if name == "t" else self.n))
-            for name in names
+            sp.csr_matrix(blocks[name]) if name in blocks else sp.csr_matrix((size, width))
+            for name, width in self.sizes.items()
         ]
         self.rows.append(sp.hstack(parts, format="csr"))
         self.low.append(np.broadcast_to(np.asarray(low, dtype=np.float64), size))
@@ -107,11 +116,14 @@ def _least(
     shapes = [(ball.centre, ball.up, ball.down) for ball in balls]
     if moved is not None:
         shapes.append((torch.as_tensor(moved), torch.ones(n), torch.ones(n)))
-    program = _Program(n, len(shapes))
+    units = choices_of(replace(region, at_most=None, min_weight=0.0)) if choice else Choices.none()
+    units = units.clipped(np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN))
+    program = _Program(n, len(shapes), mode_columns(units))
     _rows(program, region, None)
     if choice:
         lower, upper = np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN)
         _choices(program, region, lower, upper)
+        mode_rows(program, units)
     for k, shape in enumerate(shapes):
         centre, up, down = (_numpy(x) for x in shape)
         eye = sp.identity(n, format="csr")
@@ -127,14 +139,20 @@ def _least(
             program.add(-np.inf, ball.limit, t=-np.ones((1, 1)), **{f"v{k}": one})
     none = np.zeros(n)
     box_low = np.concatenate([lower, none, [0.0], np.zeros(n * len(shapes))])
-    most = np.full(n * len(shapes), np.inf)
-    box_high = np.concatenate([upper, np.full(n, float(choice)), [np.inf if loose is not None else 0.0], most])
+    kinks = n * len(shapes)
+    none_more = np.zeros(program.width - 2 * n - 1 - kinks)
+    one_more = np.concatenate([units.exists.reshape(-1).astype(np.float64), np.full(len(none_more), np.inf)])
+    box_low = np.concatenate([box_low, none_more])
+    box_high = np.concatenate(
+        [upper, np.full(n, float(choice)), [np.inf if loose is not None else 0.0], np.full(kinks, np.inf),
+         one_more[: len(none_more)]]
+    )  # fmt: skip
     price = np.concatenate([
         none if cost is None else cost, none if counted is None else counted, [float(loose is not None)],
-        np.zeros(n * len(shapes)),
+        np.zeros(kinks), none_more,
     ])  # fmt: skip
     if moved is not None:
-        price[-n:] = 1.0
+        price[2 * n + 1 + kinks - n : 2 * n + 1 + kinks] = 1.0
     return _solved(program, price, box_low, box_high, choice)
 
 
@@ -190,6 +208,37 @@ def _choices(program: _Program, region: Region, lower: Array, upper: Array) -> N
     program.add(0.0, np.inf if region.at_most is None else region.at_most, z=free.astype(np.float64)[None])
 
 
+def mode_columns(c: Choices) -> dict[str, int]:
+    """The blocks that choices add: y, one for each unit and mode, and one q for each limit on a weight."""
+    if not c.units:
+        return {}
+    return {"y": c.lower.size} | {f"q{k}": len(one.units) for k, one in enumerate(c.limits) if one.mass}
+
+
+def mode_rows(program: _Program, c: Choices) -> None:
+    """Every unit is in one of its modes, between its ends, and within the limits on numbers and weights."""
+    if not c.units:
+        return
+    units, modes = c.lower.shape
+    each = sp.kron(sp.identity(units), np.ones((1, modes)), format="csr")
+    sums = sp.csr_matrix((np.ones(len(c.unit)), (c.unit, c.name)), shape=(units, program.n))
+    low, high = (np.where(c.exists, x, 0.0).reshape(-1) for x in (c.lower, c.upper))
+    program.add(1.0, 1.0, y=each)
+    program.add(0.0, np.inf, w=sums, y=-each @ sp.diags(low))
+    program.add(-np.inf, 0.0, w=sums, y=-each @ sp.diags(high))
+    for k, limit in enumerate(c.limits):
+        counted = np.zeros((units, modes))
+        counted[np.ix_(limit.units, np.array(limit.modes, dtype=np.int64))] = 1.0
+        if not limit.mass:
+            program.add(limit.least, limit.most, y=counted.reshape(1, -1))
+            continue
+        _, outside = limit.split(c.exists)
+        beyond = np.where(outside, c.upper[limit.units], 0.0).max(axis=1).clip(0.0)
+        pick = sp.diags(beyond) @ (each @ sp.diags(counted.reshape(-1)))[limit.units]
+        program.add(-beyond, np.inf, w=-sums[limit.units], y=-pick, **{f"q{k}": sp.identity(len(beyond))})
+        program.add(-np.inf, limit.most, **{f"q{k}": np.ones((1, len(beyond)))})
+
+
 def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bool) -> Taken | None:
     """The optimum and its point: a mixed-integer one first where names are a choice, then exact on its names."""
     n = program.n
@@ -198,6 +247,9 @@ def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bo
     if choice:
         whole = np.zeros(program.width)
         whole[n : 2 * n] = 1.0
+        modes = program.modes.get("y", 0)
+        first = (2 + program.balls) * n + 1
+        whole[first : first + modes] = 1.0
         found = milp(
             price, constraints=[LinearConstraint(rows, down, up)] if len(down) else [], bounds=Bounds(low, high),
             integrality=whole, options={"time_limit": 30.0},
@@ -205,7 +257,8 @@ def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bo
         if found.x is None:
             return _without_optimum(program, price, low, high, choice, found)
         low, high = low.copy(), high.copy()
-        low[n : 2 * n] = high[n : 2 * n] = np.round(found.x[n : 2 * n])
+        chosen = whole > 0.0
+        low[chosen] = high[chosen] = np.round(found.x[chosen])
     equal, above, below = down == up, (down != up) & np.isfinite(up), (down != up) & np.isfinite(down)
     tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
     one_sided, limits = sp.vstack([rows[above], -rows[below]], format="csr"), np.concatenate([up[above], -down[below]])

@@ -37,22 +37,33 @@ Limits = Sequence[tuple[int, float, float, bool]]
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit on the units in one mode: on their number, or on their weight together.
+    """A limit on the units in some modes: on their number, or on their weight together.
 
     Attributes:
         units: the units it speaks of.
-        mode: the mode it counts.
+        modes: the modes it counts.
         least, most: of the number (or, where `mass`, `most` of the weight).
         mass: whether it is the weight that is limited.
         name: the rule, for messages.
     """
 
     units: Ints
-    mode: int
+    modes: tuple[int, ...]
     least: float
     most: float
     mass: bool
     name: str
+
+    def holds(self, modes: Ints) -> Mask:
+        """Which of its units are counted where all units' modes are `modes` (U,)."""
+        return np.isin(modes[self.units], self.modes)
+
+    def split(self, allowed: Mask) -> tuple[Mask, Mask]:
+        """The open modes of its units that it counts, and the others, each (len(units), M)."""
+        counted = np.zeros(allowed.shape[1], dtype=bool)
+        counted[list(self.modes)] = True
+        mine = allowed[self.units]
+        return mine & counted, mine & ~counted
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,11 @@ class Choices:
         """How many names each unit has, (U,)."""
         return np.asarray(np.bincount(self.unit, minlength=self.units), dtype=np.int64)
 
+    @cached_property
+    def priced(self) -> bool:
+        """Whether any mode costs something."""
+        return bool((self.cost[self.exists] != 0.0).any())
+
     def weights(self, w: Array) -> Array:
         """x (U,) of weights (n,)."""
         return np.asarray(np.bincount(self.unit, w[self.name], self.units), dtype=np.float64)
@@ -103,13 +119,7 @@ class Choices:
         return cls(whole, whole, real, real, real, ())
 
     @classmethod
-    def of_names(
-        cls,
-        names: Ints,
-        modes: Modes,
-        limits: Limits,
-        rule: str,
-    ) -> Choices:
+    def of_names(cls, names: Ints, modes: Modes, limits: Limits, rule: str) -> Choices:
         """One unit a name, all with the same modes; limits as (mode, least, most, mass).
 
         Example:
@@ -118,17 +128,11 @@ class Choices:
         count = len(names)
         low, high = (np.tile([mode[end] for mode in modes], (count, 1)) for end in (0, 1))
         every = np.arange(count, dtype=np.int64)
-        found = tuple(Limit(every, mode, least, most, mass, rule) for mode, least, most, mass in limits)
+        found = tuple(Limit(every, (mode,), least, most, mass, rule) for mode, least, most, mass in limits)
         return cls(every, np.asarray(names, dtype=np.int64), low, high, np.zeros_like(low), found)
 
     @classmethod
-    def of_groups(
-        cls,
-        labels: Ints,
-        modes: Modes,
-        limits: Limits,
-        rule: str,
-    ) -> Choices:
+    def of_groups(cls, labels: Ints, modes: Modes, limits: Limits, rule: str) -> Choices:
         """One unit a label of `labels` (n,), -1 for names in none; else as `of_names`."""
         name = np.flatnonzero(labels >= 0)
         unit = labels[name].astype(np.int64)
@@ -136,20 +140,83 @@ class Choices:
         alone = cls.of_names(np.arange(count, dtype=np.int64), modes, limits, rule)
         return replace(alone, unit=unit, name=name)
 
+    def clipped(self, lower: Array, upper: Array) -> Choices:
+        """The same choices inside a box on the names, (n,) each: no mode reaches further than the unit's names can."""
+        low, high = self.weights(lower)[:, None], self.weights(upper)[:, None]
+        found = np.maximum(self.lower, low), np.minimum(self.upper, high)
+        gone = found[0] > found[1] + TOLERANCE
+        return replace(
+            self, lower=np.where(gone, np.inf, np.minimum(*found)), upper=np.where(gone, -np.inf, found[1])
+        )  # fmt: skip
+
     def joined(self, other: Choices) -> Choices:
-        """Both sets of units, each with its own modes."""
-        modes = max(self.lower.shape[1], other.lower.shape[1])
-
-        def both(a: Array, b: Array, fill: float) -> Array:
-            wide = [np.pad(x, ((0, 0), (0, modes - x.shape[1])), constant_values=fill) for x in (a, b)]
-            return np.concatenate(wide)
-
-        shift = self.units
-        return Choices(
-            unit=np.concatenate([self.unit, other.unit + shift]),
-            name=np.concatenate([self.name, other.name]),
-            lower=both(self.lower, other.lower, np.inf),
-            upper=both(self.upper, other.upper, -np.inf),
-            cost=both(self.cost, other.cost, 0.0),
-            limits=(*self.limits, *(replace(limit, units=limit.units + shift) for limit in other.limits)),
+        """Both sets of units. Two units of one and the same name become one whose modes are the pairs of theirs: a name
+        that is out and small, in and small, in and big."""
+        if not self.units or not other.units:
+            return self if self.units else other
+        many = other.lower.shape[1]
+        place, fresh = self._places(other)
+        total = self.units + int(fresh.sum())
+        low = np.full((total, self.lower.shape[1], many), np.inf)
+        high, cost = -low, np.zeros_like(low)
+        # A unit of one side alone has the other side's mode 0.
+        low[: self.units, :, 0], high[: self.units, :, 0] = self.lower, self.upper
+        cost[: self.units, :, 0] = self.cost
+        new, old = place[fresh], place[~fresh]
+        low[new, 0], high[new, 0], cost[new, 0] = other.lower[fresh], other.upper[fresh], other.cost[fresh]
+        both = self.exists[old][:, :, None] & other.exists[~fresh][:, None, :]
+        low[old] = np.where(both, np.maximum(self.lower[old][:, :, None], other.lower[~fresh][:, None, :]), np.inf)
+        high[old] = np.where(both, np.minimum(self.upper[old][:, :, None], other.upper[~fresh][:, None, :]), -np.inf)
+        cost[old] = self.cost[old][:, :, None] + other.cost[~fresh][:, None, :]
+        theirs = fresh[other.unit]
+        mine = tuple(
+            replace(limit, modes=tuple(m * many + k for m in limit.modes for k in range(many))) for limit in self.limits
         )
+        others = tuple(
+            replace(
+                limit, units=place[limit.units],
+                modes=tuple(k * many + m for m in limit.modes for k in range(self.lower.shape[1])),
+            )
+            for limit in other.limits
+        )  # fmt: skip
+        return Choices(
+            np.concatenate([self.unit, place[other.unit[theirs]]]), np.concatenate([self.name, other.name[theirs]]),
+            low.reshape(total, -1), high.reshape(total, -1), cost.reshape(total, -1), (*mine, *others),
+        ).reduced()  # fmt: skip
+
+    def _places(self, other: Choices) -> tuple[Ints, Mask]:
+        """Where each unit of `other` stands in the join, and whether it is new there."""
+        alone = self.size[self.unit] == 1
+        by_name = dict(zip(self.name[alone].tolist(), self.unit[alone].tolist(), strict=True))
+        single = np.full(other.units, -1)
+        theirs = other.size[other.unit] == 1
+        single[other.unit[theirs]] = other.name[theirs]
+        place = np.array([by_name.get(int(name), -1) for name in single], dtype=np.int64)
+        fresh: Mask = place < 0
+        place[fresh] = self.units + np.arange(int(fresh.sum()))
+        return place, fresh
+
+    def reduced(self) -> Choices:
+        """The same choices without modes that another mode of the unit can always stand in for: one with a wider
+        interval, no dearer, that no limit holds against it. Columns that no unit uses are left out."""
+        keep = self.exists.copy()
+        counted = [(limit, np.isin(np.arange(keep.shape[1]), limit.modes)) for limit in self.limits]
+        for p in range(keep.shape[1]):
+            for q in range(keep.shape[1]):
+                if p == q or not (keep[:, p] & keep[:, q]).any():
+                    continue
+                better = keep[:, p] & keep[:, q] & (self.lower[:, q] <= self.lower[:, p])
+                better &= (self.upper[:, q] >= self.upper[:, p]) & (self.cost[:, q] <= self.cost[:, p])
+                for limit, inside in counted:
+                    worse = (inside[q] and not inside[p]) or (inside[p] and not inside[q] and limit.least > 0)
+                    if worse:
+                        better[limit.units] = False
+                keep[better, p] = False
+        columns = np.flatnonzero(keep.any(axis=0))
+        at = {int(old): new for new, old in enumerate(columns)}
+        limits = tuple(replace(one, modes=tuple(at[m] for m in one.modes if m in at)) for one in self.limits)
+        keep = keep[:, columns]
+        return replace(
+            self, lower=np.where(keep, self.lower[:, columns], np.inf), cost=self.cost[:, columns],
+            upper=np.where(keep, self.upper[:, columns], -np.inf), limits=limits,
+        )  # fmt: skip

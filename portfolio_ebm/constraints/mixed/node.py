@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices, Limit
@@ -49,17 +51,16 @@ def propagate(choices: Choices, allowed: Mask) -> Mask | None:
         for limit in choices.limits:
             if limit.mass:
                 continue
-            mine = open_[limit.units]
-            decided = mine[:, limit.mode] & (mine.sum(axis=1) == 1)
-            able = mine[:, limit.mode]
+            inside, outside = limit.split(open_)
+            able = inside.any(axis=1)
+            decided = able & ~outside.any(axis=1)
             if decided.sum() > limit.most or able.sum() < limit.least:
                 return None
             if decided.sum() == limit.most:
-                open_[limit.units[able & ~decided], limit.mode] = False
+                undecided = able & ~decided
+                open_[limit.units[undecided]] = outside[undecided]
             elif able.sum() == limit.least:
-                only = np.zeros(open_.shape[1], dtype=bool)
-                only[limit.mode] = True
-                open_[limit.units[able]] &= only
+                open_[limit.units[able]] = inside[able]
         if int(open_.sum()) == before:
             return open_ if open_.any(axis=1).all() else None
     return open_ if open_.any(axis=1).all() else None
@@ -108,11 +109,11 @@ def on_slice(mixed: Mixed, modes: Ints, start: Array | None = None) -> Point | N
     allowed = np.zeros(c.lower.shape, dtype=bool)
     allowed[every, modes] = True
     for limit in c.limits:
-        if not limit.mass and not limit.least <= (modes[limit.units] == limit.mode).sum() <= limit.most:
+        if not limit.mass and not limit.least <= limit.holds(modes).sum() <= limit.most:
             return None
     lower, upper, rows, low, high = _box(mixed, allowed)
     for limit in c.limits:
-        at = limit.units[modes[limit.units] == limit.mode]
+        at = limit.units[limit.holds(modes)]
         if limit.mass and len(at):
             row = c.spread(np.isin(np.arange(c.units), at).astype(np.float64), p.n)
             rows, low, high = _with(rows, low, high, row, -np.inf, limit.most)
@@ -148,7 +149,7 @@ def assign(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
     inside = allowed & (x[:, None] >= choices.lower - TOLERANCE) & (x[:, None] <= choices.upper + TOLERANCE)
     scarce = np.zeros(choices.lower.shape)
     for limit in choices.limits:
-        scarce[limit.units, limit.mode] += 1.0 if np.isfinite(limit.most) else -0.5
+        scarce[np.ix_(limit.units, np.array(limit.modes, dtype=np.int64))] += 1.0 if np.isfinite(limit.most) else -0.5
     away = np.maximum(choices.lower - x[:, None], x[:, None] - choices.upper).clip(0.0)
     rank = np.where(allowed, np.where(inside, 0.0, 1e3 * (1.0 + away)) + 1e-3 * scarce + choices.cost, np.inf)
     modes = rank.argmin(axis=1)
@@ -161,28 +162,34 @@ def assign(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
 
 def _settle(choices: Choices, allowed: Mask, limit: Limit, x: Array, modes: Ints, missing: Array) -> tuple[Ints, Array]:
     """Where a limit is broken, its open units miss by what they have beyond the other modes."""
-    units = limit.units
-    here = modes[units] == limit.mode
+    units, here = limit.units, limit.holds(modes)
+    inside, outside = limit.split(allowed)
     used = x[units][here].sum() if limit.mass else here.sum()
     if used > limit.most + TOLERANCE:
-        others = allowed[units].copy()
-        others[:, limit.mode] = False
-        top = np.where(others, choices.upper[units], -np.inf).max(axis=1)
-        over = np.where(here & others.any(axis=1), (x[units] - top).clip(TOLERANCE), 0.0)
+        top = np.where(outside, choices.upper[units], -np.inf).max(axis=1)
+        over = np.where(here & outside.any(axis=1), (x[units] - top).clip(TOLERANCE), 0.0)
         missing = missing.copy()
         missing[units] = np.maximum(missing[units], over)
     elif not limit.mass and used < limit.least:
-        able = ~here & allowed[units, limit.mode]
-        fits = able & (x[units] >= choices.lower[units, limit.mode] - TOLERANCE)
-        fits &= x[units] <= choices.upper[units, limit.mode] + TOLERANCE
+        away = np.maximum(choices.lower[units] - x[units][:, None], x[units][:, None] - choices.upper[units])
+        away = np.where(inside, away.clip(0.0), np.inf)
+        able = ~here & inside.any(axis=1)
+        fits = able & (away.min(axis=1) <= TOLERANCE)
         need = int(limit.least - used)
         modes, missing = modes.copy(), missing.copy()
-        free = units[fits][:need]
-        modes[free] = limit.mode
+        free = np.flatnonzero(fits)[:need]
+        modes[units[free]] = away[free].argmin(axis=1)
         if len(free) < need:
-            rest = units[able & ~fits]
-            missing[rest] = np.maximum(missing[rest], (choices.lower[rest, limit.mode] - x[rest]).clip(TOLERANCE))
+            rest = np.flatnonzero(able & ~fits)
+            missing[units[rest]] = np.maximum(missing[units[rest]], away[rest].min(axis=1).clip(TOLERANCE))
     return modes, missing
+
+
+def missing_weight(w: Tensor, choices: Choices) -> Tensor:
+    """By how much weight the worst unit misses its modes and the limits on them, (...), for w (..., n)."""
+    flat = w.detach().reshape(-1, w.shape[-1]).cpu().double().numpy()
+    found = [assign(choices, choices.exists, row)[1].max(initial=0.0) for row in flat]
+    return torch.as_tensor(np.array(found)).to(w).reshape(w.shape[:-1])
 
 
 def _box(mixed: Mixed, allowed: Mask) -> tuple[Array, Array, Array, Array, Array]:
@@ -229,14 +236,14 @@ def _broken(caps: Sequence[Cap], w: Array) -> list[tuple[Array, float, float]]:
 
 def _cuts(choices: Choices, allowed: Mask, limit: Limit, x: Array | None, n: int) -> list[tuple[Array, float, float]]:
     """The cuts of a limit with the pieces that are positive at x; without x, those that always are."""
-    side = _Side.of(choices, allowed, limit)
+    side = Side.of(choices, allowed, limit)
     found = [_at_most(choices, side, x, n), _at_least(choices, side, x, n)]
     return [cut for cut in found if cut is not None]
 
 
 @dataclass(frozen=True)
-class _Side:
-    """The units of a limit seen from its mode: decided for it or open, [low, high] in it and [a, b] in the others."""
+class Side:
+    """The units of a limit seen from its modes: decided for them or open; [low, high] in them, [a, b] in the others."""
 
     limit: Limit
     decided: Mask
@@ -247,19 +254,18 @@ class _Side:
     b: Array
 
     @classmethod
-    def of(cls, choices: Choices, allowed: Mask, limit: Limit) -> _Side:
-        units, m = limit.units, limit.mode
-        others = allowed[units].copy()
-        able = others[:, m].copy()
-        others[:, m] = False
+    def of(cls, choices: Choices, allowed: Mask, limit: Limit) -> Side:
+        inside, outside = limit.split(allowed)
+        lower, upper = choices.lower[limit.units], choices.upper[limit.units]
+        able, other = (np.asarray(x.any(axis=1), dtype=bool) for x in (inside, outside))
         return cls(
-            limit, able & ~others.any(axis=1), able & others.any(axis=1), choices.lower[units, m],
-            choices.upper[units, m], np.where(others, choices.lower[units], np.inf).min(axis=1),
-            np.where(others, choices.upper[units], -np.inf).max(axis=1),
+            limit, able & ~other, able & other,
+            np.where(inside, lower, np.inf).min(axis=1), np.where(inside, upper, -np.inf).max(axis=1),
+            np.where(outside, lower, np.inf).min(axis=1), np.where(outside, upper, -np.inf).max(axis=1),
         )  # fmt: skip
 
 
-def _at_most(choices: Choices, s: _Side, x: Array | None, n: int) -> tuple[Array, float, float] | None:
+def _at_most(choices: Choices, s: Side, x: Array | None, n: int) -> tuple[Array, float, float] | None:
     """sum of the counts (or masses) that each weight needs at least <= what is left."""
     limit, units = s.limit, s.limit.units
     if not np.isfinite(limit.most):
@@ -283,7 +289,7 @@ def _at_most(choices: Choices, s: _Side, x: Array | None, n: int) -> tuple[Array
     return (choices.spread(coefficient, n), -np.inf, float(rest)) if (coefficient != 0.0).any() else None
 
 
-def _at_least(choices: Choices, s: _Side, x: Array | None, n: int) -> tuple[Array, float, float] | None:
+def _at_least(choices: Choices, s: Side, x: Array | None, n: int) -> tuple[Array, float, float] | None:
     """sum of the counts that each weight allows at most >= what is needed."""
     limit, units = s.limit, s.limit.units
     reach = s.open & (s.low > s.b)

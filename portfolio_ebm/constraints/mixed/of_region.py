@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
 from portfolio_ebm.constraints.mixed.program import Array
 from portfolio_ebm.constraints.region import Region
@@ -28,7 +29,7 @@ def choices_of(region: Region) -> Choices:
     modes = np.column_stack([out, low]), np.column_stack([np.where(np.isinf(out), -np.inf, 0.0), high])
     most = float(len(names)) if region.at_most is None else float(region.at_most)
     every = np.arange(len(names))
-    limit = Limit(every, IN, 0.0, most, False, f"Cardinality(at_most={region.at_most})")
+    limit = Limit(every, (IN,), 0.0, most, False, f"Cardinality(at_most={region.at_most})")
     return found.joined(Choices(every, names, modes[0], modes[1], np.zeros_like(modes[0]), (limit,)))
 
 
@@ -41,6 +42,30 @@ def hull_of(region: Region) -> Region:
     if region.min_weight > 0.0:
         lower = lower.where(~free | (region.lower > 0.0), region.lower.clamp_min(0.0))
     return replace(region, lower=lower, at_most=None, min_weight=0.0, choices=None)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The convex part of a region, folded, as numpy arrays; `caps` are what is left beside box, rows and turnover."""
+
+    lower: Array
+    upper: Array
+    rows: Array
+    row_lower: Array
+    row_upper: Array
+    anchor: Array | None
+    turnover: float | None
+    caps: tuple[Cap, ...]
+
+
+def convex_part(region: Region) -> Part:
+    """What every choice of the region shares."""
+    hull = hull_of(region).folded()
+    anchor = None if hull.anchor is None else _array(hull.anchor)
+    return Part(
+        _array(hull.lower), _array(hull.upper), _array(hull.rows), _array(hull.row_lower), _array(hull.row_upper),
+        anchor, None if anchor is None else hull.turnover, hull.caps,
+    )  # fmt: skip
 
 
 def _array(x: object) -> Array:

@@ -195,20 +195,21 @@ def rounded(choices: Choices, allowed: Mask, x: Array) -> Ints:
     rank = np.where(allowed, away, np.inf)
     modes: Ints = rank.argmin(axis=1).astype(np.int64)
     for limit in choices.limits:
-        units, m = limit.units, limit.mode
-        others = np.where(allowed[units], away[units], np.inf)
-        others[:, m] = np.inf
+        units, here = limit.units, limit.holds(modes)
+        inside, outside = limit.split(allowed)
+        others = np.where(outside, away[units], np.inf)
         loss = others.min(axis=1)
-        here = modes[units] == m
         used = x[units] * here if limit.mass else here.astype(float)
         keep = np.argsort(np.where(here, -loss, np.inf), kind="stable")
         total = np.cumsum(used[keep])
         drop = keep[(total > limit.most + TOLERANCE) & here[keep] & np.isfinite(loss[keep])]
         modes[units[drop]] = others[drop].argmin(axis=1)
-        short = 0 if limit.mass else int(limit.least - (modes[units] == m).sum())
+        short = 0 if limit.mass else int(limit.least - limit.holds(modes).sum())
         if short > 0:
-            able = np.where((modes[units] != m) & allowed[units, m], away[units, m], np.inf)
-            modes[units[np.argsort(able, kind="stable")[:short]]] = m
+            mine = np.where(inside, away[units], np.inf)
+            able = np.where(limit.holds(modes), np.inf, mine.min(axis=1))
+            more = np.argsort(able, kind="stable")[:short]
+            modes[units[more]] = mine[more].argmin(axis=1)
     return modes
 
 

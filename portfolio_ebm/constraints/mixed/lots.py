@@ -1,0 +1,116 @@
+"""Whole lots: from a portfolio nearby to a low energy on the grid, by moves of single lots.
+
+A point of the grid is changed by one lot of one name, or one lot of each of two names (the best few of all single ones,
+up or down, in pairs). While rules are broken a move has to break them less; then it has to lower the energy; it ends
+where no move does. Starts are the portfolio rounded to the nearest lots and down, and, where they lead nowhere, the
+point of the grid nearest to it that a mixed-integer program finds. Nothing is proven.
+
+Source: Aarts, E. and Lenstra, J. K. (1997), Local Search in Combinatorial Optimization, for exchange neighbourhoods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor
+
+from portfolio_ebm.constraints.region import Region
+
+PARTNERS = 32
+"""Single moves, each way, that are tried in pairs."""
+MOVES = 400
+FEASIBLE = 1e-9
+WIDE = 10.0
+SECONDS = 10.0
+
+Value = Callable[[Tensor], Tensor]
+"""Weights (..., n) to numbers (...)."""
+
+
+def best_lots(value: Value, violation: Value, near: Tensor, region: Region) -> Tensor | None:
+    """The point of least `value` on the region's grid that was found from `near` (n,), (n,); None where none was.
+
+    Args:
+        violation: how far all rules but the grid are broken.
+    """
+    assert region.grid is not None
+    step = region.grid
+    size = torch.where(step > 0.0, step, torch.ones_like(step))
+    starts = (torch.round(near / size), torch.floor(near / size + 1e-9))
+    ends = [_descend(value, violation, torch.where(step > 0.0, one * size, near), step) for one in starts]
+    good = [w for w in ends if float(violation(w)) <= FEASIBLE]
+    if not good:
+        start = _feasible(near, region)
+        good = [] if start is None else [_descend(value, violation, start, step)]
+        good = [w for w in good if float(violation(w)) <= FEASIBLE]
+    return min(good, key=lambda w: float(value(w)), default=None)
+
+
+def _descend(value: Value, violation: Value, w: Tensor, step: Tensor) -> Tensor:
+    names = (step > 0.0).nonzero().flatten()
+    single = torch.zeros(2 * len(names), len(w), dtype=w.dtype, device=w.device)
+    each = torch.arange(len(names), device=w.device)
+    single[each, names], single[len(names) + each, names] = step[names], -step[names]
+    now = (float(violation(w)), float(value(w)))
+    for _ in range(MOVES):
+        alone = value(w + single)
+        up, down = alone[: len(names)], alone[len(names) :]
+        take = min(PARTNERS, len(names))
+        ups, downs = single[up.argsort()[:take]], single[len(names) + down.argsort()[:take]]
+        pairs = (ups[:, None] + downs[None]).reshape(-1, len(w))
+        options = w + torch.cat([single, pairs])
+        broken, energy = violation(options), value(options)
+        if now[0] > FEASIBLE:
+            merit = broken + torch.where(broken <= FEASIBLE, -1.0, 0.0) * 1e3
+            best = int(torch.where(energy.isfinite(), merit, torch.inf).argmin())
+            better = float(broken[best]) < now[0] - 1e-12
+        else:
+            best = int(torch.where(broken <= FEASIBLE, energy, torch.inf).argmin())
+            better = float(broken[best]) <= FEASIBLE and float(energy[best]) < now[1] - 1e-13 * abs(now[1])
+        if not better:
+            return w
+        # Counted in whole lots, so that no rounding adds up over moves.
+        w = torch.where(step > 0.0, (options[best] / torch.where(step > 0.0, step, 1.0)).round() * step, options[best])
+        now = (float(broken[best]), float(energy[best]))
+    return w
+
+
+def _feasible(near: Tensor, region: Region) -> Tensor | None:
+    """A point of the grid inside box, rows and turnover, near `near` in the L1 sense, by HiGHS; None without one."""
+    region = region.folded()
+    assert region.grid is not None
+    lower, upper, rows, low, high, y, step = (
+        x.detach().cpu().double().numpy()
+        for x in (region.lower, region.upper, region.rows, region.row_lower, region.row_upper, near, region.grid)
+    )
+    n = len(y)
+    scale = np.where(step > 0.0, step, 1.0)
+    eye, none = np.eye(n), np.zeros((n, n))
+    body = np.diag(scale)
+    tests = [
+        LinearConstraint(np.hstack([rows * scale, np.zeros((len(rows), 2 * n))]), low, high),
+        LinearConstraint(np.hstack([body, -eye, none]), -np.inf, y),
+        LinearConstraint(np.hstack([body, eye, none]), y, np.inf),
+    ]
+    if region.turnover is not None and region.anchor is not None:
+        held = region.anchor.detach().cpu().double().numpy()
+        tests += [
+            LinearConstraint(np.hstack([body, none, -eye]), -np.inf, held),
+            LinearConstraint(np.hstack([body, none, eye]), held, np.inf),
+            LinearConstraint(np.hstack([np.zeros(2 * n), np.ones(n)])[None], -np.inf, region.turnover),
+        ]
+    box = Bounds(
+        np.concatenate([np.clip(lower, -WIDE, WIDE) / scale, np.zeros(2 * n)]),
+        np.concatenate([np.clip(upper, -WIDE, WIDE) / scale, np.full(2 * n, np.inf)]),
+    )
+    found = milp(
+        np.concatenate([np.zeros(n), np.ones(n), np.zeros(n)]), constraints=[one for one in tests if one.A.size],
+        bounds=box, integrality=np.concatenate([step > 0.0, np.zeros(2 * n)]), options={"time_limit": SECONDS},
+    )  # fmt: skip
+    if found.x is None:
+        return None
+    whole = np.where(step > 0.0, np.round(found.x[:n]) * scale, found.x[:n])
+    return torch.as_tensor(whole).to(near)
