@@ -21,6 +21,7 @@ from portfolio_ebm.samplers.kernel import evaluate
 ROUNDING = "rounding + polish"
 NO_SWAPS = "chains, no swaps + polish"
 NO_NOISE = "swaps, no noise"
+FRACTIONS = "without whole lots"
 BEFORE = "before polish"
 FINAL = "final"
 

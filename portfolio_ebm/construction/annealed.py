@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import project_region, region_of
+from portfolio_ebm.constraints.combine import project_region, regions_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import Polisher
 from portfolio_ebm.construction.base import Constructor, Solution
@@ -22,7 +22,7 @@ from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.chains import random_portfolios, starts, survey
 from portfolio_ebm.construction.choosing import quadratic
 from portfolio_ebm.construction.convex import relaxation
-from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.formula import take_apart, without_tickets
 from portfolio_ebm.construction.infeasible import explain_infeasible
 from portfolio_ebm.construction.stages import (
     Effort,
@@ -30,6 +30,7 @@ from portfolio_ebm.construction.stages import (
     choosing_engine,
     convex_engine,
     gradient_engine,
+    in_lots,
     pattern_engine,
 )
 from portfolio_ebm.context import Context
@@ -77,29 +78,53 @@ class AnnealedLangevin(Constructor):
             InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
             SolverError: the energy is NaN on a feasible portfolio.
         """
+        energy_of = energy.bind(ctx)
+        found: list[Found] = []
+        bounds: list[float | None] = []
         try:
-            region = region_of(constraint, ctx)
-            found, bound = self._find(energy, region, ctx, rng)
+            for region in regions_of(constraint, ctx):
+                one = self._in_region(energy, region, ctx, rng)
+                if one is not None:
+                    found.append(one[0])
+                    bounds.append(one[1])
         except InfeasibleError as error:
             raise explain_infeasible(constraint, ctx) from error
-        if found is None:
+        if not found:
             raise explain_infeasible(constraint, ctx)
+        best = min(found, key=lambda one: float(energy_of(one.weights)))
+        known = [bound for bound in bounds if bound is not None]
+        bound = min(known) if len(known) == len(bounds) else None
+        said = best.message if len(found) == 1 else f"best of {len(found)} cases: {best.message}"
         return certify(
-            found.weights, energy, constraint, ctx, bound=bound, status=Status(True, _capital(found.message)), rng=rng,
-            ablation=found.ablation, ensemble=found.ensemble, diagnostics=found.diagnostics,
+            best.weights, energy, constraint, ctx, bound=bound, status=Status(True, _capital(said)), rng=rng,
+            ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics,
         )  # fmt: skip
+
+    def _in_region(
+        self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator
+    ) -> tuple[Found, float | None] | None:
+        """The best of one case and its bound; None where it is empty."""
+        try:
+            found, bound = self._find(energy, region.ungridded(), ctx, rng)
+        except InfeasibleError:
+            return None
+        if found is None or region.grid is None:
+            return None if found is None else (found, bound)
+        on_lots = in_lots(found, energy.bind(ctx), region)
+        return None if on_lots is None else (on_lots, bound)
 
     def _find(
         self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator
     ) -> tuple[Found | None, float | None]:
+        energy, ticket = without_tickets(energy, ctx)
         convex = curvature(energy) != "none"
         effort = Effort(
             self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
         )  # fmt: skip
-        if convex and region.discrete:
+        if convex and (region.discrete or ticket > 0.0):
             formula = take_apart(energy, ctx)
             if quadratic(formula):
-                return choosing_engine(formula, region, self.chains, effort, rng) or (None, None)
+                return choosing_engine(formula, region, ticket, self.chains, effort, rng) or (None, None)
         value = energy.bind(ctx)
         relaxed, bound = self._relaxed(energy, region, ctx, rng, convex)
         around = project_region(relaxed, region).weights

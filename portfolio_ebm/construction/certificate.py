@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import project_region, region_of
+from portfolio_ebm.constraints.combine import project_any, regions_of
 from portfolio_ebm.construction.base import Solution
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, breakdown
@@ -125,7 +125,7 @@ def feasible_sample(
 ) -> Tensor:
     """`size` feasible portfolios that reach into the corners: (size, n); fewer than none only where there is none."""
     n = ctx.n_assets
-    region = region_of(constraint, ctx)
+    regions = regions_of(constraint, ctx)
     picked = torch.randperm(n, generator=rng, device=rng.device)[: size // 2].to(weights.device)
     singles = torch.eye(n, dtype=weights.dtype, device=weights.device)[picked]
     random = torch.randn(size - len(singles), n, generator=rng, dtype=weights.dtype, device=rng.device).to(
@@ -137,7 +137,7 @@ def feasible_sample(
     if ctx.held is not None:
         points[-1] = ctx.held.to(points)
     try:
-        return project_region(points, region).weights
+        return project_any(points, regions).weights
     except InfeasibleError:
         # Nothing but the portfolio itself is known to be feasible.
         return points[:0]

@@ -15,6 +15,7 @@ import torch
 
 from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, branch_and_bound
+from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
 from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program
@@ -70,16 +71,18 @@ def quadratic(formula: Formula) -> bool:
     return formula.exact and not formula.tails and not formula.smooth
 
 
-def mixed_of(formula: Formula, region: Region) -> Mixed:
-    """The mixed program of a quadratic formula on a discrete region."""
+def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
+    """The mixed program of a quadratic formula on a region whose names are a choice; `ticket` is the cost of each name
+    traded."""
     box = Box.of(hull_of(region))
     lower, upper = box.implied()
     matrix = np.zeros((formula.n, formula.n)) if formula.matrix is None else formula.matrix
     capped = box.turnover is not None
     same = formula.held is not None and capped and np.array_equal(formula.held, box.anchor)
-    held = formula.held if formula.cost > 0.0 else (box.anchor if capped else None)
+    ticket = 0.0 if formula.held is None else ticket
+    held = formula.held if formula.cost > 0.0 or ticket > 0.0 else (box.anchor if capped else None)
     caps, turnover = box.caps, np.inf if box.turnover is None else box.turnover
-    if capped and formula.cost > 0.0 and not same:
+    if capped and (formula.cost > 0.0 or ticket > 0.0) and not same:
         # The kinks are the cost's; a cap that counts from elsewhere is taken by cuts.
         centre, one = torch.as_tensor(box.anchor), torch.ones(formula.n, dtype=torch.float64)
         caps, turnover = (*caps, Ball("Turnover", turnover, centre, one, one)), np.inf
@@ -87,7 +90,18 @@ def mixed_of(formula: Formula, region: Region) -> Mixed:
         np.ascontiguousarray(matrix), formula.linear, lower, upper, box.rows, box.row_lower, box.row_upper,
         held, formula.cost, turnover,
     )  # fmt: skip
-    return Mixed(program, choices_of(region).clipped(lower, upper), caps)
+    choices = choices_of(region)
+    if ticket > 0.0 and held is not None:
+        free = np.flatnonzero(~region.frozen.cpu().numpy())
+        choices = choices.joined(_tickets(free, held[free], ticket))
+    return Mixed(program, choices.clipped(lower, upper), caps)
+
+
+def _tickets(names: Ints, held: Array, ticket: float) -> Choices:
+    """Each name stays as it is held, or moves and costs a ticket."""
+    found = Choices.of_names(names, [(0.0, 0.0), (-np.inf, np.inf)], [], "FixedCost")
+    found.lower[:, 0], found.upper[:, 0], found.cost[:, 1] = held, held, ticket
+    return found
 
 
 def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:

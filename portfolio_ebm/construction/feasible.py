@@ -56,6 +56,11 @@ class _Program:
     def width(self) -> int:
         return sum(self.sizes.values())
 
+    def filled(self, values: Mapping[str, Array | float | None], other: float) -> Array:
+        """One number a column, block by block; `other` where a block has none."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return np.concatenate([np.broadcast_to(given.get(name, other), width) for name, width in self.sizes.items()])
+
     def add(self, low: Array | float, high: Array | float, **blocks: sp.spmatrix | Array) -> None:
         """low <= sum of blocks <= high, blocks named as in `sizes`; each (rows, its columns)."""
         size = next(iter(blocks.values())).shape[0]
@@ -118,12 +123,17 @@ def _least(
         shapes.append((torch.as_tensor(moved), torch.ones(n), torch.ones(n)))
     units = choices_of(replace(region, at_most=None, min_weight=0.0)) if choice else Choices.none()
     units = units.clipped(np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN))
-    program = _Program(n, len(shapes), mode_columns(units))
+    lots = {"lots": n} if region.grid is not None else {}
+    program = _Program(n, len(shapes), {**mode_columns(units), **lots})
     _rows(program, region, None)
     if choice:
         lower, upper = np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN)
         _choices(program, region, lower, upper)
         mode_rows(program, units)
+    if region.grid is not None:
+        step, eye = _numpy(region.grid), sp.identity(n, format="csr")
+        at = step > 0.0
+        program.add(0.0, 0.0, w=eye[at], lots=-sp.diags(step, format="csr")[at])
     for k, shape in enumerate(shapes):
         centre, up, down = (_numpy(x) for x in shape)
         eye = sp.identity(n, format="csr")
@@ -137,23 +147,16 @@ def _least(
         _ends(program, loose)
         for k, ball in enumerate(_balls(loose), start=len(_balls(region))):
             program.add(-np.inf, ball.limit, t=-np.ones((1, 1)), **{f"v{k}": one})
-    none = np.zeros(n)
-    box_low = np.concatenate([lower, none, [0.0], np.zeros(n * len(shapes))])
-    kinks = n * len(shapes)
-    none_more = np.zeros(program.width - 2 * n - 1 - kinks)
-    one_more = np.concatenate([units.exists.reshape(-1).astype(np.float64), np.full(len(none_more), np.inf)])
-    box_low = np.concatenate([box_low, none_more])
-    box_high = np.concatenate(
-        [upper, np.full(n, float(choice)), [np.inf if loose is not None else 0.0], np.full(kinks, np.inf),
-         one_more[: len(none_more)]]
-    )  # fmt: skip
-    price = np.concatenate([
-        none if cost is None else cost, none if counted is None else counted, [float(loose is not None)],
-        np.zeros(kinks), none_more,
-    ])  # fmt: skip
+    ends: dict[str, tuple[Array | float, Array | float]] = {
+        "w": (lower, upper), "z": (0.0, float(choice)), "t": (0.0, 0.0 if loose is None else np.inf),
+        "y": (0.0, units.exists.reshape(-1).astype(np.float64)), "lots": (-np.inf, np.inf),
+    }  # fmt: skip
+    prices: dict[str, Array | float | None] = {"w": cost, "z": counted, "t": float(loose is not None)}
     if moved is not None:
-        price[2 * n + 1 + kinks - n : 2 * n + 1 + kinks] = 1.0
-    return _solved(program, price, box_low, box_high, choice)
+        prices[f"v{len(shapes) - 1}"] = 1.0
+    low = program.filled({name: both[0] for name, both in ends.items()}, 0.0)
+    high = program.filled({name: both[1] for name, both in ends.items()}, np.inf)
+    return _solved(program, program.filled(prices, 0.0), low, high, choice)
 
 
 def possible(region: Region) -> bool:
@@ -241,15 +244,14 @@ def mode_rows(program: _Program, c: Choices) -> None:
 
 def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bool) -> Taken | None:
     """The optimum and its point: a mixed-integer one first where names are a choice, then exact on its names."""
-    n = program.n
     rows = sp.vstack(program.rows, format="csr") if program.rows else sp.csr_matrix((0, program.width))
     down, up = (np.concatenate(x) if x else np.zeros(0) for x in (program.low, program.high))
     if choice:
         whole = np.zeros(program.width)
-        whole[n : 2 * n] = 1.0
-        modes = program.modes.get("y", 0)
-        first = (2 + program.balls) * n + 1
-        whole[first : first + modes] = 1.0
+        at = 0
+        for name, width in program.sizes.items():
+            whole[at : at + width] = float(name in ("z", "y", "lots"))
+            at += width
         found = milp(
             price, constraints=[LinearConstraint(rows, down, up)] if len(down) else [], bounds=Bounds(low, high),
             integrality=whole, options={"time_limit": 30.0},

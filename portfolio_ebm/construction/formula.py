@@ -20,9 +20,10 @@ from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.diversification import NegativeEntropy
 from portfolio_ebm.energies.faces import SmoothEnergy
+from portfolio_ebm.energies.fixed import FixedCost
 from portfolio_ebm.energies.risk import CVaR
 from portfolio_ebm.energies.tracking import TrackingError
-from portfolio_ebm.energy import Bound, ConvexEnergy, Energy, Quadratic, Scaled
+from portfolio_ebm.energy import Bound, ConvexEnergy, Energy, Quadratic, Scaled, add
 from portfolio_ebm.errors import ShapeError, SpecError
 from portfolio_ebm.linear import Structured
 
@@ -194,6 +195,19 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
         energy=energy, ctx=ctx, value=energy.bind(ctx), curve=curve, linear=linear, constant=constant,
         tails=tuple(tails), cost=cost, held=held, smooth=tuple(smooth), other=tuple(other),
     )  # fmt: skip
+
+
+def without_tickets(energy: Energy, ctx: Context) -> tuple[Energy, float]:
+    """The formula without its `FixedCost` terms, and what a name traded costs by them, as a fraction of wealth."""
+    rest = [part for part in energy.terms() if not isinstance(part.energy, FixedCost)]
+    tickets = [
+        part.coefficient * part.energy.ticket(ctx) for part in energy.terms() if isinstance(part.energy, FixedCost)
+    ]
+    if not tickets:
+        return energy, 0.0
+    if sum(tickets) < 0.0:
+        raise SpecError(f"{energy!r} pays for every trade; give FixedCost a coefficient that is not negative.")
+    return add(rest), sum(tickets)
 
 
 def refuse_non_convex(energy: Energy) -> None:

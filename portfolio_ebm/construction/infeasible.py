@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import All, region_of
+from portfolio_ebm.constraints.combine import All, region_of, regions_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.feasible import least, possible
 from portfolio_ebm.context import Context
@@ -44,7 +44,7 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
     """
     rules = list(constraint.rules())
     where = f" at {ctx.date}" if ctx.date else ""
-    if possible(_region(rules, ctx)):
+    if _possible(rules, ctx):
         return InfeasibleError(
             f"No portfolio was found{where}, although {constraint!r} can be obeyed up to rounding; "
             "the rules leave almost no room: loosen one of them slightly."
@@ -65,15 +65,20 @@ def smallest_conflict(rules: Sequence[Constraint], ctx: Context) -> list[Constra
     size = 1
     while size < len(rules) and comb(len(rules), size) <= MANY:
         for some in combinations(rules, size):
-            if not possible(_region(some, ctx)):
+            if not _possible(some, ctx):
                 return list(some)
         size += 1
     kept = list(rules)
     for rule in rules:
         rest = [other for other in kept if other != rule]
-        if not possible(_region(rest, ctx)):
+        if not _possible(rest, ctx):
             kept = rest
     return kept
+
+
+def _possible(rules: Sequence[Constraint], ctx: Context) -> bool:
+    """Whether any case of the rules has a portfolio."""
+    return any(possible(region) for region in regions_of(All(parts=tuple(rules)), ctx))
 
 
 def _region(rules: Sequence[Constraint], ctx: Context) -> Region:
@@ -82,6 +87,10 @@ def _region(rules: Sequence[Constraint], ctx: Context) -> Region:
 
 def _reason(rules: list[Constraint], ctx: Context) -> str | None:
     """One sentence with the numbers of the conflict, from the first rule that can be measured against the others."""
+    if any(len(rule.cases()) > 1 for rule in rules):
+        return None
+    if any(len(rule.cases()) > 1 for rule in rules):
+        return None
     for rule in rules:
         rest = [other for other in rules if other != rule]
         alone, others = _region([rule], ctx), _region(rest, ctx)

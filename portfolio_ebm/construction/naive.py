@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.constraints.combine import regions_of
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import FEASIBLE, measured, residuals_of
 from portfolio_ebm.context import Context
@@ -57,9 +57,9 @@ class EqualWeight(Constructor):
 
 def _budget(constraint: Constraint, ctx: Context) -> float:
     """The most that all weights may add up to, by the rules that bound their sum; 1 where none does."""
-    region = region_of(constraint, ctx)
     sums = [
         float(high)
+        for region in regions_of(constraint, ctx)
         for row, high in zip(region.rows, region.row_upper, strict=True)
         if bool((row == 1.0).all()) and bool(torch.isfinite(high))
     ]

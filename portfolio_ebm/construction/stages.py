@@ -8,21 +8,24 @@ exact             region and energy are convex: one solve; the chains only look 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.combine import region_residual
+from portfolio_ebm.constraints.mixed.lots import best_lots
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.ablation import BEFORE, FINAL, NO_NOISE, NO_SWAPS, ROUNDING, Polisher
+from portfolio_ebm.construction.ablation import BEFORE, FINAL, FRACTIONS, NO_NOISE, NO_SWAPS, ROUNDING, Polisher
 from portfolio_ebm.construction.chains import FEASIBLE, Landscape, run_chains
 from portfolio_ebm.construction.choosing import Plan, choose, mixed_of
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.patterns import Choice, Search, Walked, walk
 from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
+from portfolio_ebm.energy import Bound
 from portfolio_ebm.samplers.anneal import Annealed
 from portfolio_ebm.samplers.kernel import evaluate
 from portfolio_ebm.samplers.schedules import Constant, Geometric
@@ -96,11 +99,11 @@ def gradient_engine(
 
 
 def choosing_engine(
-    formula: Formula, region: Region, chains: int, effort: Effort, rng: torch.Generator
+    formula: Formula, region: Region, ticket: float, chains: int, effort: Effort, rng: torch.Generator
 ) -> tuple[Found, float] | None:
     """Scored swaps over exact inner solves, and branch and bound; None where no choice has a portfolio."""
     plan = Plan(chains, effort.walkers, effort.sweeps, effort.swaps, effort.nodes)
-    seen = choose(mixed_of(formula, region), plan, rng)
+    seen = choose(mixed_of(formula, region, ticket), plan, rng)
     if seen is None:
         return None
     place = region.lower
@@ -123,6 +126,17 @@ def choosing_engine(
         },
     )
     return found, seen.bound + formula.constant
+
+
+def in_lots(found: Found, value: Bound, region: Region) -> Found | None:
+    """The portfolio brought to whole lots by moves of single lots; None where no whole lots obey the rules."""
+    loose = region.ungridded()
+    w = best_lots(value, partial(region_residual, region=loose), found.weights, region)
+    if w is None:
+        return None
+    message = f"{found.message}; then whole lots by moves of single lots, which nothing proves best"
+    ablation = {**found.ablation, FRACTIONS: found.ablation[FINAL], FINAL: float(value(w))}
+    return replace(found, weights=w, message=message, ablation=ablation)
 
 
 def pattern_engine(

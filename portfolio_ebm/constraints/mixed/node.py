@@ -80,7 +80,7 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | None = None) -> Point | No
     Args:
         start: (n,), a point whose cuts and names are tried first.
     """
-    c, p = mixed.choices, mixed.program
+    c, p = mixed.choices, _with_tolls(mixed, allowed)
     lower, upper, rows, low, high = _box(mixed, allowed)
     x0 = None if start is None else c.weights(start)
     for limit in c.limits:
@@ -131,6 +131,27 @@ def on_slice(mixed: Mixed, modes: Ints, start: Array | None = None) -> Point | N
             rows, low, high = _with(rows, low, high, *cut)
     assert point is not None
     return _plus(point, cost)
+
+
+def _with_tolls(mixed: Mixed, allowed: Mask) -> Program:
+    """The program with what leaving `held` costs at least: a unit of one name that is free to stay there and pays c in
+    every other open mode pays c |w - held| / reach, reach the furthest it can go."""
+    c, p = mixed.choices, mixed.program
+    if not c.priced or p.held is None:
+        return p
+    alone = np.flatnonzero(c.size[c.unit] == 1)
+    unit, name = c.unit[alone], c.name[alone]
+    held, open_ = p.held[name][:, None], allowed[unit]
+    cost = np.where(open_, c.cost[unit], np.inf)
+    least = cost.min(axis=1, keepdims=True)
+    stays = open_ & (cost == least) & (c.lower[unit] == held) & (c.upper[unit] == held)
+    moved = open_ & ~stays
+    extra = np.where(moved, c.cost[unit], np.inf).min(axis=1) - least[:, 0]
+    reach = np.where(moved, np.maximum(c.upper[unit] - held, held - c.lower[unit]), 0.0).max(axis=1)
+    pays = stays.any(axis=1) & moved.any(axis=1) & (extra > 0.0) & (reach > TOLERANCE)
+    rate = np.zeros(p.n)
+    np.add.at(rate, name[pays], extra[pays] / reach[pays])
+    return replace(p, rate=p.rate + rate) if rate.any() else p
 
 
 def _plus(point: Point, cost: float) -> Point:

@@ -49,7 +49,8 @@ class Program:
         linear: c, (n,).
         lower, upper: (n,).
         rows: A, (m, n); row_lower, row_upper: (m,).
-        held: (n,), where the kinks are, or None. rate: cost of a unit traded. turnover: cap, or infinity.
+        held: (n,), where the kinks are, or None. rate: cost of a unit traded, of all names or (n,).
+        turnover: cap, or infinity.
     """
 
     matrix: Array
@@ -60,7 +61,7 @@ class Program:
     row_lower: Array
     row_upper: Array
     held: Array | None = None
-    rate: float = 0.0
+    rate: float | Array = 0.0
     turnover: float = np.inf
 
     @property
@@ -70,7 +71,7 @@ class Program:
     @property
     def kinked(self) -> bool:
         """Whether trading costs anything or is capped."""
-        return self.held is not None and (self.rate > 0.0 or np.isfinite(self.turnover))
+        return self.held is not None and (bool(np.any(self.rate)) or np.isfinite(self.turnover))
 
     @cached_property
     def diagonal(self) -> Array:
@@ -79,7 +80,7 @@ class Program:
     @cached_property
     def scale(self) -> float:
         """The largest slope a unit of weight can have: what prices are compared with."""
-        return max(float(np.abs(self.matrix).max()), float(np.abs(self.linear).max()), self.rate, 1e-300)
+        return max(float(np.abs(self.matrix).max()), float(np.abs(self.linear).max()), float(np.max(self.rate)), 1e-300)
 
     def slope(self, w: Array) -> Array:
         """Q w + c, from the names that are not zero."""
@@ -90,7 +91,7 @@ class Program:
 
     def value(self, w: Array) -> float:
         smooth = float(0.5 * w @ (self.slope(w) + self.linear))
-        return smooth if self.held is None else smooth + self.rate * float(np.abs(w - self.held).sum())
+        return smooth if self.held is None else smooth + float((self.rate * np.abs(w - self.held)).sum())
 
     def minimum(
         self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
