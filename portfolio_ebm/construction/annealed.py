@@ -20,7 +20,6 @@ from portfolio_ebm.construction.ablation import Polisher
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.chains import random_portfolios, starts, survey
-from portfolio_ebm.construction.choosing import quadratic
 from portfolio_ebm.construction.convex import relaxation
 from portfolio_ebm.construction.formula import take_apart, without_tickets
 from portfolio_ebm.construction.infeasible import explain_infeasible
@@ -35,7 +34,7 @@ from portfolio_ebm.construction.stages import (
 )
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
-from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.errors import InfeasibleError, SpecError
 from portfolio_ebm.types import Status
 
 
@@ -123,8 +122,9 @@ class AnnealedLangevin(Constructor):
         )  # fmt: skip
         if convex and (region.discrete or ticket > 0.0):
             formula = take_apart(energy, ctx)
-            if quadratic(formula):
-                return choosing_engine(formula, region, ticket, self.chains, effort, rng) or (None, None)
+            return choosing_engine(formula, region, ticket, self.chains, effort, rng) or (None, None)
+        if ticket > 0.0 or region.choices is not None:
+            raise SpecError(_only_convex(energy))
         value = energy.bind(ctx)
         relaxed, bound = self._relaxed(energy, region, ctx, rng, convex)
         around = project_region(relaxed, region).weights
@@ -146,6 +146,13 @@ class AnnealedLangevin(Constructor):
             return found.weights, found.bound
         whole = region.relaxed()
         return project_region(random_portfolios(whole, region.lower, 64, rng).mean(0), whole).weights, None
+
+
+def _only_convex(energy: Energy) -> str:
+    return (
+        f"{energy!r} is not convex; rules on issuers, least numbers of names and FixedCost are chosen over convex "
+        "energies only, so leave one of them out."
+    )
 
 
 def _capital(text: str) -> str:

@@ -8,7 +8,7 @@ with the incumbent of the walkers until its nodes are spent: what it leaves is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,9 +23,12 @@ from portfolio_ebm.constraints.mixed.search import Search, rounded
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.construction.inner import FormulaProgram, modelled
 
 FIRST_LOOK = 200
 """Nodes of branch and bound before the walkers set out."""
+DEAR = 10
+"""A node of a formula that is not quadratic takes the time of so many of one that is."""
 TOLERANCE = 1e-9
 HOT, COLD = 0.3, 0.003
 """The walkers' first and last temperature, in spreads of the energies they start from."""
@@ -72,7 +75,7 @@ def quadratic(formula: Formula) -> bool:
 
 
 def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
-    """The mixed program of a quadratic formula on a region whose names are a choice; `ticket` is the cost of each name
+    """The mixed program of a convex formula on a region whose names are a choice; `ticket` is the cost of each name
     traded."""
     box = Box.of(hull_of(region))
     lower, upper = box.implied()
@@ -94,7 +97,8 @@ def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
     if ticket > 0.0 and held is not None:
         free = np.flatnonzero(~region.frozen.cpu().numpy())
         choices = choices.joined(_tickets(free, held[free], ticket))
-    return Mixed(program, choices.clipped(lower, upper), caps)
+    mixed = Mixed(program, choices.clipped(lower, upper), caps)
+    return mixed if quadratic(formula) else modelled(mixed, formula, replace(box, lower=lower, upper=upper))
 
 
 def _tickets(names: Ints, held: Array, ticket: float) -> Choices:
@@ -106,15 +110,17 @@ def _tickets(names: Ints, held: Array, ticket: float) -> Choices:
 
 def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:
     """The best modes that were found, and how good any could be; None where no modes have a portfolio."""
+    dear = DEAR if isinstance(mixed.program, FormulaProgram) else 1
+    look, nodes = FIRST_LOOK // dear, plan.nodes // dear
     root = mixed.root()
     relaxed = None if root is None else relax(mixed, root)
     if root is None or relaxed is None:
         return None
     numpy_rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
     gap = TOLERANCE * _size(mixed, relaxed)
-    first = branch_and_bound(mixed, most_nodes=min(FIRST_LOOK, plan.nodes), tolerance=gap)
+    first = branch_and_bound(mixed, most_nodes=min(look, nodes), tolerance=gap)
     search = Search(mixed, root)
-    starts = _rounded(search, relaxed.weights, plan.starts, numpy_rng)
+    starts = _rounded(search, relaxed.weights, max(plan.starts // dear, 1), numpy_rng)
     if first.weights is None and first.finished:
         return None
     found = [(m, search.solve(m, relaxed.weights)) for m in starts]
@@ -136,8 +142,8 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:
         sweeps = plan.sweeps
     best = _best(search, first)
     proof = first
-    if not first.finished and plan.nodes > FIRST_LOOK:
-        proof = branch_and_bound(mixed, incumbent=best[0], value=best[1], most_nodes=plan.nodes, tolerance=gap)
+    if not first.finished and nodes > look:
+        proof = branch_and_bound(mixed, incumbent=best[0], value=best[1], most_nodes=nodes, tolerance=gap)
         if proof.value < best[1]:
             best = (proof.weights, proof.value)
     if best[0] is None:

@@ -110,7 +110,7 @@ def choosing_engine(
     stages = {
         ROUNDING: seen.rounding, NO_SWAPS: seen.chains, NO_NOISE: seen.descent, FINAL: seen.value,
     }  # fmt: skip
-    how = f"{seen.sweeps} annealed sweeps of swaps, " if seen.sweeps else ""
+    how = f"{seen.sweeps} annealed sweeps of swaps, " if seen.sweeps else ("" if effort.swaps else "swaps off, ")
     ended = "closed, so the optimum is proven" if seen.proof.finished else "its nodes spent"
     found = Found(
         torch.as_tensor(seen.weights).to(place),

@@ -1,0 +1,176 @@
+"""The inner problem of a choice where the formula is convex but not quadratic: tails, impact, deviations, drawdowns.
+
+    min E(w)   over box and rows of a slice, or of a relaxation
+
+solved exactly on the names that matter, as `Program` does: those that the local quadratic model of E moves go first,
+then every name is priced with the multipliers found, and those whose price says that they would move join in. The
+bound of a `Point` is a dual one (duality.py), so it holds whatever the engine's tolerance.
+
+The local model is E's slope and curvature near the relaxation's optimum, where a tail's curvature is the covariance of
+the losses near its quantile times their density there. It also scores the swaps of the search.
+
+Source: Hong, L. J. and Liu, G. (2009), Simulating sensitivities of conditional value at risk, Management Science 55.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from portfolio_ebm.constraints.mixed.node import Mixed, relax
+from portfolio_ebm.constraints.mixed.program import Array, Mask, Point, Program
+from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
+from portfolio_ebm.construction.engines import Found, inside, interior, through_cvxpy
+from portfolio_ebm.construction.formula import Formula, Tail
+from portfolio_ebm.errors import SolverError
+
+BAND = 0.08
+"""Share of the scenarios around a tail's quantile that its curvature is taken from."""
+RIDGE = 1e-6
+JOIN = 24
+PRICE = 1e-8
+
+
+@dataclass(frozen=True)
+class FormulaProgram(Program):
+    """`Program` whose energy is a whole formula; `matrix` and `linear` are its local model.
+
+    Attributes:
+        formula: the energy. turnover and anchor of `box` are the region's.
+    """
+
+    formula: Formula | None = None
+    box: Box | None = None
+
+    @property
+    def whole(self) -> Formula:
+        assert self.formula is not None
+        return self.formula
+
+    def value(self, w: Array) -> float:
+        return self.whole.evaluate(w) - self.whole.constant
+
+    def minimum(
+        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
+    ) -> Point | None:
+        first = super().minimum(lower, upper, rows, row_lower, row_upper, start)
+        if first is None:
+            return None
+        assert self.box is not None
+        box = replace(
+            self.box, lower=lower, upper=np.maximum(lower, upper), rows=rows, row_lower=row_lower, row_upper=row_upper,
+            caps=(),
+        )  # fmt: skip
+        return self._exact(box, first, start)
+
+    def _exact(self, box: Box, first: Point, start: Array | None) -> Point | None:
+        movable = box.upper > box.lower + 1e-14
+        rest = np.clip(np.zeros(self.n) if self.held is None else self.held, box.lower, box.upper)
+        free = movable & (first.weights != rest)
+        if start is not None:
+            free |= movable & (start != rest) & (start > box.lower) & (start < box.upper)
+        if not self.whole.exact:
+            free = movable
+        rest = np.where(free, rest, np.clip(rest, box.lower, box.upper))
+        while True:
+            part = replace(box, lower=np.where(free, box.lower, rest), upper=np.where(free, box.upper, rest))
+            found = _solve(self.whole, part)
+            if found is None:
+                return None
+            weights = np.where(free, np.clip(found.weights, box.lower, box.upper), rest)
+            prices = self._prices(box, weights, found)
+            joining = self._joining(box, movable & ~free, weights, prices)
+            if not joining.any():
+                value = self.value(weights)
+                return Point(weights, value, prices, min(self._bound(box, weights, found), value))
+            free = free | joining
+
+    def _prices(self, box: Box, w: Array, found: Found) -> Array:
+        """The slope of E at w less the rows' multipliers, (n,)."""
+        tails = found.duals.tails if found.duals is not None else tuple(best_tail(t, w) for t in self.whole.tails)
+        rows = found.duals.rows if found.duals is not None else np.zeros(len(box.rows))
+        pulls = sum((t.losses.T @ q for t, q in zip(self.whole.tails, tails, strict=True)), np.zeros(self.n))
+        return np.asarray(self.whole.slope(w)[1] + pulls + box.rows.T @ rows)
+
+    def _joining(self, box: Box, waiting: Mask, w: Array, prices: Array) -> Mask:
+        """The resting names whose price says most clearly that they would move."""
+        tolerance = PRICE * self.scale + float(np.max(self.rate))
+        up = waiting & (w < box.upper) & (prices < -tolerance)
+        down = waiting & (w > box.lower) & (prices > tolerance)
+        clear = np.where(up | down, np.abs(prices), 0.0)
+        found = np.zeros(self.n, dtype=bool)
+        found[np.argsort(-clear, kind="stable")[:JOIN]] = True
+        return found & (clear > 0.0)
+
+    def _bound(self, box: Box, w: Array, found: Found) -> float:
+        if found.duals is None:
+            return -np.inf if found.bound is None else found.bound - self.whole.constant
+        bound = prove(self.whole, box, w, found.duals).bound
+        return -np.inf if bound is None else bound - self.whole.constant
+
+
+def _solve(formula: Formula, box: Box) -> Found | None:
+    """By the interior point where every term is known, else by cvxpy; None where the slice is empty after all."""
+    if bool((box.upper - box.lower <= 1e-14).all()):
+        at = best_duals(formula, box)
+        return Found(box.lower, at, "one point")
+    found = interior(formula, box) if formula.exact else None
+    if found is not None:
+        return found
+    try:
+        return through_cvxpy(formula, box)
+    except SolverError:
+        return None
+
+
+def best_duals(formula: Formula, box: Box) -> Multipliers:
+    """Multipliers at the only point of a box: the worst scenarios, no pull of any row."""
+    return Multipliers(tuple(best_tail(t, box.lower) for t in formula.tails), np.zeros(len(box.rows)), 0.0)
+
+
+def modelled(mixed: Mixed, formula: Formula, box: Box) -> Mixed:
+    """The mixed program with the formula in it, its local model taken where the relaxation has its optimum."""
+    for _ in range(2):
+        near = relax(mixed, mixed.choices.exists)
+        at = inside(box) if near is None else near.weights
+        matrix, linear = local_model(formula, at)
+        p = mixed.program
+        program = FormulaProgram(
+            matrix, linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, p.rate, p.turnover,
+            formula=formula, box=box,
+        )  # fmt: skip
+        mixed = replace(mixed, program=program)
+    return mixed
+
+
+def local_model(formula: Formula, w: Array) -> tuple[Array, Array]:
+    """(M, m): E(x) is about 1/2 x'Mx + m'x near w, costs of trading left out."""
+    _, slope, hessian = formula.smooth_part(w)
+    for tail in formula.tails:
+        slope = slope + tail.losses.T @ best_tail(tail, w)
+        hessian = hessian + _tail_curvature(tail, w)
+    if formula.other:
+        slope = _autograd(formula, w)
+    ridge = RIDGE * max(float(np.abs(hessian).max()), float(np.abs(slope).max()), 1e-12)
+    hessian = hessian + ridge * np.eye(len(w))
+    return np.ascontiguousarray(hessian), slope - hessian @ w
+
+
+def _tail_curvature(tail: Tail, w: Array) -> Array:
+    """c / (1 - level) * f(VaR) * Cov(losses | loss near VaR), (n, n)."""
+    loss = tail.losses @ w
+    size, place = len(loss), min(int(tail.count), len(loss) - 1)
+    half = max(int(BAND * size / 2), 10)
+    order = np.argsort(-loss, kind="stable")[max(place - half, 0) : place + half]
+    width = max(float(loss[order[0]] - loss[order[-1]]), 1e-300)
+    near = tail.losses[order]
+    centred = near - near.mean(axis=0)
+    return np.asarray(tail.cap * len(order) / width * (centred.T @ centred) / len(order))
+
+
+def _autograd(formula: Formula, w: Array) -> Array:
+    point = torch.as_tensor(w, dtype=torch.float64).clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(formula.value(point), point)
+    return np.asarray(slope.numpy())
