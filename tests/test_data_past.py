@@ -132,6 +132,9 @@ def test_what_a_term_names_is_the_last_row_known_at_the_date() -> None:
     assert past.volume is not None and past.prices is not None
     np.testing.assert_array_equal(past.volume[-1], [np.nan, 500.0])
     assert past.prices.tolist() == [12.0, 5.0]
+    np.testing.assert_array_equal(past.price_history, prices.iloc[:4])
+    assert past.price_history is not None and not past.price_history.flags.writeable
+    assert Panel.from_returns(prices.pct_change(fill_method=None).iloc[1:]).past(1).price_history is None
     assert past.tradeable.tolist() == [False, True]
     assert past.groups["sector"] == ("tech", "bank") and past.groups["issuer"] == ("x", "y")
     assert np.isnan(panel.past(days[0]).benchmark_weights["index"][-1]).all()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,8 +26,6 @@ from portfolio_ebm.data.sources.yahoo import fetch
 from portfolio_ebm.data.sources.yahoo_load import load, yahoo
 from portfolio_ebm.data.sources.yahoo_rows import Fetched
 from portfolio_ebm.errors import DataError, StoreError
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:yfinance")  # of pandas, by its hand
 
 DAYS = weekdays("2024-01-02", 40)
 
@@ -437,3 +438,38 @@ def test_progress_is_told(web: Web, cache: Cache) -> None:
 def test_requests_that_make_no_sense(cache: Cache, tickers: list[str], start: str, end: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         fetch(tickers, start, end, cache=cache)
+
+
+def test_two_commands_at_once_on_one_cache_lose_nothing(web: Web, tmp_path: Path) -> None:
+    """Half of the names are asked for by both; first into an empty cache, then both continue what is there."""
+    names = [f"N{i:02d}" for i in range(12)]
+    truth = {name: walk("2024-01-02", 40, first=100.0 + i) for i, name in enumerate(names)}
+    acts = {"dividends": {DAYS[35]: 1.0}, "splits": {DAYS[33]: 2.0}}  # in the second tail of some: these start anew
+    world = Yahoo(
+        {name: Stock(closes, **(acts if i % 3 == 0 else {})) for i, (name, closes) in enumerate(truth.items())},
+        today=DAYS[29],
+    )
+    world.open(web)
+    environment = {**os.environ, **web.environment, "PORTFOLIO_EBM_HOME": str(tmp_path / "home")}
+    for last in (29, 39):
+        world.today = DAYS[last]
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-m", "portfolio_ebm.cli", "data", "fetch", "--source", "yahoo", "--start", DAYS[0],
+                 "--tickers", ",".join(some)],
+                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for some in (names[:9], names[:2:-1])
+        ]  # fmt: skip
+        for process in running:
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0 and out.startswith("9 tickers: ") and "failed" not in out, out + err
+            assert not err, "nothing but progress on a terminal is for the user's eyes"
+        cache = Cache(tmp_path / "home" / "data" / "yahoo")
+        assert cache.keys() == names
+        for name in names:
+            assert cache.read(name, verify=True) is not None
+            frame = load(name, DAYS[0], cache=cache).close[name]
+            assert [f"{day:%Y-%m-%d}" for day in frame.index] == DAYS[: last + 1]
+            np.testing.assert_allclose(frame, [truth[name][day] for day in DAYS[: last + 1]], rtol=1e-12)
+        assert not list(cache.folder.glob(".*.part")) and len(list(cache.folder.glob("*.parquet"))) == len(names)

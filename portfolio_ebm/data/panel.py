@@ -340,6 +340,7 @@ class Panel:
             periods_per_year=periods_per_year(self.dates[until]),
             signals={name: item[until] for name, item in self.signals.items()},
             benchmark_weights={name: item[until] for name, item in self.benchmark_weights.items()},
+            price_history=None if self.prices is None else self.prices[until],
         )
 
     def returns_frame(self) -> pd.DataFrame:

@@ -25,6 +25,8 @@ class Past:
         market: which factor is the market, by name, or None where none is named.
         tradeable: bool (n,): names with a price at t that are members at t (all are, where no membership was given).
         prices: last known prices at t, (n,), or None when the panel was made from returns.
+        price_history: prices as given, (T, n), NaN where there was none; None when the panel was made from returns.
+            Prices as traded jump at splits, which `returns` do not.
         groups: static labels per grouping, one label an asset.
         volume: (T, n) or None.
         cash_rate: (T,) simple return of cash over the period, zeros when none was given.
@@ -53,6 +55,7 @@ class Past:
     signals: Mapping[str, Array] = field(default_factory=dict)
     leaving: Mask = field(default_factory=lambda: np.zeros(0, dtype=bool))
     benchmark_weights: Mapping[str, Array] = field(default_factory=dict)
+    price_history: Array | None = None
 
     def __post_init__(self) -> None:
         if not self.leaving.size:

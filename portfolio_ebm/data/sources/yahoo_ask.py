@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,7 +84,10 @@ def prepared() -> Iterator[None]:
     log.setLevel(logging.CRITICAL + 1)
     yfinance.config.debug.hide_exceptions = False
     try:
-        yield
+        with warnings.catch_warnings():
+            # At its import yfinance asks for its own warnings of what pandas will change: nothing a user can mend.
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="yfinance")
+            yield
     finally:
         log.setLevel(level)
         yfinance.config.debug.hide_exceptions = hidden
