@@ -11,6 +11,7 @@ from market_worlds import world
 from scipy import stats
 from test_market_plain import alone
 
+from portfolio_ebm.market.base import additive
 from portfolio_ebm.market.composed import FactorEBMMarket, split
 from portfolio_ebm.market.factor_ebm import FactorEBM
 from portfolio_ebm.market.parts import Factor, Residual
@@ -80,3 +81,36 @@ def test_draws_keep_every_part_s_own_law(density: str, calibrated: bool, depende
         if dependence == "none":
             tau = [stats.kendalltau(u[:, 0], u[:, k]).statistic for k in range(1, u.shape[1])]
             assert np.abs(tau).max() < 0.08
+
+
+@pytest.mark.parametrize(("density", "calibrated"), list(product(DENSITIES, (False, True))))
+def test_added_free_energies_are_those_of_the_truncated_laws(density: str, calibrated: bool) -> None:
+    """By brute Monte Carlo of all parts within its error, whatever the nodes, sloping as the tilted means, convex."""
+    model = spec(density, calibrated, "none", "market", "value")
+    market = model.fit(world())
+    table = market.marginals
+    finer = model.replace(nodes=800).fit(world()).marginals
+    assert table is not None and finer is not None
+    b = torch.tensor([0.9, -0.4, 0.5, 0.3, 0.4, 0.2], dtype=torch.float64)
+    draws = market.sample(60_000, generator(9, f"{density}/{calibrated}"))
+    parts = torch.cat(split(draws, market.beta, market.loadings, market.market), -1)
+    width = (table.log_mass.exp() * table.values.square()).sum(-1).sqrt()
+    # Beyond the bound a draw is drawn again, which is what truncating means.
+    inside = (parts - parts.median(0).values).abs() <= model.bound * width
+    assert inside.double().mean() > 0.999
+    kept = torch.where(inside, parts, torch.nan)
+    kept = kept - kept.nanmean(0)
+    for g in (1.0, 5.0, 25.0):
+        value = float(market.free_energy(b, g))
+        assert value == pytest.approx(float(additive(finer.values, finer.log_mass, b, g).sum()), abs=1e-6)
+        tilts = torch.exp(-g * b * kept)
+        seen = (~torch.isnan(tilts)).sum(0)
+        mean = tilts.nanmean(0)
+        error = ((tilts - mean).square().nanmean(0) / seen).sqrt() / mean / g
+        assert abs(float((mean.log() / g).sum()) - value) < 4 * float(error.square().sum().sqrt())
+        point = b.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(market.free_energy(point, g), point)
+        tilted = torch.softmax(table.log_mass - g * b[:, None] * table.values, -1)
+        assert slope.tolist() == pytest.approx((-(tilted * table.values).sum(-1)).tolist(), abs=1e-12)
+        ends = (market.free_energy(b, g), market.free_energy(-0.5 * b, g))
+        assert market.free_energy(0.25 * b, g) < sum(ends) / 2
