@@ -77,6 +77,7 @@ _HOMES = {
     "RIC2550": "constraints.diversified",
     "Relaxed": "constraints.envelope",
     "Residual": "market.parts",
+    "RegimeGauge": "market.anomaly.gauge",
     "Result": "backtesting.result",
     "Return": "energies.returns",
     "RiskBudget": "energies.budgeting",
@@ -113,6 +114,7 @@ _HOMES = {
     "optimize": "optimization",
     "read_panel": "data.sources.files",
     "rebalance": "strategy",
+    "regime_gauge": "market.anomaly.gauge",
     "score": "market.score",
     "score_summary": "market.score",
 }
@@ -159,6 +161,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.views import View, Views
     from portfolio_ebm.energy import breakdown
     from portfolio_ebm.frontiers import Frontier, frontier
+    from portfolio_ebm.market.anomaly.gauge import RegimeGauge, regime_gauge
     from portfolio_ebm.market.anomaly.report import AnomalyReport, anomaly_report
     from portfolio_ebm.market.condition import Condition
     from portfolio_ebm.market.conditioned import Conditioned
@@ -243,6 +246,7 @@ __all__ = [
     "Participation",
     "QuarterEnd",
     "Quarterly",
+    "RegimeGauge",
     "Relaxed",
     "Residual",
     "Result",
@@ -280,6 +284,7 @@ __all__ = [
     "optimize",
     "read_panel",
     "rebalance",
+    "regime_gauge",
     "score",
     "score_summary",
 ]

@@ -12,7 +12,7 @@ from market_worlds import world
 from scipy.stats import kstest, multivariate_t
 from typer.testing import CliRunner
 
-from portfolio_ebm import EWMA, FactorEBM, Historical, Panel, SampleMoments, anomaly_report
+from portfolio_ebm import EWMA, FactorEBM, Historical, Panel, SampleMoments, anomaly_report, regime_gauge
 from portfolio_ebm.cli import app
 from portfolio_ebm.errors import DataError, SpecError
 from portfolio_ebm.market.anomaly.stale import stale
@@ -176,3 +176,21 @@ def test_the_command_prints_and_writes_both_tables_or_nothing(tmp_path: Path, en
     with pytest.raises(Exception, match="there already"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_the_gauge_knows_a_rise_of_risk_and_only_the_past() -> None:
+    rng = np.random.default_rng(2)
+    days = pd.bdate_range("2010-01-01", periods=700)
+    level = np.exp(0.1 * rng.standard_normal(700))
+    level[600:640] *= 4
+    r = np.full(700, 0.0002)
+    r[605:635] = -0.01
+    frame = pd.DataFrame({"return:M": r, "var5:M": -0.01 * level, "es1:M": -0.02 * level}, index=days)
+    found = regime_gauge(frame, "M")
+    assert list(found.crises["dispersion"] <= days[605]) == [True]
+    assert found.crises["fall"].iloc[0] == pytest.approx(0.99**30 - 1, rel=1e-9)
+    cut = regime_gauge(frame.iloc[:650], "M").table
+    pd.testing.assert_frame_equal(cut, found.table.iloc[:650], check_exact=True)
+    assert found.table["flag"].iloc[600:640].all()
+    with pytest.raises(DataError, match="no series 'X'"):
+        regime_gauge(frame, "X")
