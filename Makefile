@@ -56,6 +56,7 @@ bench-data: $(STAMP)
 bench-market: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.market
+	$(BIN)/python -m benchmarks.anomalies
 
 bench-terms: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
