@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from portfolio_ebm.construction.base import ShadowPrice, Solution
+from portfolio_ebm.construction.base import Marginal, ShadowPrice, Solution
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.types import Status
 
@@ -39,8 +39,11 @@ class Allocation:
         relaxed: by rule that gave way because no portfolio obeys them all, by how much, in its own units; {} mostly.
         breaches: by rule that the holdings had drifted past before this decision, by how much, in its own units; the
             decision's own weights obey it again.
-        reduced: by asset, the marginal energy with the rules priced in: positive for a name that a lower bound keeps
-            from falling further, negative for one that an upper bound holds back; None where no multipliers are known.
+        marginal: a frame by asset: `weight`; `marginal`, the slope of the energy in that weight; `reduced`, the slope
+            with the rules priced in, positive for a name that a lower bound keeps from falling further, negative for
+            one that an upper bound holds back; `held_by`, that bound. None where no formula decided the weights.
+        priced: what `reduced` has priced in: "the other rules", by the multipliers of a proven minimum, or "the budget"
+            alone, by the mean slope of the names that no bound holds.
 
     Example:
         >>> allocation = optimize(Variance(), Budget() & LongOnly(), covariance=cov, constructor=Convex())
@@ -64,7 +67,8 @@ class Allocation:
     period: str = "per holding period"
     relaxed: Mapping[str, float] = field(default_factory=dict)
     breaches: Mapping[str, float] = field(default_factory=dict)
-    reduced: Any = None
+    marginal: pd.DataFrame | None = None
+    priced: str = ""
 
     @property
     def gap(self) -> float | None:
@@ -106,7 +110,7 @@ class Allocation:
 
         Example:
             >>> optimize(..., constructor=Convex()).why("KO")
-            'KO has 0.00%: each percent more would raise the energy by 0.0002, the other rules priced in.'
+            'KO has 0.00%: each percent more would raise the energy by 0.0002, the other rules priced in. ...'
 
         Raises:
             SpecError: no such asset.
@@ -114,15 +118,16 @@ class Allocation:
         if not isinstance(self.weights, pd.Series) or name not in self.weights.index:
             raise SpecError(f"No asset '{name}' in this allocation; why() takes the name of one of its assets.")
         said = f"{name} has {self.weights[name]:.2%}"
-        if self.reduced is None:
-            return f"{said}; no multipliers are known, so why is not known either: use constructor=Convex()."
-        slope = float(self.reduced[name])
-        if abs(slope) <= 1e-9 * max(float(self.reduced.abs().max()), 1e-12):
-            return f"{said}: there its marginal energy is that of the other names, and no bound of its own holds it."
+        if self.marginal is None:
+            return f"{said}: by rule, no formula decided it."
+        slope, scale = float(self.marginal["reduced"][name]), float(self.marginal["reduced"].abs().max())
+        bound = self.marginal["held_by"][name]
+        held = f" What holds it: {bound}." if bound else " No bound of its own holds it."
+        if abs(slope) <= 1e-9 * max(scale, 1e-12):
+            return f"{said}: there its marginal energy is that of the other names.{held}"
         way = "raise" if slope > 0.0 else "lower"
-        return (
-            f"{said}: each percent more would {way} the energy by {0.01 * abs(slope):.3g}, the other rules priced in."
-        )
+        by = f"{0.01 * abs(slope):.3g}"
+        return f"{said}: each percent more would {way} the energy by {by}, {self.priced} priced in.{held}"
 
     def __str__(self) -> str:
         lines = [f"Allocation {self.date}".rstrip() + f": {self.status}"]
@@ -146,9 +151,6 @@ def record(
     `period` is the holding period in words, "a month".
     """
     weights: Any = solution.weights.detach().cpu()
-    reduced: Any = None if solution.reduced is None else solution.reduced.detach().cpu().numpy()
-    if names is not None and reduced is not None:
-        reduced = pd.Series(reduced, index=pd.Index(names, name="asset"), name="reduced")
     ensemble: Any = None if solution.ensemble is None else solution.ensemble.detach().cpu()
     if names is not None:
         weights = pd.Series(weights.numpy(), index=pd.Index(names, name="asset"), name="weight")
@@ -162,5 +164,23 @@ def record(
         residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=dict(solution.ranges),
         ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
-        relaxed=dict(solution.relaxed), breaches=dict(breaches or {}), reduced=reduced,
+        relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
+        marginal=_marginal(solution, names), priced=_priced(solution.marginal),
     )  # fmt: skip
+
+
+def _marginal(solution: Solution, names: tuple[str, ...] | None) -> pd.DataFrame | None:
+    """The table of marginal energies, by name or by number."""
+    found = solution.marginal
+    if found is None:
+        return None
+    columns = {"weight": solution.weights, "marginal": found.gradient, "reduced": found.reduced}
+    index = pd.Index(names if names is not None else range(len(found.held_by)), name="asset")
+    frame = pd.DataFrame({key: item.detach().cpu().double().numpy() for key, item in columns.items()}, index=index)
+    return frame.assign(held_by=list(found.held_by))
+
+
+def _priced(found: Marginal | None) -> str:
+    if found is None:
+        return ""
+    return "the other rules" if found.exact else "the budget"

@@ -162,6 +162,12 @@ def project_any(w: Tensor, regions: Sequence[Region]) -> Projection:
     return Projection(nearest, left, Status(True, f"nearest of {len(found)} cases; {found[0].status.message}"))
 
 
+def alone_of(rule: Constraint, like: Region, ctx: Context) -> Region:
+    """The walls of one rule on the free region with the frozen names of `like`."""
+    free = Region.free(ctx.n_assets, dtype=like.lower.dtype, device=like.lower.device)
+    return rule.restrict(replace(free, frozen=like.frozen), ctx)
+
+
 def project_region(w: Tensor, region: Region) -> Projection:
     """The nearest point of a region for every row of w (..., n), in the dtype of w.
 

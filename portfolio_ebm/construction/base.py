@@ -56,6 +56,23 @@ class ShadowPrice:
 
 
 @dataclass(frozen=True)
+class Marginal:
+    """By name, the slope of the energy and what keeps the name where it is.
+
+    Attributes:
+        gradient: (n,) dE/dw_i by autograd; at a kink one of the slopes, NaN where there is none.
+        reduced: (n,) the gradient with the rows of the rules priced in.
+        held_by: the bound that holds each name, "" where none does.
+        exact: whether all rows and caps are priced in by the multipliers of a minimum, or the budget alone.
+    """
+
+    gradient: Tensor
+    reduced: Tensor
+    held_by: tuple[str, ...]
+    exact: bool
+
+
+@dataclass(frozen=True)
 class Solution:
     """A portfolio with what is known of it.
 
@@ -73,8 +90,8 @@ class Solution:
         diagnostics: acceptance, chain agreement, patterns seen, seconds by stage, ...
         relaxed: by rule that had to give way, by how much its bounds were let out, in its own units.
         shadow_prices: what one more unit of each binding rule is worth; () where no multipliers are known.
-        reduced: (n,) the slope of the energy in each weight, the rows of the rules priced in: positive at a lower bound
-            that holds the name there, negative at an upper one, zero between; None where no multipliers are known.
+        marginal: the slope of the energy in each weight, with the rules priced in, and the bound that holds the name;
+            None for weights that no formula decided.
     """
 
     weights: Tensor
@@ -89,7 +106,7 @@ class Solution:
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     shadow_prices: tuple[ShadowPrice, ...] = ()
     relaxed: Mapping[str, float] = field(default_factory=dict)
-    reduced: Tensor | None = None
+    marginal: Marginal | None = None
 
     @property
     def gap(self) -> float | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_any, regions_of
 from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.construction.marginal import marginal_of
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, breakdown
 from portfolio_ebm.errors import InfeasibleError, SolverError
@@ -35,9 +36,12 @@ def certify(
     bound: float | None,
     status: Status,
     rng: torch.Generator,
+    multipliers: Tensor | None = None,
     **extras: Any,
 ) -> Solution:
     """The Solution at `weights` (n,), measured; `extras` are its other fields (ablation, ensemble, diagnostics).
+
+    `multipliers` (n,) are those of the bounds on single weights, lower less upper, where they are known.
 
     A bound above the energy by rounding is lowered to it, so that the gap is never negative.
 
@@ -53,6 +57,7 @@ def certify(
                 f"{FEASIBLE:g}; it was not let out. "
                 "Scale the rules to weights near one, or loosen the ones that leave no room."
             )
+    extras["marginal"] = marginal_of(energy, weights, constraint, ctx, multipliers)
     return measured(weights, energy, constraint, ctx, residuals, bound=bound, status=status, rng=rng, **extras)
 
 

@@ -279,5 +279,5 @@ class Convex(Constructor):
             found.weights, energy, constraint, ctx, bound=found.bound, status=found.status, rng=rng,
             diagnostics={} if found.kkt is None else {"kkt": found.kkt},
             shadow_prices=() if found.duals is None else shadow_prices(energy, constraint, ctx, found.duals),
-            reduced=None if found.duals is None else torch.as_tensor(found.duals.lower - found.duals.upper),
+            multipliers=None if found.duals is None else torch.as_tensor(found.duals.lower - found.duals.upper),
         )  # fmt: skip

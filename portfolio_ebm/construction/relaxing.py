@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import All, region_of
+from portfolio_ebm.constraints.combine import All, alone_of, region_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import residuals_of
@@ -74,12 +74,6 @@ class LetOut(Constraint):
 
     def explain(self) -> str:
         return f"{self.rule.explain()[:-1]}, let out by {self.by:g}."
-
-
-def alone_of(rule: Constraint, like: Region, ctx: Context) -> Region:
-    """The walls of one rule on the free region with the frozen names of `like`."""
-    free = Region.free(ctx.n_assets, dtype=like.lower.dtype, device=like.lower.device)
-    return rule.restrict(replace(free, frozen=like.frozen), ctx)
 
 
 def require_relaxable(constraint: Constraint, relax: Sequence[Constraint]) -> None:

@@ -12,11 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.constraints.combine import alone_of, region_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.duality import Duals
-from portfolio_ebm.construction.relaxing import alone_of
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energy import Energy
