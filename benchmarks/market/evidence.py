@@ -43,8 +43,12 @@ def _frozen(six: Evaluation) -> list[str]:
         said = "No configuration of ours is frozen; the tables hold the baselines alone."
         return [*lines, said, ""]
     when = frozen.FROZEN_ON or "not yet: these are development years"
-    lines += [f"Frozen on: {when}.", f"Variants: {frozen.VARIANTS}.", ""]
-    for what, spec in (("factors alone", frozen.SIX), ("factors and stocks", frozen.STOCKS)):
+    lines += [f"Frozen on: {when}.", f"{frozen.VARIANTS}.", ""]
+    for what, spec in (
+        ("factors alone", frozen.SIX),
+        ("factors alone, the default", frozen.DEFAULT),
+        ("factors and stocks", frozen.STOCKS),
+    ):
         lines += [f"- {what}: `{spec!r}`"]
     return [*lines, ""]
 
