@@ -152,6 +152,9 @@ def jobs(count: int, quick: bool) -> dict[str, Job]:
 
 
 def _ours(model: MarketModel, data: Data) -> Job:
+    """All of a model's forecasts; beside stocks, where the tables show joint scores alone, its density."""
+    if data.stocks is not None:
+        return lambda w: densities(model, data.panel(), w.first, w.stop)
     return lambda w: forecasts(model, data.panel(), w.first, w.stop, w.portfolios)
 
 
