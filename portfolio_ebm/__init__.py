@@ -31,11 +31,13 @@ _HOMES = {
     "Convex": "construction.convex",
     "DCC": "market.dependence.dcc",
     "Diversified75510": "constraints.diversified",
+    "Distribution": "ensembles",
     "DollarNeutral": "constraints.exposures",
     "EVaR": "energies.entropic",
     "EWMA": "market.ewma",
     "Either": "constraints.either",
     "EllipsoidReturn": "energies.robust",
+    "Ensemble": "ensembles",
     "EntropicRisk": "energies.entropic",
     "EqualWeight": "construction.naive",
     "EveryPeriod": "data.calendar",
@@ -109,12 +111,14 @@ _HOMES = {
     "bps": "types",
     "breakdown": "energy",
     "bundled": "data.sources.bundled",
+    "ensemble": "ensembles",
     "french": "data.sources.french",
     "frontier": "frontiers",
     "optimize": "optimization",
     "read_panel": "data.sources.files",
     "rebalance": "strategy",
     "regime_gauge": "market.anomaly.gauge",
+    "resampled_ranges": "ensembles",
     "score": "market.score",
     "score_summary": "market.score",
 }
@@ -160,6 +164,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.tracking import TrackingError
     from portfolio_ebm.energies.views import View, Views
     from portfolio_ebm.energy import breakdown
+    from portfolio_ebm.ensembles import Distribution, Ensemble, ensemble, resampled_ranges
     from portfolio_ebm.frontiers import Frontier, frontier
     from portfolio_ebm.market.anomaly.gauge import RegimeGauge, regime_gauge
     from portfolio_ebm.market.anomaly.report import AnomalyReport, anomaly_report
@@ -204,11 +209,13 @@ __all__ = [
     "Condition",
     "Conditioned",
     "Convex",
+    "Distribution",
     "Diversified75510",
     "DollarNeutral",
     "EVaR",
     "Either",
     "EllipsoidReturn",
+    "Ensemble",
     "EntropicRisk",
     "EqualWeight",
     "EveryPeriod",
@@ -279,12 +286,14 @@ __all__ = [
     "bps",
     "breakdown",
     "bundled",
+    "ensemble",
     "french",
     "frontier",
     "optimize",
     "read_panel",
     "rebalance",
     "regime_gauge",
+    "resampled_ranges",
     "score",
     "score_summary",
 ]

@@ -21,14 +21,14 @@ ORDER = (
     ("energies",),
     ("constraints",),
     ("construction",),
-    ("allocation", "strategy", "optimization", "frontiers", "many"),
+    ("allocation", "strategy", "optimization", "frontiers", "ensembles", "many"),
     ("backtesting", "orders"),
     ("report",),
     ("cli",),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 
-PUBLIC_DOORS = {"allocation", "strategy", "optimization", "frontiers", "many"}
+PUBLIC_DOORS = {"allocation", "strategy", "optimization", "frontiers", "ensembles", "many"}
 # In the market room pandas writes records: scores, anomalies; everything else there is arrays and tensors.
 MARKET_RECORDS = {"market/score.py", "market/anomaly/report.py", "market/anomaly/gauge.py"}
 GUESTS = {

@@ -1,0 +1,200 @@
+"""The law exp(-E/T) on a convex set near its optimum, prepared for exact kernels.
+
+Names that the tolerance cannot bring to `least` weight stand where the optimum has them ("near support"): by the
+optimum's reduced cost r_i, a name at zero reaches excess / r_i at most. The law is on the others, with respect to
+Lebesgue measure on what the budget and the other equations leave open of them.
+
+T follows from the excess: near the optimum of a convex energy E - E* is Gamma(k, T), k = limits that bind + half of
+the free dimensions, so T = excess / k gives the excess on average; a pilot run corrects it.
+
+The quadratic part of E, with its kinks at the held weights, is sampled exactly by moves of weight between pairs of
+names, or in any direction where equations forbid such moves; every other term enters by Metropolis over its quadratic
+model at the optimum. Curved caps are where that energy is infinite.
+
+Source for the Gamma law: Laplace's method, e.g. Wong, R. (2001), Asymptotic Approximations of Integrals, chapter IX.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from portfolio_ebm.constraints.caps import Ball as BallCap
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.convex import Minimum
+from portfolio_ebm.construction.duality import Box
+from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.slices import curvature_matrix
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Bound, Energy
+from portfolio_ebm.errors import SpecError
+from portfolio_ebm.samplers.pair_gibbs import Target, spans
+from portfolio_ebm.samplers.polyhedron import Ball, Polyhedron, with_slack
+
+TOUCH = 1e-9
+"""A weight this near to a bound is on it."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """exp(-E/T) on the names `kept` (k,), the others standing at `base` (n,).
+
+    Attributes:
+        best: the optimum.
+        target: the quadratic with kinks that pair moves draw from exactly, on the coordinates of `polyhedron`: the
+            kept names, and a slack where the budget is open.
+        energy: E on whole portfolios (chains, n), infinite beyond curved caps; None where `target` is all of it.
+        value: E on whole portfolios.
+        excess: the tolerated energy above the optimum.
+        k: what the excess is divided by for the first guess of T.
+        pairs: whether moves between two names reach all of the set.
+    """
+
+    kept: Tensor
+    base: Tensor
+    best: Minimum
+    target: Target
+    polyhedron: Polyhedron
+    energy: Bound | None
+    value: Bound
+    excess: float
+    k: float
+    pairs: bool
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Portfolios (chains, n) of coordinates (d, chains)."""
+        w = self.base.expand(x.shape[1], -1).clone()
+        w[:, self.kept] = x[: len(self.kept)].T
+        return w
+
+    def start(self, chains: int) -> Tensor:
+        """The optimum in the law's coordinates, (d, chains)."""
+        x = self.best.weights[self.kept]
+        if self.polyhedron.n > len(x):
+            total = self.polyhedron.row_upper[-1] / self.polyhedron.rows[-1, -1]
+            x = torch.cat([x, (total - x.sum()).reshape(1)])
+        return x.unsqueeze(-1).repeat(1, chains)
+
+
+def law_of(energy: Energy, region: Region, ctx: Context, best: Minimum, excess: float, least: float) -> Law:
+    """The law around `best` for an excess; names that cannot reach `least` are left out, none where it is 0.
+
+    Raises:
+        SpecError: no name is free to move.
+    """
+    region = region.folded()
+    box, w = Box.of(region), best.weights
+    reach = _reach(best, box, excess)
+    moving = torch.as_tensor(box.upper - box.lower > TOUCH)
+    kept = (moving & ((w > box_tensor(box.lower, w) + TOUCH) | (reach >= least))).nonzero().squeeze(-1)
+    if len(kept) < 2:
+        raise SpecError(f"Within the tolerance no name is free to move{ctx.at}; raise it, or take support='all'.")
+    base = w.clone()
+    polyhedron, added = with_slack(_polyhedron(region, box, kept, base))
+    target, other = _target(energy, region, ctx, best, kept)
+    if added:
+        zero = torch.zeros(1, dtype=w.dtype)
+        target = Target(
+            torch.nn.functional.pad(target.matrix, (0, 1, 0, 1)), torch.cat([target.linear, zero]),
+            None if target.rate is None else torch.cat([target.rate, zero]),
+            None if target.centre is None else torch.cat([target.centre, zero]),
+        )  # fmt: skip
+    value = energy.bind(ctx)
+    return Law(
+        kept=kept, base=base, best=best, target=target, polyhedron=polyhedron,
+        energy=_inside(value, region) if other or region.curved else None, value=value, excess=excess,
+        k=_order(target, polyhedron, w[kept]), pairs=spans(polyhedron),
+    )  # fmt: skip
+
+
+def box_tensor(a: np.ndarray, like: Tensor) -> Tensor:
+    """An array of a Box as a tensor."""
+    return torch.as_tensor(a, dtype=like.dtype)
+
+
+def _reach(best: Minimum, box: Box, excess: float) -> Tensor:
+    """By name, the weight to which the excess can bring it from its lower bound, to first order."""
+    if best.duals is None:
+        return torch.full_like(best.weights, torch.inf)
+    cost = box_tensor(np.maximum(best.duals.lower, best.duals.upper), best.weights)
+    return excess / cost.clamp_min(1e-300)
+
+
+def _polyhedron(region: Region, box: Box, kept: Tensor, base: Tensor) -> Polyhedron:
+    out = torch.ones(region.n, dtype=torch.bool)
+    out[kept] = False
+    rows = box_tensor(box.rows, base)
+    moved = rows[:, out] @ base[out]
+    used = (rows[:, kept] != 0.0).any(-1)
+    balls = []
+    if box.turnover is not None:
+        one, anchor = torch.ones(region.n, dtype=base.dtype), box_tensor(box.anchor, base)
+        balls.append((anchor, one, one, box.turnover))
+    balls += [(cap.centre, cap.up, cap.down, cap.limit) for cap in region.caps if isinstance(cap, BallCap)]
+    return Polyhedron(
+        lower=box_tensor(box.lower, base)[kept], upper=box_tensor(box.upper, base)[kept],
+        rows=rows[used][:, kept], row_lower=(box_tensor(box.row_lower, base) - moved)[used],
+        row_upper=(box_tensor(box.row_upper, base) - moved)[used],
+        balls=tuple(
+            Ball(c[kept], u[kept], d[kept], limit - float(Ball(c[out], u[out], d[out], 0.0).value(base[out, None])))
+            for c, u, d, limit in balls
+        ),
+    )  # fmt: skip
+
+
+def _target(energy: Energy, region: Region, ctx: Context, best: Minimum, kept: Tensor) -> tuple[Target, bool]:
+    """The quadratic with kinks on the kept names, and whether there is more to the energy."""
+    formula, w = take_apart(energy, ctx), best.weights
+    other = bool(formula.tails or formula.smooth or formula.other)
+    rate = centre = None
+    if formula.cost > 0.0 and formula.held is not None:
+        centre = box_tensor(formula.held, w)[kept]
+        rate = torch.full_like(centre, formula.cost)
+    if other:
+        value = energy.bind(ctx)
+        stride = 0.5 * float(w.abs()[w.abs() > TOUCH].mean())
+        matrix = curvature_matrix(value, w, region.lower, stride)
+        values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+        matrix = (vectors * values.clamp_min(0.0)) @ vectors.T
+        slope = box_tensor(formula.gradient(w.numpy()), w)
+        if rate is not None and centre is not None:
+            slope[kept] = slope[kept] - rate * (w[kept] - centre).sign()
+        linear = slope - matrix @ w
+    else:
+        matrix = torch.zeros(region.n, region.n, dtype=w.dtype)
+        matrix = matrix if formula.matrix is None else box_tensor(formula.matrix, w)
+        linear = box_tensor(formula.linear, w)
+    fixed = w.clone()
+    fixed[kept] = 0.0
+    inner = matrix[kept][:, kept]
+    return Target(0.5 * (inner + inner.T), (linear + matrix @ fixed)[kept], rate, centre), other
+
+
+def _inside(value: Bound, region: Region) -> Bound:
+    """E, infinite beyond the curved caps."""
+    caps = region.curved
+
+    def energy(w: Tensor) -> Tensor:
+        found = value(w)
+        for cap in caps:
+            found = torch.where(cap.excess(w) > 0.0, torch.inf, found)
+        return found
+
+    return energy
+
+
+def _order(target: Target, p: Polyhedron, w: Tensor) -> float:
+    """k: limits that bind at w, and half of the dimensions that are left."""
+    n = len(w)
+    bound = (w <= p.lower[:n] + TOUCH) | (w >= p.upper[:n] - TOUCH)
+    kinked = torch.zeros_like(bound)
+    if target.rate is not None and target.centre is not None:
+        kinked = (target.rate[:n] > 0.0) & ((w - target.centre[:n]).abs() <= TOUCH) & ~bound
+    equal = int(torch.linalg.matrix_rank(p.rows[p.equal])) if bool(p.equal.any()) else 0
+    at = p.rows[:, :n] @ w
+    rows = ((at >= p.row_upper - TOUCH) | (at <= p.row_lower + TOUCH)) & ~p.equal
+    binding = int(bound.sum()) + int(kinked.sum()) + int(rows.sum())
+    return max(binding + 0.5 * max(p.n - equal - binding, 0), 0.5)

@@ -1,0 +1,218 @@
+"""ensemble: the door to the distribution of nearly optimal portfolios; and resampled_ranges, which is something else.
+
+`ensemble` asks: how different can portfolios be that are about as good, the estimates taken as given?
+`resampled_ranges` asks: how different would the optimum be, had the market's past been drawn again?
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.construction.certificate import FEASIBLE
+from portfolio_ebm.construction.convex import minimize, require_convex
+from portfolio_ebm.construction.excess import Unit, allowed_excess
+from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.mixing import Draws, draw
+from portfolio_ebm.construction.near_optimal import Law, law_of
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.errors import InfeasibleError, SolverError, SpecError
+from portfolio_ebm.optimization import given_context
+from portfolio_ebm.types import Spec, Status, generator
+
+NEAR = 0.01
+"""Near support: names that the whole tolerance, spent on them alone, brings to this weight."""
+
+HELD = 1e-3
+"""A weight above this counts as held."""
+
+
+class Ensemble(Spec):
+    """The law p(w) ~ exp(-E(w)/T) on the portfolios that obey the rules, T such that E - E* is on average `tolerance`.
+
+    Attributes:
+        tolerance: the mean excess over the optimum, as a fraction, in `unit`; see construction/excess.py.
+        unit: "energy" or "volatility".
+        support: "near" leaves names where the optimum has them that the whole tolerance, spent on one of them alone,
+            would not bring to 1 % (to first order); "all" leaves out none, and in hundreds of names nearly all of the
+            excess goes into dust.
+        chains: how many run side by side.
+        moves: the most moves of a chain before the sample is refused, by default 4,000 for each name.
+
+    Example:
+        >>> ensemble(Variance(), Budget() & LongOnly(), covariance=cov, law=Ensemble(0.01, unit="volatility"))
+    """
+
+    tolerance: float = Field(default=0.01, gt=0.0)
+    unit: Unit = "energy"
+    support: Literal["near", "all"] = "near"
+    chains: int = Field(default=1024, ge=64)
+    moves: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What nearly optimal portfolios have in common, and where they differ: near-optimal ranges, no statistics.
+
+    Attributes:
+        weights: by asset: optimum, mean, low and high (5 % and 95 % of the draws), held, the share of draws in which
+            it has more than 0.1 %; ess, what its mean is worth in independent draws.
+        groups: by grouping and label: optimum, mean, low, high of the group's weight.
+        draws: portfolios (draws x assets), every one obeying the rules to 1e-9.
+        excess: of every draw, E - E*, in energy. tolerated: its mean that was asked for.
+        temperature: T.
+        diversity: mean of 1/2 sum |w - w'| over pairs of draws: the share of the portfolio that differs.
+        dust: mean share of the portfolio in names below 0.1 %.
+        left_out: names that stand where the optimum has them.
+        patterns: how many sets of held names occur; coverage: the chance that a new draw has one of them
+            (Good and Turing).
+        r_hat: the largest of all weights and the energy; ess: the least of all weights that move.
+        status: which kernel, the measure, how it ended.
+
+    Example:
+        >>> ensemble(Variance(), Budget() & LongOnly(), covariance=cov).weights[["low", "high", "held"]]
+    """
+
+    weights: pd.DataFrame
+    groups: pd.DataFrame
+    draws: pd.DataFrame
+    excess: np.ndarray[Any, np.dtype[np.float64]]
+    tolerated: float
+    temperature: float
+    diversity: float
+    dust: float
+    left_out: tuple[str, ...]
+    patterns: int
+    coverage: float
+    r_hat: float
+    ess: float
+    status: Status
+
+    def __str__(self) -> str:
+        shown = self.weights.sort_values("optimum", ascending=False).head(10)[["optimum", "low", "high", "held"]]
+        return f"{self.status}\n{shown.to_string(float_format='{:.1%}'.format)}"
+
+
+def ensemble(
+    energy: Energy, constraint: Constraint, *, law: Ensemble | None = None, seed: int = 0, **inputs: Any
+) -> Distribution:
+    """The distribution of portfolios that are nearly optimal, by exact kernels, or an error where they did not mix.
+
+    The measure is Lebesgue's on the portfolios that obey the rules, within the names that are not `left_out`. The law
+    of a convex formula is log-concave: it has one mode, and that is the optimum.
+
+    Args:
+        energy, constraint: a convex formula and convex rules.
+        law: how near to the optimum.
+        inputs: mean, covariance, scenarios, assets, held, groups and what else `optimize` takes.
+
+    Raises:
+        SpecError: a term or a rule is not convex. DataError, ShapeError: as `optimize`.
+        InfeasibleError: no portfolio obeys the rules.
+        SolverError: the chains did not mix, and R-hat says so; nothing is reported.
+
+    Source: for the law and its temperature, construction/near_optimal.py; for the kernels, samplers/pair_gibbs.py.
+    """
+    law = law or Ensemble()
+    ctx, names, _ = given_context(energy, constraint, **inputs)
+    require_convex(energy, constraint)
+    try:
+        region = region_of(constraint, ctx)
+        best = minimize(energy, region, ctx)
+    except InfeasibleError as error:
+        raise explain_infeasible(constraint, ctx) from error
+    if not best.status.ok:
+        raise SolverError(f"The optimum is not proven, so that no tolerance around it means anything. {best.status}")
+    excess = allowed_excess(law.tolerance, law.unit, energy, best.weights, ctx)
+    prepared = law_of(energy, region, ctx, best, excess, NEAR if law.support == "near" else 0.0)
+    found = draw(prepared, law.chains, generator(seed, "ensemble", ctx.tradeable.device), moves=law.moves)
+    return _told(prepared, found, constraint, ctx, names or tuple(str(i) for i in range(ctx.n_assets)))
+
+
+def _told(law: Law, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]) -> Distribution:
+    w = torch.stack([law.whole(x.T) for x in found.x]).flatten(0, 1)
+    for rule in constraint.rules():
+        if not float(rule.residual(w, ctx).max()) <= FEASIBLE:
+            raise SolverError(f"A draw breaks {rule!r} by {float(rule.residual(w, ctx).max()):.3g}; none was let out.")
+    ess = torch.full((len(names),), torch.nan, dtype=w.dtype)
+    ess[law.kept] = found.sizes[: len(law.kept)]
+    low, high = torch.from_numpy(np.quantile(w.numpy(), (0.05, 0.95), axis=0))
+    held = w.abs() > HELD
+    weights = pd.DataFrame(
+        {
+            "optimum": law.best.weights, "mean": w.mean(0), "low": low, "high": high,
+            "held": held.to(w.dtype).mean(0), "ess": ess,
+        },
+        index=pd.Index(names, name="asset"),
+    )  # fmt: skip
+    patterns, times = np.unique(np.packbits(held.numpy(), axis=1), axis=0, return_counts=True)
+    least = float(found.sizes.min())
+    out = tuple(name for i, name in enumerate(names) if bool(ess[i].isnan()))
+    status = Status(
+        True,
+        f"{len(w)} portfolios from exp(-E/T) by {found.kernel}, with respect to Lebesgue measure on the rules within "
+        f"{len(names) - len(out)} of {len(names)} names: R-hat {found.r_hat:.3f}, worth {least:.0f} independent draws.",
+    )
+    return Distribution(
+        weights=weights, groups=_groups(w, law, ctx), draws=pd.DataFrame(w.numpy(), columns=list(names)),
+        excess=(found.energy.flatten() - law.best.value).numpy(), tolerated=law.excess,
+        temperature=found.temperature, diversity=0.5 * float((w - w.roll(len(w) // 2 + 1, 0)).abs().sum(-1).mean()),
+        dust=float(torch.where(held, 0.0, w.abs()).sum(-1).mean()), left_out=out, patterns=len(patterns),
+        coverage=1.0 - float((times == 1).sum()) / len(w), r_hat=found.r_hat, ess=least, status=status,
+    )  # fmt: skip
+
+
+def _groups(w: torch.Tensor, law: Law, ctx: Context) -> pd.DataFrame:
+    rows, index = [], []
+    for grouping, labels in ctx.groups.items():
+        for label in dict.fromkeys(labels):
+            inside = torch.tensor([own == label for own in labels])
+            total = w[:, inside].sum(-1).numpy()
+            rows.append((float(law.best.weights[inside].sum()), total.mean(), *np.quantile(total, (0.05, 0.95))))
+            index.append((grouping, label))
+    where = pd.MultiIndex.from_tuples(index, names=["grouping", "label"]) if index else None
+    return pd.DataFrame(rows, columns=["optimum", "mean", "low", "high"], index=where)
+
+
+def resampled_ranges(
+    energy: Energy, constraint: Constraint, *, scenarios: Any, draws: int = 200, block: int = 1,
+    seed: int = 0, **inputs: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """By asset, the 5 % and 95 % quantiles of the optimum's weight when the scenarios are drawn again.
+
+    Each of `draws` samples takes blocks of `block` scenarios in a row with replacement (circular), estimates mean and
+    covariance from them and solves the formula exactly. The ranges say how much the optimum owes to the sample; they
+    are no near-optimal ranges, for which see `ensemble`.
+
+    Raises:
+        SpecError: draws < 20, or block outside of 1 .. the number of scenarios. Others as `optimize` with Convex().
+
+    Example:
+        >>> resampled_ranges(Variance(), Budget() & LongOnly(), scenarios=returns, block=20)
+
+    Sources: Efron, B. and Tibshirani, R. (1993), An Introduction to the Bootstrap; Politis, D. N. and Romano, J. P.
+    (1992), A circular block-resampling procedure for stationary data; Michaud, R. (1998), Efficient Asset Management.
+    """
+    frame = pd.DataFrame(scenarios)
+    values, size = frame.to_numpy(dtype=np.float64), len(frame)
+    if draws < 20 or not 1 <= block <= size:
+        raise SpecError(f"draws={draws}, block={block}: ask for 20 draws or more, and blocks of 1 to {size} scenarios.")
+    require_convex(energy, constraint)
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        starts = rng.integers(size, size=-(-size // block))
+        rows = ((starts[:, None] + np.arange(block)) % size).ravel()[:size]
+        again = pd.DataFrame(values[rows], columns=frame.columns)
+        ctx = given_context(energy, constraint, scenarios=again, **inputs).ctx
+        found.append(minimize(energy, region_of(constraint, ctx), ctx).weights.numpy())
+    low, middle, high = np.quantile(np.array(found), (0.05, 0.5, 0.95), axis=0)
+    index = pd.Index(frame.columns, name="asset")
+    return pd.DataFrame({"low": low, "median": middle, "high": high}, index=index)
