@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # The tensors here are small: more threads than one cost more than they bring, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup backtest test slow check bench bench-data bench-market bench-terms clean help
+.PHONY: setup backtest test slow check bench bench-data bench-market bench-terms bench-optimizer clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make bench     the benchmarks behind the numbers in the documents"
 	@echo "make bench-data    what the data doctor finds of planted faults, and how fast a cache loads"
 	@echo "make bench-terms   each objective's optimum and time beside other libraries; 10,000 problems against Clarabel"
+	@echo "make bench-optimizer  draws a second of nearly optimal portfolios; turnover saved by LeastTrade, with intervals"
 	@echo "make bench-market  the market model scored day by day beside others; writes docs/EVIDENCE.md"
 
 setup: $(STAMP)
@@ -62,6 +63,12 @@ bench-terms: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/terms.py
 	$(BIN)/python benchmarks/terms_problems.py
+
+# Real data: --data FOLDER with french/ and stocks/, or the folder that the scripts name.
+bench-optimizer: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/ensemble.py
+	$(BIN)/python benchmarks/least_trade.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
