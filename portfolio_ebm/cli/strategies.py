@@ -294,18 +294,20 @@ def _compile(strategy: Strategy, past: Past) -> None:
     """Bring the rules together on the last decision date: unknown groups, unknown factors and rules in conflict."""
     import torch
 
-    from portfolio_ebm.constraints.combine import project_region, region_of
+    from portfolio_ebm.constraints.combine import project_any, regions_of
     from portfolio_ebm.construction.infeasible import explain_infeasible
-    from portfolio_ebm.context import Context
+    from portfolio_ebm.strategy import surroundings
 
     unknown = [name for name in getattr(strategy.market, "factors", ()) if name not in past.factors]
     if unknown:
         there = ", ".join(past.factors) or "none"
         raise DataError(f"The market asks for {', '.join(unknown)}; the panel's factors are {there}. Give --factors.")
-    ctx = Context(assets=past.assets, market=None, held=None, tradeable=torch.tensor(past.tradeable),
-                  groups=past.groups, date=past.date)  # fmt: skip
-    region = region_of(strategy.constraint, ctx)
+    if strategy.constraint.asks():
+        return  # rules on risk are known once the market is fitted
+    horizon = strategy.rebalance.horizon(past.dates)
+    ctx = surroundings(past, None, None, horizon, strategy.capital, torch.device("cpu"))
+    middle = torch.full((ctx.n_assets,), 1.0 / ctx.n_assets, dtype=torch.float64)
     try:
-        project_region(torch.full((region.n,), 1.0 / region.n, dtype=torch.float64), region)
+        project_any(middle, regions_of(strategy.constraint, ctx))
     except InfeasibleError:
         raise explain_infeasible(strategy.constraint, ctx) from None
