@@ -65,11 +65,14 @@ def _run(given: argparse.Namespace) -> int:
         both = with_stocks(data)
         _say(f"{both.source}, from {given.stocks_from}")
         stocks = evaluate(both, given.stocks_from, None, stocks_model, cache, quick=False, say=_say)
-        if stocks_model is not None:
-            _say("judging bad ticks")
-            ticks = bad_ticks(stocks_model, both, stocks.walk.first, stocks.walk.stop)
-        _say("walking portfolios forward")
-        table = effect(stocks_model, both.panel(), given.stocks_from, None)
+        if given.brief:
+            skipped.append("Portfolios and bad ticks: left out by --brief.")
+        else:
+            if stocks_model is not None:
+                _say("judging bad ticks")
+                ticks = bad_ticks(stocks_model, both, stocks.walk.first, stocks.walk.stop)
+            _say("walking portfolios forward")
+            table = effect(stocks_model, both.panel(), given.stocks_from, None)
     command = "python -m benchmarks.market " + " ".join(arguments_of(given))
     text = document(six, stocks, stress, table, command.strip(), time.time() - began, skipped, ticks, price)
     print(text)
@@ -90,6 +93,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stocks-from", default=STOCKS_FROM, help="first test day of factors and stocks together")
     parser.add_argument("--out", type=Path, help="where the document goes; docs/EVIDENCE.md for a full default run")
     parser.add_argument("--quick", action="store_true", help="two test years, fewer baselines, no stocks")
+    parser.add_argument(
+        "--brief", action="store_true", help="no walk of portfolios and no bad ticks, the slowest parts"
+    )
     parser.add_argument("--development", action="store_true", help="1980 to 1999 only, data cut there")
     parser.add_argument("--fresh", action="store_true", help="make every frame anew")
     given = parser.parse_args(arguments)
@@ -107,7 +113,7 @@ def arguments_of(given: argparse.Namespace) -> list[str]:
         found.append(f"--test-from {given.test_from}")
     if given.stocks_from != STOCKS_FROM:
         found.append(f"--stocks-from {given.stocks_from}")
-    return found + [f"--{flag}" for flag in ("quick", "development") if getattr(given, flag)]
+    return found + [f"--{flag}" for flag in ("quick", "brief", "development") if getattr(given, flag)]
 
 
 def _data(given: argparse.Namespace) -> tuple[Data, str, str | None]:
