@@ -46,6 +46,7 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/convex_walk_forward.py
+	$(BIN)/python benchmarks/convex_many.py
 	$(BIN)/python benchmarks/market_score.py
 
 # Real data to plant faults in: --data FOLDER, or the folder that the script names.

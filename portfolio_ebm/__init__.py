@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ActiveShare": "constraints.leverage",
     "Allocation": "allocation",
+    "Allocations": "many",
     "AnnealedLangevin": "construction.annealed",
     "AnomalyReport": "market.anomaly.report",
     "BetaNeutral": "constraints.exposures",
@@ -115,6 +116,7 @@ _HOMES = {
     "french": "data.sources.french",
     "frontier": "frontiers",
     "optimize": "optimization",
+    "optimize_many": "many",
     "read_panel": "data.sources.files",
     "rebalance": "strategy",
     "regime_gauge": "market.anomaly.gauge",
@@ -166,6 +168,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.energy import breakdown
     from portfolio_ebm.ensembles import Distribution, Ensemble, ensemble, resampled_ranges
     from portfolio_ebm.frontiers import Frontier, frontier
+    from portfolio_ebm.many import Allocations, optimize_many
     from portfolio_ebm.market.anomaly.gauge import RegimeGauge, regime_gauge
     from portfolio_ebm.market.anomaly.report import AnomalyReport, anomaly_report
     from portfolio_ebm.market.condition import Condition
@@ -194,6 +197,7 @@ __all__ = [
     "UCITS",
     "ActiveShare",
     "Allocation",
+    "Allocations",
     "AnnealedLangevin",
     "AnomalyReport",
     "BetaNeutral",
@@ -290,6 +294,7 @@ __all__ = [
     "french",
     "frontier",
     "optimize",
+    "optimize_many",
     "read_panel",
     "rebalance",
     "regime_gauge",

@@ -114,9 +114,37 @@ class Given(NamedTuple):
     like: Any
 
 
-def given_context(
-    energy: Energy,
-    constraint: Constraint,
+class Read(NamedTuple):
+    """The caller's inputs, and which estimates are among them: mean, covariance, scenarios, paths."""
+
+    given: Given
+    known: frozenset[str]
+
+    def require(self, energy: Energy, constraint: Constraint) -> None:
+        """Refuse a formula or rules that ask for what is not here or cannot be used.
+
+        Raises: DataError, ShapeError and SpecError as `optimize` does.
+        """
+        missing = (needs(energy) | constraint.asks()) - self.known
+        if missing:
+            raise SpecError(
+                f"{energy!r} under {constraint!r} needs {_words(missing)}; pass it to optimize, or use a Strategy with "
+                "a market model."
+            )
+        check(energy, self.given.ctx)
+
+
+def given_context(energy: Energy, constraint: Constraint, **inputs: Any) -> Given:
+    """The inputs of `optimize`, checked: nothing that no solver should see gets past here.
+
+    Raises: DataError, ShapeError and SpecError as `optimize` does.
+    """
+    found = read(**inputs)
+    found.require(energy, constraint)
+    return found.given
+
+
+def read(
     *,
     mean: Any = None,
     covariance: Any = None,
@@ -125,11 +153,8 @@ def given_context(
     held: Any = None,
     groups: Mapping[str, Mapping[str, str]] | None = None,
     **more: Unpack[Surroundings],
-) -> Given:
-    """The inputs of `optimize`, checked: nothing that no solver should see gets past here.
-
-    Raises: DataError, ShapeError and SpecError as `optimize` does.
-    """
+) -> Read:
+    """The inputs of `optimize` as numbers, before any formula is asked what it needs of them. Errors as `optimize`."""
     given = {"mean": mean, "covariance": covariance, "scenarios": scenarios, "paths": more.get("paths")}
     if all(value is None for value in given.values()):
         raise SpecError("optimize needs at least one of mean=, covariance=, scenarios= or paths=.")
@@ -139,12 +164,6 @@ def given_context(
     _check(arrays, n, names)
     known = {key for key, a in arrays.items() if a is not None}
     known |= {"mean", "covariance"} if "scenarios" in known else set()
-    missing = (needs(energy) | constraint.asks()) - known
-    if missing:
-        raise SpecError(
-            f"{energy!r} under {constraint!r} needs {_words(missing)}; pass it to optimize, or use a Strategy with a "
-            "market model."
-        )
     place = next((value.device for value in given.values() if isinstance(value, Tensor)), torch.device("cpu"))
     labels = names if names is not None else tuple(str(i) for i in range(n))
     ctx = Context(
@@ -155,8 +174,7 @@ def given_context(
         groups={key: _labels(key, of, labels) for key, of in (groups or {}).items()},
         **_named(more, labels, place),
     )
-    check(energy, ctx)
-    return Given(ctx, names, next(value for value in given.values() if value is not None))
+    return Read(Given(ctx, names, next(value for value in given.values() if value is not None)), frozenset(known))
 
 
 def _names(given: Mapping[str, Any], assets: Sequence[str] | None) -> tuple[str, ...] | None:

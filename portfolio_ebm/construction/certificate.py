@@ -70,10 +70,12 @@ def measured(
     *,
     bound: float | None,
     status: Status,
-    rng: torch.Generator,
+    rng: torch.Generator | None,
     **extras: Any,
 ) -> Solution:
     """`certify` without the refusal of broken rules; for portfolios that are fixed, not found.
+
+    Without `rng` the `ranges` are among `extras`.
 
     Raises:
         SolverError: the energy is not finite, or below its bound.
@@ -100,10 +102,11 @@ def measured(
         for name, number in part.energy.diagnose(weights, ctx).items()
     }
     extras["diagnostics"] = {**extras.get("diagnostics", {}), **trust}
+    if rng is not None:
+        extras["ranges"] = ranges_of(weights, energy, constraint, ctx, rng)
     return Solution(
-        weights=weights, status=status, energy=value, bound=bound, residuals=dict(residuals), breakdown=shares,
-        ranges=ranges_of(weights, energy, constraint, ctx, rng), **extras,
-    )  # fmt: skip
+        weights=weights, status=status, energy=value, bound=bound, residuals=dict(residuals), breakdown=shares, **extras
+    )
 
 
 def residuals_of(weights: Tensor, constraint: Constraint, ctx: Context) -> dict[str, float]:
@@ -118,7 +121,11 @@ def ranges_of(
     single names and to random points. {} for an energy without terms."""
     if not energy.terms():
         return {}
-    found = torch.cat([weights.unsqueeze(0), feasible_sample(weights, constraint, ctx, rng)])
+    return ranges_over(torch.cat([weights.unsqueeze(0), feasible_sample(weights, constraint, ctx, rng)]), energy, ctx)
+
+
+def ranges_over(found: Tensor, energy: Energy, ctx: Context) -> dict[str, tuple[float, float]]:
+    """Each term's (least, largest) share over the portfolios `found` (k, n)."""
     shares = breakdown(energy, found, ctx)
     # Some terms are infinite at the edge (RiskBudget at a weight of zero): that says nothing of what they decide.
     finite = {name: share[share.isfinite()] for name, share in shares.items()}
@@ -129,8 +136,17 @@ def feasible_sample(
     weights: Tensor, constraint: Constraint, ctx: Context, rng: torch.Generator, size: int = SAMPLES
 ) -> Tensor:
     """`size` feasible portfolios that reach into the corners: (size, n); fewer than none only where there is none."""
+    points = probes(weights, ctx, rng, size)
+    try:
+        return project_any(points, regions_of(constraint, ctx)).weights
+    except InfeasibleError:
+        # Nothing but the portfolio itself is known to be feasible.
+        return points[:0]
+
+
+def probes(weights: Tensor, ctx: Context, rng: torch.Generator, size: int = SAMPLES) -> Tensor:
+    """Points (size, n) whose nearest portfolios reach into the corners: single names, random points, what is held."""
     n = ctx.n_assets
-    regions = regions_of(constraint, ctx)
     picked = torch.randperm(n, generator=rng, device=rng.device)[: size // 2].to(weights.device)
     singles = torch.eye(n, dtype=weights.dtype, device=weights.device)[picked]
     random = torch.randn(size - len(singles), n, generator=rng, dtype=weights.dtype, device=rng.device).to(
@@ -141,11 +157,7 @@ def feasible_sample(
     points = torch.cat([2.0 * singles, weights + length * random / n**0.5])
     if ctx.held is not None:
         points[-1] = ctx.held.to(points)
-    try:
-        return project_any(points, regions).weights
-    except InfeasibleError:
-        # Nothing but the portfolio itself is known to be feasible.
-        return points[:0]
+    return points
 
 
 def _where(ctx: Context) -> str:

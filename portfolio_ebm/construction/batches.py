@@ -1,0 +1,161 @@
+"""Many convex problems under the same rules: each solved as it would be alone, and what they share done once.
+
+The region is compiled once for problems that hold the same weights, where no rule reads the estimates; the samples
+that the terms' ranges are measured over are projected together. The solve itself is that of Convex(), so the weights
+are the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import project_region, region_of
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.construction.certificate import FEASIBLE, measured, probes, ranges_over, residuals_of
+from portfolio_ebm.construction.convex import Minimum, require_convex, solve
+from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy, Sum
+from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, ShapeError, SolverError
+from portfolio_ebm.types import generator
+
+Problem = tuple[Energy, Context]
+ROWS = 16_384
+"""Samples projected in one call, at most."""
+
+
+@dataclass
+class Regions:
+    """The regions of rules in contexts that differ in their estimates and in what is held alone.
+
+    Attributes:
+        constraint: the rules.
+        reads: whether a rule reads the estimates, so that every context has a region of its own.
+    """
+
+    constraint: Constraint
+    reads: bool
+    _found: dict[bytes, Region | InfeasibleError] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, constraint: Constraint, ctx: Context) -> Regions:
+        """Rules that compile without any estimates do not read them."""
+        try:
+            region_of(constraint, replace(ctx, market=None))
+            reads = bool(constraint.asks())
+        except PortfolioEBMError:
+            reads = True
+        return cls(constraint, reads)
+
+    def key(self, ctx: Context, place: int) -> bytes:
+        """Equal for contexts that have one region."""
+        if self.reads:
+            return str(place).encode()
+        return b"" if ctx.held is None else ctx.held.detach().cpu().numpy().tobytes()
+
+    def region(self, key: bytes, ctx: Context) -> Region:
+        """The region of the rules in `ctx`.
+
+        Raises:
+            InfeasibleError: this very region was found to be empty before.
+        """
+        if key not in self._found:
+            self._found[key] = region_of(self.constraint, ctx)
+        found = self._found[key]
+        if isinstance(found, InfeasibleError):
+            raise found
+        return found
+
+    def refuse(self, key: bytes, ctx: Context) -> InfeasibleError:
+        """The error that names the rules in conflict, found once for every region."""
+        found = self._found.get(key)
+        if not isinstance(found, InfeasibleError):
+            found = explain_infeasible(self.constraint, ctx)
+            self._found[key] = found
+        return found
+
+
+def solve_many(
+    problems: Sequence[Problem], constraint: Constraint, seed: int = 0
+) -> list[Solution | PortfolioEBMError]:
+    """By problem its Solution, or the error that a solve alone would raise; contexts differ in market and held alone.
+
+    Shadow prices and marginal energies are left to a solve alone.
+
+    Raises:
+        SpecError: a term or a rule is not convex; names it.
+
+    Example:
+        >>> solve_many([(Variance(), one), (Variance(), other)], Budget() & LongOnly())[0].weights
+    """
+    for energy in dict.fromkeys(energy for energy, _ in problems):
+        require_convex(energy if lone_ratio(energy) is None else Sum(), constraint)
+    if not problems:
+        return []
+    regions = Regions.of(constraint, problems[0][1])
+    found: dict[int, Minimum] = {}
+    failed: dict[int, PortfolioEBMError] = {}
+    alike: dict[bytes, list[int]] = {}
+    for place, (energy, ctx) in enumerate(problems):
+        key = regions.key(ctx, place)
+        try:
+            found[place] = _minimum(energy, ctx, regions.region(key, ctx))
+            alike.setdefault(key, []).append(place)
+        except InfeasibleError:
+            failed[place] = regions.refuse(key, ctx)
+        except (SolverError, DataError, ShapeError) as error:
+            failed[place] = error
+    solved: dict[int, Solution] = {}
+    for key, places in alike.items():
+        region = regions.region(key, problems[places[0]][1])
+        samples = _samples([problems[place][1] for place in places], [found[place] for place in places], region, seed)
+        for place, sample in zip(places, samples, strict=True):
+            energy, ctx = problems[place]
+            try:
+                solved[place] = _certified(energy, constraint, ctx, found[place], sample)
+            except SolverError as error:
+                failed[place] = error
+    return [solved[place] if place in solved else failed[place] for place in range(len(problems))]
+
+
+def _minimum(energy: Energy, ctx: Context, region: Region) -> Minimum:
+    ratio = lone_ratio(energy)
+    return solve(take_apart(energy, ctx), region) if ratio is None else minimize_ratio(ratio, region, ctx)
+
+
+def _samples(contexts: Sequence[Context], found: Sequence[Minimum], region: Region, seed: int) -> list[Tensor]:
+    """For each minimum the portfolios its terms' ranges are measured over, itself first: those of a solve alone."""
+    points = [
+        probes(one.weights, ctx, generator(seed, "optimize", ctx.tradeable.device))
+        for ctx, one in zip(contexts, found, strict=True)
+    ]
+    every = max(ROWS // len(points[0]), 1)
+    near: list[Tensor] = []
+    for start in range(0, len(points), every):
+        some = points[start : start + every]
+        try:
+            near += project_region(torch.cat(some), region).weights.split([len(one) for one in some])
+        except InfeasibleError:
+            # Nothing but the portfolios themselves are known to be feasible.
+            near += [one[:0] for one in some]
+    return [torch.cat([one.weights.unsqueeze(0), more]) for one, more in zip(found, near, strict=True)]
+
+
+def _certified(energy: Energy, constraint: Constraint, ctx: Context, found: Minimum, sample: Tensor) -> Solution:
+    residuals = residuals_of(found.weights, constraint, ctx)
+    for rule, residual in residuals.items():
+        if not residual <= FEASIBLE:
+            raise SolverError(f"The portfolio breaks {rule} by {residual:.3g}; it was not let out.")
+    ranges = ranges_over(sample, energy, ctx) if energy.terms() else {}
+    return measured(
+        found.weights, energy, constraint, ctx, residuals, bound=found.bound, status=found.status, rng=None,
+        ranges=ranges, diagnostics={} if found.kkt is None else {"kkt": found.kkt},
+    )  # fmt: skip

@@ -1,0 +1,240 @@
+"""optimize_many: the door for many convex problems at once: many dates, many estimates, many formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.construction.batches import Problem, solve_many
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.errors import DataError, PortfolioEBMError, ShapeError, SpecError
+from portfolio_ebm.optimization import Read, Surroundings, read
+
+DIMENSIONS = {"mean": 1, "covariance": 2, "scenarios": 2, "held": 1}
+
+
+@dataclass(frozen=True)
+class Allocations:
+    """One row for each problem, failed ones included; frames and series share the index of the problems.
+
+    Attributes:
+        weights: problems x assets; NaN where the problem failed.
+        energies: E(weights), per holding period.
+        bounds: no feasible portfolio has a lower energy; NaN where none is known.
+        ok: whether the portfolio is there and certified.
+        statuses: how it was found, or why there is none, in a sentence.
+        residuals: problems x rules, by how much each is broken, in its own units.
+        breakdown: problems x terms, each term's share of the energy; NaN for a term that a formula does not have.
+        ranges: problems x (term, "least" or "largest"), the shares over sampled feasible portfolios.
+
+    Example:
+        >>> found = optimize_many(Variance(), Budget() & LongOnly(), covariance={"2020": one, "2021": other})
+        >>> found.weights.loc["2021"], found.statuses[~found.ok]
+    """
+
+    weights: pd.DataFrame
+    energies: pd.Series[float]
+    bounds: pd.Series[float]
+    ok: pd.Series[bool]
+    statuses: pd.Series[str]
+    residuals: pd.DataFrame
+    breakdown: pd.DataFrame
+    ranges: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self)} problems, {int(self.ok.sum())} solved"]
+        lines += [f"  {label}: {said}" for label, said in self.statuses[~self.ok].head(5).items()]
+        return "\n".join(lines)
+
+
+def optimize_many(
+    energy: Energy | Sequence[Energy] | Mapping[Any, Energy],
+    constraint: Constraint,
+    *,
+    mean: Any = None,
+    covariance: Any = None,
+    scenarios: Any = None,
+    held: Any = None,
+    assets: Sequence[str] | None = None,
+    groups: Mapping[str, Mapping[str, str]] | None = None,
+    seed: int = 0,
+    **more: Unpack[Surroundings],
+) -> Allocations:
+    """The exact minimum of every one of many convex problems under the same rules; each as `optimize` with Convex().
+
+    Each of energy, mean, covariance, scenarios and held is one for all, or one for each problem: a sequence of them, a
+    mapping from the problem's label (a date) to them, an array or tensor with the problems in front, or, for mean and
+    held, a frame of problems x assets. What is alike is read, checked and compiled once.
+
+    Args:
+        energy: the formula, or formulas.
+        constraint: the rules, convex.
+        mean, covariance, scenarios, held, assets, groups, more: as in `optimize`.
+        seed: of the samples behind `ranges`.
+
+    Returns:
+        Allocations; a problem whose input is bad, whose rules contradict one another, or that was not solved is a row
+        with `ok` False and the sentence; the others are not touched by it.
+
+    Raises:
+        SpecError: a term or a rule is not convex, an estimate is missing, or labels disagree.
+        ShapeError: the inputs are for different numbers of problems.
+
+    Example:
+        >>> optimize_many(Variance(), Budget() & LongOnly(), covariance={"2020": one, "2021": other}).weights
+
+    Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization.
+    """
+    spread = {"energy": _energies(energy)}
+    for what, value in {"mean": mean, "covariance": covariance, "scenarios": scenarios, "held": held}.items():
+        spread[what] = _spread(value, what)
+    labels = _labels(spread)
+    rows = [{key: found.at(place) for key, found in spread.items()} for place in range(len(labels))]
+    reader = _Reader(constraint, assets, {"groups": groups, **more})
+    problems: dict[int, Problem] = {}
+    failed: dict[int, PortfolioEBMError] = {}
+    for place, row in enumerate(rows):
+        try:
+            problems[place] = (row["energy"], reader(**row))
+        except (DataError, ShapeError) as error:
+            failed[place] = error
+    found = dict(zip(problems, solve_many(list(problems.values()), constraint, seed), strict=True))
+    answers = [found[place] if place in found else failed[place] for place in range(len(labels))]
+    width = next((ctx.n_assets for _, ctx in problems.values()), 0)
+    return _framed(answers, labels, reader.names if reader.names is not None else tuple(range(width)))
+
+
+@dataclass(frozen=True)
+class _Each:
+    """`items`, one for each problem, with their `labels` where they have some; or one item for `all` of them."""
+
+    items: list[Any]
+    labels: list[Any] | None = None
+    all: bool = False
+
+    def at(self, place: int) -> Any:
+        return self.items[0 if self.all else place]
+
+
+class _Reader:
+    """Reads the inputs of each problem as `optimize` does, those met before not again."""
+
+    def __init__(self, constraint: Constraint, assets: Sequence[str] | None, shared: dict[str, Any]) -> None:
+        self.constraint, self.names, self.shared = constraint, assets, shared
+        self.width: int | None = None
+        self._read: dict[tuple[int, ...], Read] = {}
+        self._passed: set[tuple[Energy, int]] = set()
+
+    def __call__(self, energy: Energy, **inputs: Any) -> Context:
+        key = tuple(id(item) for item in inputs.values())
+        if key not in self._read:
+            self._read[key] = read(assets=self.names, **inputs, **self.shared)
+        found = self._read[key]
+        n = found.given.ctx.n_assets
+        if self.width not in (None, n):
+            raise ShapeError(f"The problem has {n} assets and the ones before it {self.width}.")
+        if (energy, id(found)) not in self._passed:
+            found.require(energy, self.constraint)
+            self._passed.add((energy, id(found)))
+        self.names, self.width = (self.names if self.names is not None else found.given.names), n
+        return found.given.ctx
+
+
+def _energies(energy: Any) -> _Each:
+    if isinstance(energy, Energy):
+        return _Each([energy], all=True)
+    return _Each(list(energy.values()), list(energy)) if isinstance(energy, Mapping) else _Each(list(energy))
+
+
+def _spread(value: Any, what: str) -> _Each:
+    """An input by problem, told from one for all by its dimensions."""
+    size = DIMENSIONS[what]
+    if isinstance(value, pd.DataFrame) and size == 1:
+        return _Each([row for _, row in value.iterrows()], list(value.index))
+    if isinstance(value, Mapping):
+        by_problem = any(np.ndim(item) > 0 for item in value.values()) or not value
+        return _Each(list(value.values()), list(value)) if by_problem else _Each([value], all=True)
+    if isinstance(value, (np.ndarray, Tensor)):
+        return _Each(list(value)) if value.ndim == size + 1 else _Each([value], all=True)
+    if isinstance(value, (list, tuple)):
+        by_problem = any(np.ndim(item) >= size for item in value if item is not None) or not value
+        return _Each(list(value)) if by_problem else _Each([value], all=True)
+    return _Each([value], all=True)
+
+
+def _labels(spread: Mapping[str, _Each]) -> list[Any]:
+    """The labels of the problems: those of a mapping or frame, else their numbers.
+
+    Raises:
+        ShapeError: different numbers of problems.
+        SpecError: labels disagree, or there is no problem at all.
+    """
+    counts = {key: len(found.items) for key, found in spread.items() if not found.all}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{key} for {count}" for key, count in counts.items())
+        raise ShapeError(f"optimize_many: got {said} problems; give as many of each, or one for all.")
+    if 0 in counts.values():
+        raise SpecError(f"optimize_many: {', '.join(counts)} is empty; give at least one problem.")
+    named = {key: found.labels for key, found in spread.items() if found.labels is not None}
+    first = next(iter(named), None)
+    if first is None:
+        return list(range(next(iter(counts.values()), 1)))
+    for key, labels in named.items():
+        if labels != named[first]:
+            raise SpecError(f"optimize_many: {key} and {first} have other labels; give the same ones, in one order.")
+    return list(named[first])
+
+
+def _framed(answers: Sequence[Solution | PortfolioEBMError], labels: list[Any], names: Sequence[Any]) -> Allocations:
+    """The rows of all problems."""
+    index = pd.Index(labels, name="problem")
+    solved = [one if isinstance(one, Solution) else None for one in answers]
+    none = np.full(len(names), np.nan)
+
+    def series(name: str, items: list[Any], kind: Any) -> Any:
+        return pd.Series(items, index=index, name=name, dtype=kind)
+
+    def frame(items: list[dict[Any, float]]) -> pd.DataFrame:
+        columns = list(dict.fromkeys(key for row in items for key in row))
+        return pd.DataFrame([[row.get(key, np.nan) for key in columns] for row in items], index, columns, dtype=float)
+
+    ranges: list[dict[Any, float]] = [
+        {} if one is None else {
+            (term, end): value
+            for term, ends in one.ranges.items()
+            for end, value in zip(("least", "largest"), ends, strict=True)
+        }
+        for one in solved
+    ]  # fmt: skip
+    spans = frame(ranges)
+    pairs: list[Any] = list(dict.fromkeys(key for row in ranges for key in row))
+    if pairs:
+        spans.columns = pd.MultiIndex.from_tuples(pairs, names=["term", "end"])
+    return Allocations(
+        weights=pd.DataFrame(
+            [none if one is None else one.weights.detach().cpu().double().numpy() for one in solved],
+            index=index, columns=pd.Index(names, name="asset"),
+        ),
+        energies=series("energy", [np.nan if one is None else one.energy for one in solved], float),
+        bounds=series("bound", [np.nan if one is None or one.bound is None else one.bound for one in solved], float),
+        ok=series("ok", [one is not None and one.status.ok for one in solved], bool),
+        statuses=series("status", [_said(one) for one in answers], object),
+        residuals=frame([{} if one is None else dict(one.residuals) for one in solved]),
+        breakdown=frame([{} if one is None else dict(one.breakdown) for one in solved]),
+        ranges=spans,
+    )  # fmt: skip
+
+
+def _said(answer: Solution | PortfolioEBMError) -> str:
+    return str(answer.status) if isinstance(answer, Solution) else f"{type(answer).__name__}: {answer}"
