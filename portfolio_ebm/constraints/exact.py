@@ -44,9 +44,8 @@ class Cut:
     downs: Array
     radii: Array
 
-    def eased(self) -> Cut:
+    def eased(self, by: float = EASE) -> Cut:
         """The set let out by less than what counts as broken, so that rounding does not empty a single point."""
-        by = EASE
         return replace(self, low=self.low - by, high=self.high + by, radii=self.radii + by)
 
     def lifted(self) -> tuple[Array, Array, Whole, Whole]:

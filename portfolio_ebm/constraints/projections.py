@@ -10,6 +10,8 @@ device. What leaves is measured: each function's residual is the largest violati
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,10 +21,11 @@ from portfolio_ebm.constraints.capped import nearest_capped
 from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.dual import Problem, first_guess, solve
 from portfolio_ebm.constraints.exact import Cut, nearest
+from portfolio_ebm.constraints.interior import nearest_inside
 from portfolio_ebm.constraints.kinks import Kinks
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.constraints.simplex import box_budget_turnover
-from portfolio_ebm.errors import DataError, InfeasibleError, ShapeError
+from portfolio_ebm.errors import DataError, InfeasibleError, ShapeError, SolverError
 from portfolio_ebm.types import require_last
 
 Array = NDArray[np.float64]
@@ -90,7 +93,8 @@ def project_polyhedron(
     """The nearest point of {lower <= w <= upper, row_lower <= A w <= row_upper, sum |w - anchor| <= turnover}.
 
     Box, budget and turnover are solved in closed form up to roots in one unknown; other rows by the dual
-    (dual.py), with an exact active set for the rows of the batch that the dual leaves over.
+    (dual.py), with an exact active set for the rows of the batch that the dual leaves over, and an interior point
+    method (interior.py) for those that the active set calls empty or gives up.
 
     Args:
         y: (..., n). lower, upper: broadcast against y, so every row of the batch may have its own pattern.
@@ -235,42 +239,71 @@ def _by_dual(problem: Problem, near: Tensor, left: Tensor) -> tuple[Tensor, Tens
     empty = still.clone()
     empty[rows] = False
     accept(rows, part, theta, 3)
+    rows = (still & ~empty).nonzero().flatten()
+    if len(rows):
+        w[rows], left[rows] = _proven(problem.at(rows), w[rows])
     return w, torch.where(empty, left.clamp_min(2 * TOLERANCE), left)
 
 
-def _within_rounding(y: Array, cut: Cut, start: Array) -> tuple[Array, Array, Array] | None:
-    """`nearest`, and where it finds the set empty once more on the set let out by rounding."""
-    try:
-        return nearest(y, cut, start)
-    except InfeasibleError:
-        return nearest(y, cut.eased(), start)
-
-
-def _one_by_one(part: Problem, near: Tensor) -> list[tuple[Tensor, Tensor] | None]:
-    """(w, theta) of every row by the exact active set, None where the set is empty or the search gave up."""
+def _cuts(part: Problem) -> Callable[[int], Cut]:
+    """The set of each row of a problem as arrays."""
     m = part.rows.shape[0]
-    y, start = part.y.cpu().numpy(), near.cpu().numpy()
     lower, upper = (x.expand(part.y.shape).cpu().numpy() for x in (part.lower, part.upper))
     rows, low, high = (x.cpu().numpy() for x in (part.rows, part.low[:m], part.high[:m]))
     radii = part.high[m:].cpu().numpy()
-    centres = ups = downs = np.zeros((0, y.shape[1]))
+    centres = ups = downs = np.zeros((0, part.y.shape[1]))
     if part.kinks is not None:
         centres, ups, downs = (x.cpu().numpy() for x in (part.kinks.centres, part.kinks.ups, part.kinks.downs))
     elif part.anchor is not None:
-        centres, ups, downs = part.anchor.cpu().numpy()[None], np.ones((1, y.shape[1])), np.ones((1, y.shape[1]))
+        centres = part.anchor.cpu().numpy()[None]
+        ups = downs = np.ones_like(centres)
+    return lambda i: Cut(lower[i], upper[i], rows, low, high, centres, ups, downs, radii)
+
+
+def _one_by_one(part: Problem, near: Tensor) -> list[tuple[Tensor, Tensor] | None]:
+    """(w, theta) of every row by the exact active set, and by the interior point method where that finds nothing;
+    None where the set is proven empty or neither found the point."""
+    y, start = part.y.cpu().numpy(), near.cpu().numpy()
+    cuts = _cuts(part)
     points: list[tuple[Tensor, Tensor] | None] = []
     for i in range(len(y)):
-        found = None
-        cut = Cut(lower[i], upper[i], rows, low, high, centres, ups, downs, radii)
+        cut, found = cuts(i), None
         try:
-            if (lower[i] <= upper[i]).all():
-                found = _within_rounding(y[i], cut, start[i])
+            if (cut.lower <= cut.upper).all():
+                found = _nearest_of(y[i], cut, start[i])
         except InfeasibleError:
             if part.lower.ndim == part.upper.ndim == 1:
                 return [None] * len(y)  # One set for every row: empty for one, empty for all.
-        if found is None:
-            points.append(None)
-        else:
-            w, nu, lam = found
-            points.append((part.y.new_tensor(w), part.y.new_tensor(np.concatenate([nu, lam]))))
+        points.append(found and _as_tensors(part, found))
     return points
+
+
+def _nearest_of(y: Array, cut: Cut, start: Array) -> tuple[Array, Array, Array] | None:
+    """(w, nu, lam); what the active set calls empty is believed only on the interior point method's proof."""
+    try:
+        found = nearest(y, cut, start)
+    except InfeasibleError:
+        found = None
+    if found is not None:
+        return found
+    try:
+        return nearest_inside(y, cut)
+    except SolverError:
+        return None
+
+
+def _as_tensors(part: Problem, found: tuple[Array, Array, Array]) -> tuple[Tensor, Tensor]:
+    w, nu, lam = found
+    return part.y.new_tensor(w), part.y.new_tensor(np.concatenate([nu, lam]))
+
+
+def _proven(part: Problem, w: Tensor) -> tuple[Tensor, Tensor]:
+    """(w, violation) with the interior point method's points in place of those (B, n) that the dual did not settle."""
+    y, cuts = part.y.cpu().numpy(), _cuts(part)
+    for i in range(len(y)):
+        try:
+            found = _as_tensors(part, nearest_inside(y[i], cuts(i)))
+        except (InfeasibleError, SolverError):
+            continue
+        w[i] = found[0]
+    return w, _left(part, w)
