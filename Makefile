@@ -45,6 +45,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python benchmarks/projections.py
 	$(BIN)/python benchmarks/convex_walk_forward.py
 	$(BIN)/python benchmarks/convex_many.py
 	$(BIN)/python benchmarks/market_score.py
