@@ -16,6 +16,7 @@ from portfolio_ebm.energies.deviation import MeanAbsoluteDeviation, Semideviatio
 from portfolio_ebm.energies.diversification import Herfindahl, NegativeEntropy
 from portfolio_ebm.energies.drawdown import CDaR, MaxDrawdown
 from portfolio_ebm.energies.entropic import EntropicRisk, EVaR
+from portfolio_ebm.energies.fixed import FixedCost
 from portfolio_ebm.energies.free_energy import FactorRisk
 from portfolio_ebm.energies.impact import BorrowCost, MarketImpact
 from portfolio_ebm.energies.ratio import MaximumDiversification, MaxRatio, MeanVolatility
@@ -97,7 +98,8 @@ SUMS: list[Energy] = [
     Return() + FactorRisk(5.0) + 0.5 * CVaR(centred=True) + TradingCost(5 * bps),
     Return(forecast="alpha") + 2.0 * EVaR() + MarketImpact() + BorrowCost(rate=bps) + 0.1 * CDaR(),
 ]
-CASES = CONVEX + RATIOS + SUMS
+JUMPS = [FixedCost(rate=10 * bps)]
+CASES = CONVEX + RATIOS + SUMS + JUMPS
 
 POSITIVE = (RiskBudget, FactorRiskBudget, NegativeEntropy)
 """Energies that are finite on long portfolios only."""

@@ -27,6 +27,8 @@ from portfolio_ebm.construction.inner import FormulaProgram, modelled
 
 FIRST_LOOK = 200
 """Nodes of branch and bound before the walkers set out."""
+FEW = 4
+"""Roundings that are still solved once the optimum is proven."""
 DEAR = 10
 """A node of a formula that is not quadratic takes the time of so many of one that is."""
 TOLERANCE = 1e-9
@@ -120,7 +122,9 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:
     gap = TOLERANCE * _size(mixed, relaxed)
     first = branch_and_bound(mixed, most_nodes=min(look, nodes), tolerance=gap)
     search = Search(mixed, root)
-    starts = _rounded(search, relaxed.weights, max(plan.starts // dear, 1), numpy_rng)
+    # Where the first look has proven the optimum, a few roundings say what they would have been worth.
+    several = max(plan.starts // dear, 1)
+    starts = _rounded(search, relaxed.weights, min(several, FEW) if first.finished else several, numpy_rng)
     if first.weights is None and first.finished:
         return None
     found = [(m, search.solve(m, relaxed.weights)) for m in starts]

@@ -56,7 +56,11 @@ class Limit:
 
     def holds(self, modes: Ints) -> Mask:
         """Which of its units are counted where all units' modes are `modes` (U,)."""
-        return np.isin(modes[self.units], self.modes)
+        at = modes[self.units]
+        found: Mask = np.zeros(len(at), dtype=bool)
+        for mode in self.modes:
+            found |= at == mode
+        return found
 
     def split(self, allowed: Mask) -> tuple[Mask, Mask]:
         """The open modes of its units that it counts, and the others, each (len(units), M)."""
