@@ -94,13 +94,15 @@ def test_dividends_and_splits_come_with_the_price() -> None:
     assert panel.returns[1, 0] == pytest.approx((5.0 + 0.5) * 2.0 / 10.0 - 1.0)
 
 
-def test_a_label_that_changes_keeps_its_first_and_is_told() -> None:
+def test_a_label_that_changes_does_so_on_its_day() -> None:
     rows = stacked(PRICES, "close").assign(sector="old").sort_values("date", ascending=False)
     rows.loc[rows["date"] == DAYS[2], "sector"] = "new"
     panel = Panel.from_long(rows.reset_index(drop=True))
-    assert panel.groups["sector"] == ("old", "old") and "1 name(s) change their sector (B on 2020-01-06)" in str(
-        panel.notes
-    )
+    there = {str(day)[:10]: set(rows.loc[rows["date"] == day, "ticker"]) for day in DAYS[:3]}
+    seen = dict.fromkeys(panel.assets, "unknown")
+    for t, day in enumerate(DAYS[:3]):
+        seen |= dict.fromkeys(there[str(day)[:10]], "new" if t == 2 else "old")
+        assert dict(zip(panel.assets, panel.past(t).groups["sector"], strict=True)) == seen
 
 
 def test_numbers_name_assets_as_whole_numbers() -> None:

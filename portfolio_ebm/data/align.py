@@ -7,15 +7,11 @@ until they are replaced. Coarser data than the panel (monthly factors under dail
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from portfolio_ebm.data.clean import Table, check_known, check_overlap, table
-from portfolio_ebm.data.columns import ASSET, column
 from portfolio_ebm.data.long import ROLES, VALUES, single
 from portfolio_ebm.errors import DataError
 
@@ -114,66 +110,6 @@ def by_asset(data: object, what: str, assets: tuple[str, ...]) -> Table:
     place = {name: k for k, name in enumerate(assets)}
     values[:, [place[name] for name in found.columns]] = found.values
     return Table(found.source, found.dates, assets, values)
-
-
-def labels(groups: object, assets: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """One label an asset for every grouping.
-
-    Args:
-        groups: a frame with assets down and groupings across (or with a column "asset", "ticker" or "symbol" that names
-            them), a Series (one grouping), `{"sector": {"AAPL": "Energy", ...}}`, or `{"sector": ("Energy", ...)}` in
-            the panel's order.
-
-    Raises:
-        DataError: an unknown asset (with near matches), an asset without a label, one that is there twice.
-    """
-    if groups is None:
-        return {}
-    frame, source = _label_frame(groups, assets)
-    if len(set(map(str, frame.columns))) < len(frame.columns):
-        raise DataError(f"{source}: two columns have one name; keep one of them.")
-    names = [str(name).strip() for name in frame.index]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{source}: asset '{twice}' is there {names.count(twice)} times; keep one row.")
-    check_known(names, assets, source)
-    out = {}
-    for grouping in frame.columns:
-        given = {name: item for name, item in zip(names, frame[grouping], strict=True) if not _blank(item)}
-        for asset in assets:
-            if asset not in given:
-                raise DataError(
-                    f"{source}: column '{grouping}' has no label for '{asset}'; write one ('none' if it has none)."
-                )
-        out[str(grouping)] = tuple(str(given[asset]).strip() for asset in assets)
-    return out
-
-
-def _label_frame(groups: object, assets: tuple[str, ...]) -> tuple[pd.DataFrame, str]:
-    if isinstance(groups, pd.Series):
-        return groups.to_frame(str(groups.name or "group")), "groups"
-    if isinstance(groups, Mapping):
-        columns = {str(name): _label_column(str(name), given, assets) for name, given in groups.items()}
-        return pd.DataFrame(columns), "groups"
-    if not isinstance(groups, pd.DataFrame):
-        raise DataError(f"groups: got {type(groups).__name__}; give a DataFrame with assets down and groupings across.")
-    source = str(groups.attrs.get("source", "groups"))
-    key = column(groups, ASSET, source, "name of the asset")
-    return (groups.set_index(key) if key is not None else groups), source
-
-
-def _label_column(name: str, given: Any, assets: tuple[str, ...]) -> pd.Series:
-    if isinstance(given, pd.Series):
-        return given
-    if isinstance(given, Mapping):
-        return pd.Series(dict(given), dtype="object")
-    if isinstance(given, str) or len(given) != len(assets):
-        raise DataError(f"groups: '{name}' needs one label for each of the {len(assets)} assets, in the panel's order.")
-    return pd.Series(list(given), index=list(assets), dtype="object")
-
-
-def _blank(label: object) -> bool:
-    return label is None or label is pd.NA or label != label or not str(label).strip()
 
 
 def _periods(found: Table, dates: Dates) -> NDArray[np.intp]:

@@ -15,7 +15,6 @@ from portfolio_ebm.data.align import (
     by_asset,
     check_coverage,
     gap_returns,
-    labels,
     price_periods,
     return_periods,
     standing,
@@ -32,6 +31,7 @@ from portfolio_ebm.data.clean import (
     table,
 )
 from portfolio_ebm.data.factors import BUILT, build
+from portfolio_ebm.data.labels import labels
 from portfolio_ebm.data.membership import members
 from portfolio_ebm.data.weights import benchmark_weights
 from portfolio_ebm.errors import DataError
@@ -183,6 +183,7 @@ def _assemble(found: Table, returns: Array, prices: Array | None, extras: Extras
         factor_returns = _returns_of(given, dates, extras.get("factors_are"), notes)
         names = given.columns
     market = _market(extras.get("market"), names, notes)
+    groups, relabels = labels(extras.get("groups"), assets, dates, tradeable, notes)
     benchmark, benchmark_name = _benchmark(extras, names, factor_returns, dates, notes)
     return {
         "dates": dates,
@@ -194,7 +195,8 @@ def _assemble(found: Table, returns: Array, prices: Array | None, extras: Extras
         "factor_returns": factor_returns,
         "market": market,
         "built_factors": factors is None,
-        "groups": labels(extras.get("groups"), assets),
+        "groups": groups,
+        "relabels": relabels,
         "volume": traded,
         "cash_rate": cash_rates(extras.get("cash_rate"), extras.get("cash_are"), dates, notes),
         "benchmark": benchmark,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from portfolio_ebm.data.dates import day
+from portfolio_ebm.data.labels import moves
 
 if TYPE_CHECKING:
     from portfolio_ebm.data.panel import Panel
@@ -88,9 +89,15 @@ def _extras(panel: Panel) -> list[str]:
     lines = []
     if panel.groups:
         counts = [f"{name} ({len(set(items))} labels)" for name, items in panel.groups.items()]
-        lines.append(
-            f"Groups: {', '.join(counts)}; the labels are the same on every date, not as they were at the time."
-        )
+        lines.append(f"Groups: {', '.join(counts)}.")
+        fixed = [name for name in panel.groups if name not in panel.relabels]
+        if fixed:
+            lines.append(f"The labels of {', '.join(fixed)} are the same on every date, not as they were at the time.")
+        lines += [
+            f"The labels of {name} are as they stood at each date; they change on "
+            f"{len(moves(steps, panel.assets, panel.dates, panel.tradeable))} days."
+            for name, steps in panel.relabels.items()
+        ]
     if panel.benchmark is not None:
         lines.append(f"Benchmark: {panel.benchmark_name}.")
     lines += _weights(panel)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 """What a panel takes from a long table, and the names of columns that hold it."""
 
 LABELS = ("sector", "industry", "subindustry", "issuer", "country", "region", "currency", "exchange", "group")
-"""Names of columns that hold static labels."""
+"""Names of columns that hold labels."""
 
 VALUES = ("value", "forecast", "alpha", "score")
 """Names of the one column of values of a table that is none of these."""
@@ -62,25 +63,6 @@ class Long:
         )
         frame.attrs["source"] = self.source
         return frame
-
-    def first_labels(self, name: str, notes: list[str]) -> dict[str, str]:
-        """The first label of each name: later ones would be the future to earlier dates."""
-        order = np.argsort(self.when, kind="stable")
-        cells = self.values[name].to_numpy(dtype=object)
-        found: dict[str, str] = {}
-        changed: dict[str, str] = {}
-        for row in order:
-            label = "" if is_none(cells[row]) else str(cells[row]).strip()
-            who = self.assets[self.who[row]]
-            if label and found.setdefault(who, label) != label:
-                changed.setdefault(who, day(self.dates[self.when[row]]))
-        if changed:
-            who, since = next(iter(changed.items()))
-            notes.append(
-                f"{self.source}: {len(changed)} name(s) change their {name} ({who} on {since}); labels are the same on "
-                "every date of a panel, so the first one is kept."
-            )
-        return found
 
 
 def keys(cells: pd.DataFrame, source: str, names: Sequence[str] = ASSET) -> tuple[str, str] | None:
@@ -152,12 +134,28 @@ def pieces(cells: pd.DataFrame, notes: list[str], what: str = "prices") -> dict[
     for role in blank:
         del out[role]
         notes.append(f"{source}: column '{taken[role]}' is blank from end to end and was left out.")
-    groups = {name: found.first_labels(name, notes) for name in cells.columns if plain(name) in LABELS}
-    if groups:
-        columns = {plain(name): pd.Series(item, dtype="object") for name, item in groups.items()}
-        out["groups"] = pd.DataFrame(columns).reindex(list(found.assets))
+    named = [name for name in cells.columns if plain(name) in LABELS]
+    if named:
+        out["groups"] = changes(found, named).rename(columns={name: plain(name) for name in named})
         out["groups"].attrs["source"] = source
     return _of_the_priced(out, found, notes)
+
+
+def changes(found: Long, names: Sequence[str]) -> pd.DataFrame:
+    """The rows (date, asset, labels) on which a label is another than before, blank where it is not; blank cells of
+    the table say nothing.
+    """
+    parts = []
+    for name in names:
+        said = found.values[name].map(lambda item: None if is_none(item) else str(item).strip())
+        codes, words = pd.factorize(said)
+        rows = np.flatnonzero(codes >= 0)
+        rows = rows[np.lexsort((found.when[rows], found.who[rows]))]
+        new = (np.diff(found.who[rows], prepend=-1) != 0) | (np.diff(codes[rows], prepend=-1) != 0)
+        rows = rows[new]
+        part = {"date": found.dates[found.when[rows]], "asset": [found.assets[k] for k in found.who[rows]]}
+        parts.append(pd.DataFrame(part | {name: [str(words[k]) for k in codes[rows]]}))
+    return reduce(lambda one, other: one.merge(other, how="outer", on=["date", "asset"]), parts)
 
 
 def _of_the_priced(out: dict[str, Any], found: Long, notes: list[str]) -> dict[str, Any]:
@@ -171,7 +169,7 @@ def _of_the_priced(out: dict[str, Any], found: Long, notes: list[str]) -> dict[s
         notes.append(f"{found.source}: {len(gone)} name(s) without a single price or return were left out ({named}).")
     for role, frame in out.items():
         if role == "groups":
-            out[role] = frame.drop(index=gone)
+            out[role] = frame[~frame["asset"].isin(gone)]
         elif frame is not base:
             out[role] = frame.drop(columns=[name for name in gone if name in frame.columns])
     return out

@@ -28,6 +28,7 @@ from portfolio_ebm.data.dates import day, stamp
 from portfolio_ebm.data.describe import describe
 from portfolio_ebm.data.fingerprint import fingerprint
 from portfolio_ebm.data.frozen import frozen
+from portfolio_ebm.data.labels import labels_at, within
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError, ShapeError, StoreError
 
@@ -51,7 +52,8 @@ class Panel:
         factor_returns: simple returns (T, K), NaN where not observed.
         market: which factor is the market, or None.
         built_factors: True where the factors were built from the returns of the assets.
-        groups: static labels by grouping, one an asset.
+        groups: labels by grouping at the last date, one an asset.
+        relabels: by grouping, what they were before: (day, asset, label up to that day), in the order of the days.
         volume: traded shares (T, n), or None.
         cash_rate: simple return of cash per period (T,); zeros when none was given.
         benchmark: returns (T,) or None; `benchmark_name` says of what.
@@ -82,6 +84,7 @@ class Panel:
     members: Mask | None = None
     benchmark_weights: Mapping[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    relabels: Mapping[str, tuple[tuple[str, str, str], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -123,7 +126,8 @@ class Panel:
             factors: frame of factor returns (decimal) or prices; `factors_are` ("returns" or "prices") says which, else
                 it is detected and noted. None: market, momentum, low_volatility and size_proxy are built from `frame`.
             market: which factor is the market; by default one called market, mkt or mkt-rf.
-            groups: labels by grouping, as a frame (assets down), a Series or a mapping; the same on every date.
+            groups: labels by grouping, as a frame (assets down), a Series or a mapping: the same on every date. A frame
+                with columns date and asset too says from when on a label stands; before the first it is "unknown".
             benchmark: Series of returns or prices (`benchmark_are`, else detected), or the name of a factor.
             benchmark_weights: by benchmark, frames like `frame`; a row stands until the next one. A frame alone is the
                 benchmark called "benchmark". No benchmark return is made of them.
@@ -208,7 +212,7 @@ class Panel:
         """A panel of a long table: one row a date and name, what the columns hold known by their names.
 
         Columns: date; asset (or ticker, symbol, permno ...); price (or close, adj_close), return, volume, dividend,
-        split; sector, industry, issuer and the like, of which each name's first label is kept. Rows in any order.
+        split; sector, industry, issuer and the like, each label from its day on. Rows in any order.
 
         Args:
             frame: the table, with price or return and whatever else it has; other columns are left out and told.
@@ -239,12 +243,9 @@ class Panel:
             raise StoreError(f"{folder}: its parts do not make a panel ({error}); save it again.") from None
 
     def save(self, folder: str | Path) -> Path:
-        """Write the panel into a folder of its own: parquet files and panel.json, exact to the bit.
+        """Write the panel into a folder of its own, which is returned: parquet files and panel.json, exact to the bit.
 
         A crash leaves the folder as it was. A panel saved there before is replaced; anything else is left alone.
-
-        Returns:
-            the folder.
 
         Raises:
             StoreError: the folder holds something else, or cannot be written.
@@ -332,7 +333,7 @@ class Panel:
             tradeable=frozen(priced & member),
             leaving=frozen(priced & ~member),
             prices=None if self.prices is None else frozen(last_prices(self.prices[until])),
-            groups=dict(self.groups),
+            groups=labels_at(self.groups, self.relabels, self.assets, self.dates[row]),
             volume=None if self.volume is None else self.volume[until],
             cash_rate=self.cash_rate[until],
             benchmark=None if self.benchmark is None else self.benchmark[until],
@@ -345,8 +346,7 @@ class Panel:
 
     def returns_frame(self) -> pd.DataFrame:
         """The returns as a frame, dates x assets: a copy to look at or to hand to `optimize`."""
-        index = pd.DatetimeIndex(self.dates, name="date")
-        return pd.DataFrame(self.returns.copy(), index=index, columns=list(self.assets))
+        return pd.DataFrame(self.returns.copy(), pd.DatetimeIndex(self.dates, name="date"), list(self.assets))
 
     def cut(self, start: When | None = None, end: When | None = None) -> Panel:
         """The panel from `start` to `end`, both included; names stay, also those that never trade in between.
@@ -354,12 +354,18 @@ class Panel:
         Raises:
             DataError: no date lies in between.
         """
-        first = 0 if start is None else self._first(start)
+        if start is None or isinstance(start, int | np.integer):
+            first = 0 if start is None else self.row(start)
+        else:
+            first = int(np.searchsorted(self.dates, stamp(start), side="left"))
         last = len(self) - 1 if end is None else self.row(end)
         if first > last:
             raise DataError(f"No date from {start} to {end}; the panel runs from {self.start} to {self.end}.")
         rows = slice(first, last + 1)
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = {
+            "groups": labels_at(self.groups, self.relabels, self.assets, self.dates[last]),
+            "relabels": within(self.relabels, self.dates[first], self.dates[last]),
+        }
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, np.ndarray):
@@ -387,11 +393,6 @@ class Panel:
 
     def _state(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self)}
-
-    def _first(self, start: When) -> int:
-        if isinstance(start, int | np.integer):
-            return self.row(start)
-        return int(np.searchsorted(self.dates, stamp(start), side="left"))
 
 
 def _rebuilt(state: dict[str, Any]) -> Panel:

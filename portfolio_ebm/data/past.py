@@ -27,7 +27,7 @@ class Past:
         prices: last known prices at t, (n,), or None when the panel was made from returns.
         price_history: prices as given, (T, n), NaN where there was none; None when the panel was made from returns.
             Prices as traded jump at splits, which `returns` do not.
-        groups: static labels per grouping, one label an asset.
+        groups: labels per grouping as they stood at t, one label an asset.
         volume: (T, n) or None.
         cash_rate: (T,) simple return of cash over the period, zeros when none was given.
         benchmark: (T,) benchmark returns or None.

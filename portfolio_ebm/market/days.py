@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from portfolio_ebm.data.labels import moves
 from portfolio_ebm.market.base import DRAWS, Market, Outlook, Rng, streams
 from portfolio_ebm.market.composed import Block, FactorEBMMarket, log_probs, pooled, split
 from portfolio_ebm.market.dependence import Dependence, scores
@@ -261,6 +262,9 @@ def fit_days(model: FactorEBM, panel: Panel, rows: Sequence[int]) -> FactorEBMDa
     known = panel.dates[np.asarray(rows) - 1]  # the last day each market has seen
     unit = {"YE": "datetime64[Y]", "QE": "datetime64[M]", "ME": "datetime64[M]"}[model.refit]
     period = known.astype(unit).astype(np.int64) // (3 if model.refit == "QE" else 1)
+    if model.groups is not None:  # a window lends one set of labels to all of its days
+        eras = moves(panel.relabels.get(model.groups, ()), panel.assets, panel.dates, panel.tradeable)
+        period = period * (len(eras) + 1) + np.searchsorted(eras, known, side="right")
     for each in np.unique(period):
         inside: list[int] = np.flatnonzero(period == each).tolist()
         window = model.window(panel.past(max(rows[i] for i in inside) - 1))

@@ -165,12 +165,11 @@ def _factors(cells: pd.DataFrame, name: str, notes: list[str]) -> dict[str, Any]
 def _groups(cells: pd.DataFrame, name: str, notes: list[str]) -> dict[str, Any]:
     if not _is_long(cells):
         return {name: label_frame(cells)}
-    found = long.pieces(cells, notes, name)
-    if name not in found:
+    if cells.shape[1] < 3:
         raise DataError(
             f"{cells.attrs['source']}: a long table without a column of labels ({', '.join(long.LABELS[:4])} ...)."
         )
-    return {name: found[name]}
+    return {name: cells}
 
 
 def _membership(cells: pd.DataFrame, name: str, notes: list[str]) -> dict[str, Any]:
