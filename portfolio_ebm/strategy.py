@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from portfolio_ebm.allocation import Allocation, record
 from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.exposures import BetaNeutral, FactorExposure
 from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.construction.base import Constructor
 from portfolio_ebm.construction.certificate import FEASIBLE, residuals_of
@@ -54,6 +55,9 @@ class Strategy(Spec):
         rebalance: when.
         relax: rules of `constraint` that may give way where no portfolio obeys them all, the first one first, each as
             little as possible; Allocation.relaxed says which did.
+        breaches: when a rule that holdings drift past is cured: "next trade", by the decision that the schedule brings,
+            or "at once", by a decision on that very day.
+        tolerance: how far a rule may be broken, in its own units, before that happens at once.
         capital: money the weights are fractions of, for terms and rules that depend on size (impact, participation).
 
     Example:
@@ -68,6 +72,8 @@ class Strategy(Spec):
     constructor: Constructor = Convex()
     rebalance: Schedule = Monthly()
     relax: tuple[Constraint, ...] = ()
+    breaches: Literal["next trade", "at once"] = "next trade"
+    tolerance: float = Field(default=0.005, ge=0.0)
     capital: float | None = Field(default=None, gt=0.0)
 
     @model_validator(mode="after")
@@ -168,6 +174,33 @@ def passive_breaches(constraint: Constraint, ctx: Context) -> dict[str, float]:
     if ctx.held is None:
         return {}
     return {rule: by for rule, by in residuals_of(ctx.held, constraint, ctx).items() if by > FEASIBLE}
+
+
+def cure_due(strategy: Strategy, past: Past, held: Any) -> dict[str, float]:
+    """By rule that drift has carried `held` past by more than the strategy tolerates, by how much; {} where none is.
+
+    Where a strategy says breaches="at once" and this is not empty, `rebalance` is called at the close of `past`, as the
+    backtest does. Looked at are the rules that need no estimate of the market; those that do (risk caps, betas that
+    the market estimates) have one when a decision is made, and are told by it.
+
+    Example:
+        >>> if cure_due(strategy, past, held): weights = rebalance(strategy, past, held).weights
+    """
+    place = device_of("cpu")
+    weights = held_weights(held, past.assets, place)
+    if strategy.breaches == "next trade" or weights is None:
+        return {}
+    horizon = strategy.rebalance.horizon(past.dates)
+    ctx = surroundings(past, weights, None, horizon, strategy.capital, place)
+    known = [rule for rule in strategy.constraint.rules() if not reads_market(rule)]
+    found = {repr(rule): float(rule.residual(weights, ctx)) for rule in known}
+    return {rule: by for rule, by in found.items() if by > strategy.tolerance}
+
+
+def reads_market(rule: Constraint) -> bool:
+    """Whether a rule needs an estimate of the market."""
+    parts = [part for case in rule.cases() for part in case.rules()]
+    return any(part.asks() or isinstance(part, (FactorExposure, BetaNeutral)) for part in parts)
 
 
 def _in_words(horizon: float, dates: Dates) -> str:

@@ -21,7 +21,7 @@ from portfolio_ebm.data.dates import stamp
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.errors import DataError, FitError, InfeasibleError, SolverError, SpecError
-from portfolio_ebm.strategy import Strategy, rebalance
+from portfolio_ebm.strategy import Strategy, cure_due, rebalance
 
 STRATEGY_COSTS: Literal["strategy"] = "strategy"
 """The default of `costs`: the rate of the strategy's own TradingCost terms."""
@@ -73,6 +73,8 @@ def backtest(
         DataError: no decision date with enough history.
         SpecError: costs or delay are negative, or the strategy asks for something its market does not give.
 
+    With Strategy(breaches="at once") a day on which drift has broken a rule decides as well, with the reason "breach".
+
     A date on which no portfolio could be found is a row of `decisions` with `ok` False and the reason; holdings stay.
 
     Example:
@@ -89,12 +91,13 @@ def backtest(
     for t in range(rows[0], last + 1):
         gross = _earn(run, panel, t) if t > rows[0] else 0.0
         done = _execute(run, panel, t, rate)
-        if t in planned:
-            _decide(run, strategy, panel, t, delay, seed, device)
+        reason = "schedule" if t in planned else "breach" if _must_cure(run, strategy, panel, t) else ""
+        if reason:
+            _decide(run, strategy, panel, t, reason, delay, seed, device)
             if delay == 0:
                 done = _execute(run, panel, t, rate)
             if progress is not None:
-                progress(len(run.decisions), len(rows), _day(panel, t))
+                progress(len(run.decisions), max(len(rows), len(run.decisions)), _day(panel, t))
         _record(run, t, gross, done)
     return assemble(strategy, panel, run.days, run.decisions, run.events, arguments)
 
@@ -184,8 +187,19 @@ def _execute(run: _Run, panel: Panel, t: int, rate: float) -> Trade | None:
     return done
 
 
-def _decide(run: _Run, strategy: Strategy, panel: Panel, t: int, delay: int, seed: int, device: str) -> None:
-    row: dict[str, Any] = {"date": panel.dates[t], "executed": np.datetime64("NaT"), "turnover": 0.0, "unfilled": 0.0}
+def _must_cure(run: _Run, strategy: Strategy, panel: Panel, t: int) -> bool:
+    """Whether drift broke a rule that the strategy cures at once, and no trade is on its way already."""
+    if strategy.breaches == "next trade" or run.waiting or not run.book.weights.any():
+        return False
+    return bool(cure_due(strategy, panel.past(t), run.book.weights))
+
+
+def _decide(
+    run: _Run, strategy: Strategy, panel: Panel, t: int, reason: str, delay: int, seed: int, device: str
+) -> None:
+    row: dict[str, Any] = {
+        "date": panel.dates[t], "reason": reason, "executed": np.datetime64("NaT"), "turnover": 0.0, "unfilled": 0.0,
+    }  # fmt: skip
     held = run.book.weights if run.book.weights.any() else None
     try:
         allocation = rebalance(strategy, panel.past(t), held, seed=seed, device=device)
