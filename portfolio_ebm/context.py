@@ -34,6 +34,7 @@ class Context:
         prices: last known prices (..., n), or None.
         capital: money that the weights are fractions of, or None where it is not known.
         span: the holding period in periods of the panel; None takes the market's.
+        spellings: by grouping, labels that are right though nobody has them at the date.
     """
 
     assets: tuple[str, ...]
@@ -50,6 +51,7 @@ class Context:
     prices: Tensor | None = None
     capital: float | None = None
     span: float | None = None
+    spellings: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def horizon(self) -> float:
@@ -138,14 +140,14 @@ class Context:
         return tuple(dict.fromkeys((*self.exposures, *(() if table is None else table.names))))
 
     def members(self, grouping: str, label: str) -> Tensor:
-        """Bool (n,): which assets carry `label` in `grouping`.
+        """Bool (n,): which assets carry `label` in `grouping`; none, where it is one of its `spellings` at other dates.
 
         Raises:
             SpecError: no such grouping or label; near matches are listed.
         """
         labels = self.labels(grouping)
         found = torch.tensor([item == label for item in self.groups[grouping]], device=self.tradeable.device)
-        if not bool(found.any()):
+        if not bool(found.any()) and label not in self.spellings.get(grouping, ()):
             raise SpecError(f"No asset has {grouping} '{label}'; there is {listed(label, dict.fromkeys(labels))}.")
         return found
 

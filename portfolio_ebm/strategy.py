@@ -229,7 +229,7 @@ def surroundings(
 
     return Context(
         assets=past.assets, market=outlook, held=held, tradeable=tensor(past.tradeable), leaving=tensor(past.leaving),
-        groups=past.groups, date=past.date, span=float(horizon), capital=capital,
+        groups=past.groups, spellings=past.spellings, date=past.date, span=float(horizon), capital=capital,
         benchmarks={name: tensor(item[-1]) for name, item in past.benchmark_weights.items()},
         forecasts={name: tensor(item[-1]) for name, item in past.forecasts.items()},
         prices=None if past.prices is None else tensor(past.prices),

@@ -77,6 +77,11 @@ def within(relabels: Mapping[str, Any], first: Any, last: Any) -> Relabels:
     }
 
 
+def spellings(last: tuple[str, ...], steps: Any) -> frozenset[str]:
+    """Every label of a grouping, at any date."""
+    return frozenset(last) | {before for _, _, before in steps}
+
+
 def moves(steps: Any, assets: Any, dates: Dates, tradeable: Mask) -> Dates:
     """The days of the changes that befall names with a price before them."""
     place = {name: k for k, name in enumerate(assets)}

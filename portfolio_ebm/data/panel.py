@@ -28,7 +28,7 @@ from portfolio_ebm.data.dates import day, stamp
 from portfolio_ebm.data.describe import describe
 from portfolio_ebm.data.fingerprint import fingerprint
 from portfolio_ebm.data.frozen import frozen
-from portfolio_ebm.data.labels import labels_at, within
+from portfolio_ebm.data.labels import labels_at, spellings, within
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError, ShapeError, StoreError
 
@@ -342,6 +342,7 @@ class Panel:
             signals={name: item[until] for name, item in self.signals.items()},
             benchmark_weights={name: item[until] for name, item in self.benchmark_weights.items()},
             price_history=None if self.prices is None else self.prices[until],
+            spellings={name: spellings(self.groups[name], item) for name, item in self.relabels.items()},
         )
 
     def returns_frame(self) -> pd.DataFrame:

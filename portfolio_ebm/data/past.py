@@ -27,6 +27,8 @@ class Past:
         prices: last known prices at t, (n,), or None when the panel was made from returns.
         price_history: prices as given, (T, n), NaN where there was none; None when the panel was made from returns.
             Prices as traded jump at splits, which `returns` do not.
+        spellings: by grouping with dates, every label of the panel, also those that nobody has yet: hindsight, read for
+            one thing, to tell a label that is yet to come from one that is misspelt.
         groups: labels per grouping as they stood at t, one label an asset.
         volume: (T, n) or None.
         cash_rate: (T,) simple return of cash over the period, zeros when none was given.
@@ -56,6 +58,7 @@ class Past:
     leaving: Mask = field(default_factory=lambda: np.zeros(0, dtype=bool))
     benchmark_weights: Mapping[str, Array] = field(default_factory=dict)
     price_history: Array | None = None
+    spellings: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.leaving.size:
