@@ -191,7 +191,11 @@ def _must_cure(run: _Run, strategy: Strategy, panel: Panel, t: int) -> bool:
     """Whether drift broke a rule that the strategy cures at once, and no trade is on its way already."""
     if strategy.breaches == "next trade" or run.waiting or not run.book.weights.any():
         return False
-    return bool(cure_due(strategy, panel.past(t), run.book.weights))
+    try:
+        return bool(cure_due(strategy, panel.past(t), run.book.weights))
+    except DataError:
+        # A rule that cannot be looked at is told by the decision, which fails over the same data.
+        return True
 
 
 def _decide(
