@@ -2,8 +2,8 @@
 
     minimise 1/2 |w - y|^2   over the box, the rows and the L1 balls, with t >= the kinks of the balls,
 
-by an interior point method (Clarabel), which no degenerate corner stops, then exactly on the face it points to: with
-every constraint that is tight there as an equation, the nearest point is a least squares solution, whatever the rank.
+by an interior point method (Clarabel), which no degenerate corner stops, zooming in where constraints nearly coincide;
+then exactly on the face it points to, where with every tight constraint as an equation it is a least squares solution.
 How far that is from the nearest point of the whole set is measured: with N the normals of the tight constraints,
 
     |w - w*| <= |y - w - N z| for any z >= 0   (a projection never stretches a distance).
@@ -35,6 +35,7 @@ BROKEN = 1e-10
 
 _HELD = (1.0, 1e3, 1e-3)  # a constraint holds the point where its multiplier exceeds this times its slack
 _MAX_FACES = 20
+_ZOOMS = (1.0, 1e-5, 1e-8)
 _PROVEN = 1e-11  # a distance to the nearest point, relative to 1 + |y|, that counts as none
 _RANK = 1e-11
 _EMPTY = "PrimalInfeasible"
@@ -93,28 +94,43 @@ def _solved(y: Array, cut: Cut, slip: float = 0.1 * BROKEN) -> tuple[Array, Arra
     if len(line) == 0:
         return y, np.zeros(len(cut.rows)), np.zeros(len(cut.radii))
     matrix, ends = program.matrix[line] * sign[:, None], np.where(sign > 0.0, program.high[line], -program.low[line])
-    curvature = sparse.diags_array(np.r_[np.ones(n), np.zeros(size)], format="csc")
-    cones = [clarabel.ZeroConeT(equal), clarabel.NonnegativeConeT(len(ends) - equal)]
-    solver = clarabel.DefaultSolver(
-        sparse.csc_matrix(curvature), np.r_[-y, np.zeros(size)], sparse.csc_matrix(matrix), ends, cones, _settings()
-    )
-    found = solver.solve()
-    x, z, slack = (np.asarray(v) for v in (found.x, found.z, found.s))
-    if str(found.status) == _EMPTY and _farkas(cut, z, matrix, ends):
-        raise InfeasibleError("The box, the rows and the caps on sums of sizes have no point in common.")
-    if not (np.isfinite(x).all() and np.isfinite(z).all()):
-        raise SolverError(f"The nearest point was not found: the interior point method ended with {found.status}.")
-    fixed = np.arange(len(z)) < equal
     face = _Face(y, matrix, ends, equal, slip)
-    for ratio in _HELD:
-        point = face.settled(x, z, (z > ratio * slack) | fixed)
-        if point is not None:
-            each = np.zeros(len(program.matrix))
-            np.add.at(each, line, sign * point[1])
-            m, k = len(cut.rows), len(cut.radii)
-            duals = each[n + size :]
-            return point[0].clip(cut.lower, cut.upper), duals[:m], duals[m : m + k]
+    x = np.zeros(n + size)
+    for zoom in _ZOOMS:
+        near = (ends - matrix @ x <= 1e3 * zoom) | (np.arange(len(ends)) < equal) | (zoom == 1.0)
+        found = _interior(face, x, zoom, near)
+        status, z, slack = str(found.status), np.zeros(len(ends)), np.ones(len(ends))
+        z[near], slack[near] = found.z, found.s
+        if status == _EMPTY and zoom == 1.0 and _farkas(cut, z, matrix, ends):
+            raise InfeasibleError("The box, the rows and the caps on sums of sizes have no point in common.")
+        step = np.asarray(found.x)
+        if not (np.isfinite(step).all() and np.isfinite(z).all()):
+            raise SolverError(f"The nearest point was not found: the interior point method ended with {status}.")
+        x = x + zoom * step
+        for ratio in _HELD:
+            point = face.settled(x, z, (z > ratio * slack) | (np.arange(len(z)) < equal))
+            if point is not None:
+                each = np.zeros(len(program.matrix))
+                np.add.at(each, line, sign * point[1])
+                m, k = len(cut.rows), len(cut.radii)
+                duals = each[n + size :]
+                return point[0].clip(cut.lower, cut.upper), duals[:m], duals[m : m + k]
     raise SolverError("A nearest point was not proven; the rules leave almost no room: loosen one a little.")
+
+
+def _interior(face: _Face, x: Array, zoom: float, near: Mask) -> clarabel.DefaultSolution:
+    """Clarabel's step and multipliers for x + zoom * step, under the constraints that are near.
+
+    Zooming in tells constraints apart that are nearer to each other than the accuracy of one solution.
+    """
+    n, size = len(face.y), len(x)
+    curvature = sparse.csc_matrix(sparse.diags_array(zoom * (np.arange(size) < n)))
+    cost = np.r_[x[:n] - face.y, np.zeros(size - n)]
+    ends = (face.ends - face.matrix @ x)[near] / zoom
+    cones = [clarabel.ZeroConeT(face.equal), clarabel.NonnegativeConeT(len(ends) - face.equal)]
+    return clarabel.DefaultSolver(
+        curvature, cost, sparse.csc_matrix(face.matrix[near]), ends, cones, _settings()
+    ).solve()
 
 
 @dataclass(frozen=True)
