@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import cvxpy as cp
 import numpy as np
+import pandas as pd
 import pytest
 
 import portfolio_ebm as pe
+from portfolio_ebm.backtesting.ledger import Book, drift
 from portfolio_ebm.construction.least_trade import LeastTrade
 from portfolio_ebm.errors import SpecError
 
@@ -93,3 +95,30 @@ def test_choices_of_names_are_refused() -> None:
         )
     with pytest.raises(SpecError):
         LeastTrade(0.0)
+
+
+def test_live_is_the_backtest_and_trades_less_than_the_optimum() -> None:
+    g = np.random.default_rng(3)
+    moves = 0.01 * g.standard_normal((105, 5)) @ (np.eye(5) + 0.4 * g.standard_normal((5, 5)))
+    index = pd.bdate_range("2021-01-01", periods=105)
+    panel = pe.Panel.from_prices(pd.DataFrame(100 * np.exp(moves.cumsum(0)), index=index, columns=list("ABCDE")))
+    calm = pe.Strategy(
+        name="calm", market=pe.LedoitWolf(lookback=40), energy=pe.Variance(),
+        constraint=pe.Budget() & pe.LongOnly() & pe.Box(upper=0.5), rebalance=pe.Monthly(),
+        constructor=LeastTrade(0.02, unit="volatility"),
+    )  # fmt: skip
+    found, optimum = (
+        pe.backtest(strategy, panel, costs=0.0, delay=0) for strategy in (calm, calm.replace(constructor=pe.Convex()))
+    )
+    assert len(found.decisions) == 3 and found.decisions["ok"].all()
+    for when in found.decisions.index:
+        # The book of the day before, drifted over the day.
+        held = None
+        if when != found.weights.index[0]:
+            book, _ = drift(Book(found.weights.shift(1).loc[when].to_numpy()), panel.returns[panel.row(when)], 0.0)
+            held = book.weights
+        live = pe.rebalance(calm, panel.past(str(when.date())), held)
+        assert np.array_equal(live.weights.to_numpy(), found.weights.loc[when].to_numpy())
+    # The first purchase is the same; after it less is traded.
+    traded, needed = found.trades.abs().sum(axis=1), optimum.trades.abs().sum(axis=1)
+    assert traded.iloc[1:].sum() < needed.iloc[1:].sum()

@@ -15,8 +15,6 @@ from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.chords import draw_on_chord
 from portfolio_ebm.samplers.diagnostics import effective_size
 from portfolio_ebm.samplers.hit_and_run import HitAndRun, open_basis
-from portfolio_ebm.samplers.langevin import MALA
-from portfolio_ebm.samplers.mirror import Mirror
 from portfolio_ebm.samplers.pair_gibbs import PairGibbs, Target, classes, spans
 from portfolio_ebm.samplers.polyhedron import Ball, Polyhedron, with_slack
 from portfolio_ebm.samplers.surrogate import Surrogate
@@ -189,19 +187,10 @@ def kernels(target: Target, p: Polyhedron) -> dict[str, Callable[[Tensor, float,
             x, value, _ = over.step(x, value, temperature, g)
         return x
 
-    def mirror(x: Tensor, temperature: float, moves: int, g: torch.Generator) -> Tensor:
-        m = Mirror.of(p, 0)
-        energy = m.energy(lambda w: target(w.T), temperature)
-        kernel = MALA(0.05)
-        state = kernel.init(m.forward(x.T), energy)
-        for _ in range(moves):
-            state, _ = kernel.step(state, energy, 1.0, g)
-        return m.back(state.x).T
-
-    return {"pairs": pairs.run, "rays": rays.run, "surrogate": surrogate, "mirror": mirror}
+    return {"pairs": pairs.run, "rays": rays.run, "surrogate": surrogate}
 
 
-@pytest.mark.parametrize("name", ["pairs", "rays", "surrogate", "mirror"])
+@pytest.mark.parametrize("name", ["pairs", "rays", "surrogate"])
 @pytest.mark.parametrize("kinks", [False, True], ids=["smooth", "kinks"])
 def test_steps_from_exact_draws_are_exact_draws(name: str, kinks: bool) -> None:
     n, temperature = 4, 0.15

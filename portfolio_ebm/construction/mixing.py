@@ -24,6 +24,9 @@ from portfolio_ebm.samplers.surrogate import Surrogate
 KEPT = 24
 """Draws kept of each chain in a round."""
 
+BURN = 10
+"""Moves before the first of them, in strides."""
+
 R_HAT = 1.02
 HOT = (1.0, 3.0, 9.0)
 
@@ -118,24 +121,24 @@ def draw(law: Law, chains: int, rng: torch.Generator, *, limit: float = R_HAT, m
             measured = float((run.energy(run.x) - law.best.value).mean())
             temperature *= min(max(law.excess / measured, 0.25), 4.0)
     # The temperature moved a little: what is kept starts after as many moves again.
-    stride, burn = max(d // 2, 8), 10 * d
+    stride = max(min(4 * d, (budget - spent) // (BURN + KEPT)), 1)
     while True:
-        run.run(temperature, burn, rng)
+        run.run(temperature, BURN * stride, rng)
         run.accepted, run.steps = 0.0, 0
         kept, energies = [], []
         for _ in range(KEPT):
             run.run(temperature, stride, rng)
             kept.append(run.x.T.clone())
             energies.append(run.energy(run.x))
-        spent += burn + KEPT * stride
+        spent += (BURN + KEPT) * stride
         x, energy = torch.stack(kept), torch.stack(energies)
         worst = float(torch.cat([r_hat(x), r_hat(energy).reshape(1)]).max())
         if worst < limit:
             break
-        stride, burn = 2 * stride, 2 * burn
-        if spent + burn + KEPT * stride > budget:
+        stride = 2 * stride
+        if spent + (BURN + KEPT) * stride > budget:
             raise SolverError(
-                f"The chains did not mix: R-hat is {worst:.3f} after {spent} moves of each, above {limit:g}, so that "
+                f"The chains did not mix: R-hat is {worst:.3f} after {spent:,} moves of each, above {limit:g}, so that "
                 "nothing is said of the distribution; raise the tolerance or the budget of moves, or loosen what binds."
             )
     return Draws(

@@ -13,5 +13,4 @@ chords.py       one exact draw on a chord
 pair_gibbs.py   moves of weight between two coordinates, for quadratic energies with kinks
 hit_and_run.py  moves in any direction, for the same
 surrogate.py    Metropolis over either, for every other energy
-mirror.py       softmax coordinates, in which MALA needs no walls
 """
