@@ -139,8 +139,8 @@ def regions_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> 
     return tuple(region_of(case, ctx, frozen=frozen) for case in constraint.cases())
 
 
-def project_any(w: Tensor, regions: Sequence[Region]) -> Projection:
-    """The nearest point of any of several regions, for every row of w (..., n).
+def project_any(w: Tensor, regions: Sequence[Region], *, prove: bool = True) -> Projection:
+    """The nearest point of any of several regions, for every row of w (..., n); `prove` as `project_region`.
 
     Raises: as `project_region`; InfeasibleError only where no region has a point.
     """
@@ -148,7 +148,7 @@ def project_any(w: Tensor, regions: Sequence[Region]) -> Projection:
     failed: InfeasibleError | None = None
     for region in regions:
         try:
-            found.append(project_region(w, region))
+            found.append(project_region(w, region, prove=prove))
         except InfeasibleError as error:
             failed = error
     if failed is not None and not found:
@@ -168,11 +168,11 @@ def alone_of(rule: Constraint, like: Region, ctx: Context) -> Region:
     return rule.restrict(replace(free, frozen=like.frozen), ctx)
 
 
-def project_region(w: Tensor, region: Region) -> Projection:
+def project_region(w: Tensor, region: Region, *, prove: bool = True) -> Projection:
     """The nearest point of a region for every row of w (..., n), in the dtype of w.
 
     Where names are a choice, the best pattern is searched for and the point is exact on it; the status
-    says whether it is proven nearest overall.
+    says whether it is proven nearest overall. Without `prove` a feasible point near w is enough.
 
     Raises:
         ShapeError, DataError: w has another number of names, or an entry that is not finite.
@@ -187,7 +187,7 @@ def project_region(w: Tensor, region: Region) -> Projection:
         found, left = _nearest_lots(w, region)
         message = "on whole lots; not proven nearest"
     elif region.choices is not None:
-        found, left, proven = nearest_by_modes(w, region)
+        found, left, proven = nearest_by_modes(w, region, prove=prove)
         found = found.to(w.dtype)
         message = "nearest, proven by branch and bound" if proven else "feasible; not proven nearest overall"
     else:

@@ -117,8 +117,8 @@ def residuals_of(weights: Tensor, constraint: Constraint, ctx: Context) -> dict[
 def ranges_of(
     weights: Tensor, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator
 ) -> dict[str, tuple[float, float]]:
-    """Each term's (least, largest) share over feasible portfolios: `weights`, and those nearest to what is held, to
-    single names and to random points. {} for an energy without terms."""
+    """Each term's (least, largest) share over feasible portfolios: `weights`, and those near what is held, single
+    names and random points. {} for an energy without terms."""
     if not energy.terms():
         return {}
     return ranges_over(torch.cat([weights.unsqueeze(0), feasible_sample(weights, constraint, ctx, rng)]), energy, ctx)
@@ -138,7 +138,7 @@ def feasible_sample(
     """`size` feasible portfolios that reach into the corners: (size, n); fewer than none only where there is none."""
     points = probes(weights, ctx, rng, size)
     try:
-        return project_any(points, regions_of(constraint, ctx)).weights
+        return project_any(points, regions_of(constraint, ctx), prove=False).weights
     except InfeasibleError:
         # Nothing but the portfolio itself is known to be feasible.
         return points[:0]

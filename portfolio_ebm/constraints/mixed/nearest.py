@@ -25,12 +25,16 @@ EMPTY = 1.0
 """The violation that is reported where there is no point."""
 
 
-def nearest_by_modes(y: Tensor, region: Region) -> tuple[Tensor, Tensor, bool]:
-    """The nearest points known for y (..., n), the violation left (...), and whether all are proven nearest."""
+def nearest_by_modes(y: Tensor, region: Region, *, prove: bool = True) -> tuple[Tensor, Tensor, bool]:
+    """The nearest points known for y (..., n), the violation left (...), and whether all are proven nearest.
+
+    Without `prove`, the nearest points of the modes that y and its relaxation round to; a search for any point starts
+    only where those have none.
+    """
     flat = y.detach().reshape(-1, region.n).cpu().double().numpy()
     found, left, proven = flat.copy(), np.zeros(len(flat)), True
     for k, row in enumerate(flat):
-        point, sure = _nearest(row, region)
+        point, sure = _nearest(row, region, NODES if prove else 0)
         proven &= sure
         if point is None:
             left[k] = EMPTY
@@ -44,7 +48,7 @@ def nearest_by_modes(y: Tensor, region: Region) -> tuple[Tensor, Tensor, bool]:
     )
 
 
-def _nearest(y: Array, region: Region) -> tuple[Array | None, bool]:
+def _nearest(y: Array, region: Region, nodes: int) -> tuple[Array | None, bool]:
     wide = _mixed(y, region, np.full(len(y), np.inf))
     root = wide.root()
     near = None if root is None else relax(wide, root, y)
@@ -57,7 +61,7 @@ def _nearest(y: Array, region: Region) -> tuple[Array | None, bool]:
     mixed = _mixed(y, region, np.full(len(y), reach))
     value = np.inf if best is None else mixed.program.value(best)
     gap = CLOSE * max(reach**2 if np.isfinite(reach) else 1.0, 1e-12)
-    proof = branch_and_bound(mixed, incumbent=best, value=value, tolerance=gap, most_nodes=NODES)
+    proof = branch_and_bound(mixed, incumbent=best, value=value, tolerance=gap, most_nodes=nodes)
     if proof.weights is None and not proof.finished:
         proof = branch_and_bound(mixed, tolerance=gap, most_nodes=50 * NODES)
     return proof.weights, proof.finished
