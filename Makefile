@@ -18,7 +18,7 @@ help:
 	@echo "make bench     the benchmarks behind the numbers in the documents"
 	@echo "make bench-data    what the data doctor finds of planted faults, and how fast a cache loads"
 	@echo "make bench-terms   each objective's optimum and time beside other libraries; 10,000 problems against Clarabel"
-	@echo "make bench-optimizer  draws a second of nearly optimal portfolios; turnover saved by LeastTrade, with intervals"
+	@echo "make bench-optimizer  draws a second of nearly optimal portfolios; turnover saved by LeastTrade; choices of names beside SCIP and HiGHS"
 	@echo "make bench-market  the market model scored day by day beside others; writes docs/EVIDENCE.md"
 
 setup: $(STAMP)
@@ -66,11 +66,12 @@ bench-terms: $(STAMP)
 	$(BIN)/python benchmarks/terms.py
 	$(BIN)/python benchmarks/terms_problems.py
 
-# Real data: --data FOLDER with french/ and stocks/, or the folder that the scripts name.
+# Real data: --data FOLDER with french/, stocks/ and orlib/, or the folder that the scripts name.
 bench-optimizer: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/least_trade.py
+	$(BIN)/python -m benchmarks.optimizer --write
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

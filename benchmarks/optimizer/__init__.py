@@ -1,0 +1,1 @@
+"""Choices of names beside SCIP, HiGHS, textbook rounding and greedy, each judged by one evaluator of no side."""

@@ -1,0 +1,195 @@
+"""Choices of names beside SCIP, HiGHS, textbook rounding and greedy: one table, differences and times as ratios.
+
+    python -m benchmarks.optimizer [--data ../shared/data] [--points 10] [--seeds 2] [--seconds 30] [--full] [--write]
+
+Ours is the public call, certificate included. Every weight vector is judged by one evaluator that belongs to no side
+and has to be feasible to 1e-9; a solver's weights, feasible to a millionth, are solved again on the names it chose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.optimizer import instances
+from benchmarks.optimizer.problem import FEASIBLE, Problem
+from benchmarks.optimizer.sides import Found, greedy, ours, polished, rounding
+from benchmarks.optimizer.solvers import highs, scip
+
+EVIDENCE = Path(__file__).resolve().parents[2] / "docs" / "EVIDENCE_OPTIMIZER.md"
+SAME = 1e-8
+HEADINGS = ("problem", "best value", "ours", "proven", "CPU s", "solver", "its time / ours", "rounding", "greedy")
+NOTES = """\
+`best value`: the least energy of any side. `ours`, `solver`, `rounding`, `greedy`: how far above it the weights of that
+side are, relative to the sum of the sizes of the energy's terms there; `=` is 1e-8 or less, a dash: not offered or
+nothing feasible found. `ours` is the worst of the seeds. `proven`: in how many of the runs the certificate closed.
+`CPU s`: one call of ours, its certificate included. `solver`: SCIP, or HiGHS for CVaR, one thread, stopped as soon as
+it has our value to 1e-6 (HiGHS: as it proves its own); `>` in its time: it was stopped by the clock, and the number is
+a lower bound of the ratio.
+
+Frontiers: `ours`, `rounding` and `greedy` say at how many of the points the weights are at the best value known (ours,
+greedy, rounding, and what is on record for exactly ten names) and how far the worst point is above it; `CPU s` is the
+whole frontier of so many points, one seed, and `solver` one point in the middle of it, until SCIP has proven it.
+
+`rounding` relaxes, keeps the largest names and solves again (a fund's limits: the largest names above 5 % that fit;
+tickets: the optimum without tickets). `greedy` adds the name of the least slope and solves again. In brackets: the
+time of both over ours. A solver's polished weights and the two textbook sides use this library's own convex
+solver on the names chosen, so that what is compared is the choice. Not here: whole lots, which the public call for one
+portfolio cannot be given prices for."""
+
+
+def excess(problem: Problem, found: Found, best: float) -> float | None:
+    """How far above `best`, in scales; None where the weights are not feasible."""
+    if found.weights is None or problem.violation(found.weights) > FEASIBLE:
+        return None
+    return (problem.energy(found.weights) - best) / max(problem.scale(found.weights), 1e-300)
+
+
+def shown(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "=" if value <= SAME else f"{value:.1e}"
+
+
+def solver(problem: Problem, cap: float, target: float | None, scale: float) -> Found:
+    found = highs(problem, cap) if problem.tail else scip(problem, cap, target, scale)
+    if found.weights is None:
+        return found
+    return Found(polished(problem, found.weights), found.seconds, found.proven, said=found.said)
+
+
+def ratio(found: Found, cap: float, seconds: float) -> str:
+    late = found.seconds >= 0.98 * cap
+    return f"{'>' if late else ''}{found.seconds / seconds:,.1f}"
+
+
+def timed(said: str, found: Found, seconds: float) -> str:
+    return said if said == "-" else f"{said} ({found.seconds / seconds:.2g})"
+
+
+def feasible_value(problem: Problem, found: Found) -> float:
+    known = found.weights is not None and problem.violation(found.weights) <= FEASIBLE
+    return problem.energy(found.weights) if known else np.inf
+
+
+def one(problem: Problem, seeds: int, cap: float) -> list[str]:
+    """The row of a single problem."""
+    runs = [ours(problem, seed) for seed in range(seeds)]
+    worst = max(feasible_value(problem, run) for run in runs)
+    scale = problem.scale(runs[0].weights)
+    seconds = float(np.median([run.seconds for run in runs]))
+    other = solver(problem, cap, worst, scale)
+    simple = [rounding(problem), greedy(problem)]
+    best = min(feasible_value(problem, found) for found in [*runs, other, *simple])
+    gaps = [excess(problem, run, best) for run in runs]
+    return [
+        problem.label, f"{best:.6g}", shown(None if None in gaps else max(gaps)),
+        f"{sum(run.proven for run in runs)}/{seeds}", f"{seconds:.2f}", shown(excess(problem, other, best)),
+        ratio(other, cap, seconds), *(timed(shown(excess(problem, found, best)), found, seconds) for found in simple),
+    ]  # fmt: skip
+
+
+def frontier(points: list[tuple[Problem, float]], seeds: int, cap: float) -> list[str]:
+    """The row of a frontier: problems of one kind, each with the best value on record."""
+    gaps: dict[str, list[float]] = {"ours": [], "rounding": [], "greedy": []}
+    proven, seconds, spent = 0, 0.0, {"rounding": 0.0, "greedy": 0.0}
+    for problem, record in points:
+        runs = [ours(problem, seed) for seed in range(seeds)]
+        simple = {"rounding": rounding(problem), "greedy": greedy(problem)}
+        best = min(record, *(feasible_value(problem, found) for found in [*runs, *simple.values()]))
+        proven += sum(run.proven for run in runs)
+        seconds += float(np.mean([run.seconds for run in runs]))
+        for name, found in simple.items():
+            spent[name] += found.seconds
+        for name, found in [*(("ours", run) for run in runs), *simple.items()]:
+            gap = excess(problem, found, best)
+            gaps[name].append(np.inf if gap is None else gap)
+    middle, _ = points[len(points) // 2]
+    base = ours(middle)
+    other = solver(middle, cap, None, middle.scale(base.weights))
+    least = min(feasible_value(middle, base), feasible_value(middle, other))
+    said = {name: f"{sum(g <= SAME for g in found)}/{len(found)}, {shown(max(found))}" for name, found in gaps.items()}
+    for name, total in spent.items():
+        said[name] += f" ({total / seconds:.2g})"
+    return [
+        f"{middle.label}, {len(points)} points", "", said["ours"], f"{proven}/{seeds * len(points)}", f"{seconds:.2f}",
+        shown(excess(middle, other, least)), ratio(other, cap, seconds), said["rounding"], said["greedy"],
+    ]  # fmt: skip
+
+
+def rows(data: Path, given: argparse.Namespace) -> Iterator[list[str]]:
+    library, returns = data / "orlib", instances.stocks(data / "stocks")
+    points, seeds, cap = (49, 5, given.seconds) if given.full else (given.points, given.seeds, given.seconds)
+    for port in (1, 2, 3):
+        for exactly in (False, True):
+            yield frontier(instances.frontier(library, port, exactly, points), seeds, cap)
+    for limits in ("UCITS", "RIC 25/50"):
+        for port in (1, 3):
+            mean, covariance = instances.orlib(library, port)
+            yield one(instances.fund(f"port{port}, {len(mean)} names", mean, covariance, limits), seeds, cap)
+        for n in (100, 225, 400, 600) if given.full else (225, 600):
+            yield one(instances.fund(f"{n} stocks", *instances.moments(returns, n), limits), seeds, cap)
+    for n, names in ((600, 20), (1000, 50)):
+        for risk in (1.0, 10.0):
+            yield one(instances.large(returns, n, names, risk), max(seeds, 3), cap)
+        yield one(instances.simulated(n, names), max(seeds, 3), cap)
+    for n, scenarios in ((100, 2000), (400, 2000)) if given.full else ((100, 2000),):
+        yield one(instances.tail(returns, n, scenarios, names=10, floor=0.02), seeds, cap)
+        yield one(instances.tail(returns, n, scenarios, "UCITS"), seeds, cap)
+    for rate, turnover in ((1e-4, 0.5), (5e-4, 0.5), (5e-4, 1.0)):
+        yield one(instances.tickets(returns, 100, rate, turnover), seeds, cap)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with orlib/ and stocks/")
+    parser.add_argument("--points", type=int, default=10, help="points of each frontier, of 49")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=30.0, help="the solvers' clock")
+    parser.add_argument("--full", action="store_true", help="all 49 points, five seeds, every size")
+    parser.add_argument("--write", action="store_true", help="write docs/EVIDENCE_OPTIMIZER.md")
+    given = parser.parse_args()
+    if not (given.data / "orlib").is_dir() or not (given.data / "stocks").is_dir():
+        raise SystemExit(f"{given.data}: no orlib/ and stocks/ there, so nothing is run; name a folder with --data.")
+    torch.set_num_threads(1)
+    began = time.time()
+    table = Table(title="Above the best value of any side", show_lines=False)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == "problem" else "right")
+    for row in rows(given.data, given):
+        print(" | ".join(row), flush=True)
+        table.add_row(*row)
+    minutes = (time.time() - began) / 60.0
+    last = (
+        f"{datetime.date.today()}, {os.cpu_count()} cores ({platform.machine()}), one thread a side, solvers stopped "
+        f"at {given.seconds:g} CPU s; {minutes:.0f} minutes."
+    )
+    console = Console(width=170, record=True)
+    console.print(table)
+    console.print(last)
+    if given.write:
+        options = "--full" if given.full else f"--points {given.points} --seeds {given.seeds}"
+        command = f"python -m benchmarks.optimizer {options} --seconds {given.seconds:g} --write"
+        EVIDENCE.write_text(document(command, console.export_text()))
+
+
+def document(command: str, printed: str) -> str:
+    lines = "\n".join(line.rstrip() for line in printed.splitlines())
+    head = (
+        f"# Evidence: choices of names\n\nPrinted by `{command}`; `make bench-optimizer` takes the default sizes.\n\n"
+    )
+    return f"{head}{NOTES}\n\n```\n{lines}\n```\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""A problem in plain numbers, the evaluator that belongs to no side, and the same problem as formula and rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import and_
+
+import numpy as np
+
+import portfolio_ebm as pe
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.energy import Energy
+
+FEASIBLE = 1e-9
+HELD = 1e-9
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Weights above `threshold` are at most `largest` each and `together` in sum."""
+
+    threshold: float
+    largest: float
+    together: float
+
+
+FUNDS = {"UCITS": Limits(0.05, 0.10, 0.40), "RIC 25/50": Limits(0.05, 0.25, 0.50)}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """min risk w'Sw - reward mean'w + tail CVaR_95(-Rw) + ticket #traded, w >= 0, sum w = 1, and the rules given.
+
+    Attributes:
+        names: how many are held at most, or exactly; 0 where any number may be. floor: the least weight of one held.
+        limits: those of a fund. turnover: at most this much is bought and sold against `held`.
+    """
+
+    label: str
+    mean: Array
+    covariance: Array
+    risk: float = 0.0
+    reward: float = 0.0
+    scenarios: Array | None = None
+    tail: float = 0.0
+    names: int = 0
+    exactly: bool = False
+    floor: float = 0.0
+    limits: str = ""
+    held: Array | None = None
+    ticket: float = 0.0
+    turnover: float = np.inf
+
+    @property
+    def n(self) -> int:
+        return len(self.mean)
+
+    def parts(self, w: Array) -> tuple[float, float, float, float]:
+        """Each term's share of the energy at w (n,)."""
+        risk = self.risk * float(w @ self.covariance @ w)
+        reward = -self.reward * float(self.mean @ w)
+        tail = self.tail * worst_mean(self.scenarios @ w) if self.scenarios is not None and self.tail else 0.0
+        traded = 0 if self.held is None else int((np.abs(w - self.held) > HELD).sum())
+        return risk, reward, tail, self.ticket * traded
+
+    def energy(self, w: Array) -> float:
+        return float(sum(self.parts(w)))
+
+    def scale(self, w: Array) -> float:
+        """The sum of the terms' sizes: what differences are relative to, since energies may cancel to nothing."""
+        return float(sum(abs(part) for part in self.parts(w)))
+
+    def violation(self, w: Array) -> float:
+        """By how much w (n,) breaks the rule that it breaks by most; names too many or too few count as 1."""
+        broken = [abs(float(w.sum()) - 1.0), float(-w.min())]
+        held = w > HELD
+        if self.names:
+            broken.append(float(held.sum() > self.names) or float(self.exactly and held.sum() < self.names))
+        if self.floor:
+            broken.append(float((self.floor - w[held]).max(initial=0.0)))
+        if self.limits:
+            fund = FUNDS[self.limits]
+            broken += [float(w.max()) - fund.largest, float(w[w > fund.threshold + HELD].sum()) - fund.together]
+        if self.held is not None:
+            broken.append(float(np.abs(w - self.held).sum()) - self.turnover)
+        return max(0.0, *broken)
+
+    def gradient(self, w: Array) -> Array:
+        """The slope of the terms that are convex at w (n,)."""
+        slope = 2.0 * self.risk * self.covariance @ w - self.reward * self.mean
+        if self.scenarios is not None and self.tail:
+            worst = np.argsort(self.scenarios @ w)[: max(1, round(0.05 * len(self.scenarios)))]
+            slope = slope - self.tail * self.scenarios[worst].mean(axis=0)
+        return slope
+
+
+def worst_mean(returns: Array) -> float:
+    """The mean loss over the worst twentieth of returns (S,), the last scenario by its fraction."""
+    losses = np.sort(-returns)[::-1]
+    count = 0.05 * len(losses)
+    whole = int(count + 1e-9)
+    part = count - whole
+    return float((losses[:whole].sum() + (part * losses[whole] if part > 1e-9 else 0.0)) / count)
+
+
+def formula(problem: Problem, ticket: bool = True) -> Energy:
+    terms = []
+    if problem.risk:
+        terms.append(problem.risk * pe.Variance())
+    if problem.reward:
+        terms.append(problem.reward * pe.Return())
+    if problem.tail:
+        terms.append(problem.tail * pe.CVaR(0.95))
+    if ticket and problem.ticket:
+        terms.append(pe.FixedCost(rate=problem.ticket))
+    return sum(terms[1:], start=terms[0])
+
+
+def rules(problem: Problem, choice: bool = True) -> Constraint:
+    """The rules; without `choice` the convex ones alone."""
+    found: list[Constraint] = [pe.Budget(), pe.LongOnly()]
+    if problem.held is not None:
+        found.append(pe.Turnover(problem.turnover))
+    if problem.limits and not choice:
+        found.append(pe.Box(upper=FUNDS[problem.limits].largest))
+    if problem.limits and choice:
+        found.append(pe.UCITS(issuers=None) if problem.limits == "UCITS" else pe.RIC2550(issuers=None))
+    if problem.names and choice:
+        number = {"exactly" if problem.exactly else "at_most": problem.names}
+        found.append(pe.Cardinality(min_weight=problem.floor, **number))
+    return reduce(and_, found)
+
+
+def inputs(problem: Problem) -> dict[str, object]:
+    given: dict[str, object] = {"assets": [f"a{k}" for k in range(problem.n)], "mean": problem.mean}
+    given["covariance"] = problem.covariance
+    if problem.scenarios is not None:
+        given["scenarios"] = problem.scenarios
+    if problem.held is not None:
+        given["held"] = problem.held
+    return given

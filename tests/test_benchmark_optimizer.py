@@ -1,0 +1,62 @@
+"""The optimizer benchmark's evaluator, which judges every side: against sums by hand, and each rule broken alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.optimizer.problem import Problem, formula, inputs, rules, worst_mean
+from benchmarks.optimizer.sides import greedy, on_choice, ours, rounding
+
+COVARIANCE = np.diag([0.01, 0.02, 0.04, 0.08])
+MEAN = np.array([0.01, 0.02, 0.03, 0.04])
+SMALL = Problem("four names", MEAN, COVARIANCE, risk=2.0, reward=0.5, names=2, floor=0.1)
+
+
+def test_energy_is_the_sum_by_hand() -> None:
+    w = np.array([0.5, 0.0, 0.0, 0.5])
+    scenarios = np.tile(np.array([[0.1, 0, 0, 0], [-0.2, 0, 0, 0.0]]), (20, 1))
+    held = np.array([0.5, 0.5, 0.0, 0.0])
+    problem = replace(SMALL, tail=1.0, scenarios=scenarios, held=held, ticket=0.001, turnover=1.0)
+    assert problem.parts(w) == pytest.approx((2.0 * 0.25 * 0.09, -0.5 * 0.025, 0.1, 0.002))
+
+
+def test_worst_twentieth_counts_the_last_scenario_by_its_fraction() -> None:
+    assert worst_mean(-np.arange(1.0, 31.0)) == pytest.approx((30.0 + 0.5 * 29.0) / 1.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "w", "broken"),
+    [
+        ({}, [0.5, 0.5, 0, 0], 0.0),
+        ({}, [0.5, 0.4, 0, 0], 0.1),
+        ({}, [1.1, -0.1, 0, 0], 0.1),
+        ({}, [0.4, 0.3, 0.3, 0], 1.0),
+        ({}, [0.95, 0.05, 0, 0], 0.05),
+        ({"exactly": True}, [1, 0, 0, 0], 1.0),
+        ({"names": 0, "floor": 0.0, "limits": "RIC 25/50"}, [0.25, 0.25, 0.25, 0.25], 0.5),
+        ({"names": 0, "floor": 0.0, "limits": "UCITS"}, [0.7, 0.1, 0.1, 0.1], 0.6),
+        ({"held": np.array([1.0, 0, 0, 0]), "turnover": 0.8}, [0.5, 0.5, 0, 0], 0.2),
+    ],
+)  # fmt: skip
+def test_violation_names_the_rule_broken_by_most(change: dict[str, object], w: list[float], broken: float) -> None:
+    assert replace(SMALL, **change).violation(np.array(w, dtype=float)) == pytest.approx(broken)
+
+
+def test_every_side_is_feasible_and_none_is_below_what_all_pairs_reach() -> None:
+    pairs = [np.isin(np.arange(4), [i, j]) for i in range(4) for j in range(i)]
+    least = min(SMALL.energy(w) for pair in pairs if (w := on_choice(SMALL, pair)) is not None)
+    for found in (ours(SMALL), rounding(SMALL), greedy(SMALL)):
+        assert found.weights is not None
+        assert SMALL.violation(found.weights) <= 1e-9
+        assert SMALL.energy(found.weights) >= least - 1e-10
+    assert SMALL.energy(ours(SMALL).weights) == pytest.approx(least, abs=1e-10)
+
+
+def test_the_formula_is_the_evaluators_energy() -> None:
+    import portfolio_ebm as pe
+
+    found = pe.optimize(formula(SMALL), rules(SMALL), **inputs(SMALL))
+    assert found.energy == pytest.approx(SMALL.energy(found.weights.to_numpy()), abs=1e-12)
