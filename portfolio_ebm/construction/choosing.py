@@ -113,7 +113,8 @@ def _tickets(names: Ints, held: Array, ticket: float) -> Choices:
 def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:
     """The best modes that were found, and how good any could be; None where no modes have a portfolio."""
     dear = DEAR if isinstance(mixed.program, FormulaProgram) else 1
-    look, nodes = FIRST_LOOK // dear, plan.nodes // dear
+    # Where an inner solve is dear the tree comes first: it often closes before walkers have looked around once.
+    look, nodes = (FIRST_LOOK, plan.nodes) if dear == 1 else (plan.nodes // (2 * dear), plan.nodes // dear)
     root = mixed.root()
     relaxed = None if root is None else relax(mixed, root)
     if root is None or relaxed is None:
@@ -139,11 +140,12 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:
     if plan.swaps and not first.finished:
         spread = float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap
         heats = np.geomspace(HOT, COLD, plan.sweeps) * max(spread, gap) if plan.sweeps else np.zeros(0)
-        leaders = [starts[k] for _, k in alive[: plan.walkers]]
+        leaders = [starts[k] for _, k in alive[: plan.walkers if dear == 1 else max(plan.walkers // 2, 1)]]
         ends = [search.descend(m) for m in leaders]
         stages["descent"] = min((search.memo.value(m) for m in ends), default=np.inf)
-        ends += [search.descend(search.anneal(m, heats, numpy_rng)) for m in ends[: max(plan.walkers // 2, 1)]]
-        sweeps = plan.sweeps
+        again = ends[: max(plan.walkers // 2, 1)] if dear == 1 else []
+        ends += [search.descend(search.anneal(m, heats, numpy_rng)) for m in again]
+        sweeps = plan.sweeps if again else 0
     best = _best(search, first)
     proof = first
     if not first.finished and nodes > look:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
-from portfolio_ebm.constraints.mixed.program import Array, Mask, Point, Program
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program
 from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
 from portfolio_ebm.construction.engines import Found, inside, interior, through_cvxpy
 from portfolio_ebm.construction.formula import Formula, Tail
@@ -31,6 +31,8 @@ BAND = 0.08
 RIDGE = 1e-6
 JOIN = 24
 PRICE = 1e-8
+TAILS, MORE = 2.5, 60
+"""Scenarios solved on: so many times those of the tail, and so many more."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class FormulaProgram(Program):
         return self._exact(box, first, start)
 
     def _exact(self, box: Box, first: Point, start: Array | None) -> Point | None:
-        movable = box.upper > box.lower + 1e-14
+        movable, near = box.upper > box.lower + 1e-14, first.weights
         rest = np.clip(np.zeros(self.n) if self.held is None else self.held, box.lower, box.upper)
         free = movable & (first.weights != rest)
         if start is not None:
@@ -76,9 +78,10 @@ class FormulaProgram(Program):
         rest = np.where(free, rest, np.clip(rest, box.lower, box.upper))
         while True:
             part = replace(box, lower=np.where(free, box.lower, rest), upper=np.where(free, box.upper, rest))
-            found = _solve(self.whole, part)
+            found = _solve(self.whole, part, near)
             if found is None:
                 return None
+            near = found.weights
             weights = np.where(free, np.clip(found.weights, box.lower, box.upper), rest)
             prices = self._prices(box, weights, found)
             joining = self._joining(box, movable & ~free, weights, prices)
@@ -111,18 +114,58 @@ class FormulaProgram(Program):
         return -np.inf if bound is None else bound - self.whole.constant
 
 
-def _solve(formula: Formula, box: Box) -> Found | None:
+def _solve(formula: Formula, box: Box, near: Array) -> Found | None:
     """By the interior point where every term is known, else by cvxpy; None where the slice is empty after all."""
     if bool((box.upper - box.lower <= 1e-14).all()):
         at = best_duals(formula, box)
         return Found(box.lower, at, "one point")
-    found = interior(formula, box) if formula.exact else None
+    found = _on_tails(formula, box, near) if formula.exact else None
     if found is not None:
         return found
     try:
         return through_cvxpy(formula, box)
     except SolverError:
         return None
+
+
+def _on_tails(formula: Formula, box: Box, near: Array) -> Found | None:
+    """The interior point on the scenarios that are worst at `near`; more are taken in until none left out is in a tail,
+    so the minimum is that of all scenarios, and a multiplier of zero is right for those left out."""
+    kept = [_worst(tail, near, TAILS * tail.count + MORE) for tail in formula.tails]
+    while True:
+        tails = tuple(replace(t, losses=t.losses[k]) for t, k in zip(formula.tails, kept, strict=True))
+        found = interior(replace(formula, tails=tails), box)
+        if found is None or found.duals is None:
+            return found
+        wider = [_taken_in(t, k, found.weights) for t, k in zip(formula.tails, kept, strict=True)]
+        if all(len(new) == len(old) for new, old in zip(wider, kept, strict=True)):
+            full: list[Array] = []
+            for tail, at, q in zip(formula.tails, kept, found.duals.tails, strict=True):
+                full.append(np.zeros(len(tail.losses)))
+                full[-1][at] = q
+            return replace(found, duals=replace(found.duals, tails=tuple(full)))
+        kept = wider
+
+
+def _worst(tail: Tail, w: Array, count: float) -> Ints:
+    """The places of the `count` worst scenarios at w; of all where there are not many more."""
+    size = len(tail.losses)
+    if 2 * count >= size:
+        return np.arange(size)
+    at = np.flatnonzero(w)
+    return np.argpartition(-(tail.losses[:, at] @ w[at]), int(count))[: int(count)]
+
+
+def _taken_in(tail: Tail, kept: Ints, w: Array) -> Ints:
+    """`kept` and every other scenario that is beyond the quantile of those at w."""
+    if len(kept) == len(tail.losses):
+        return kept
+    loss = tail.losses @ w
+    inside = np.sort(loss[kept])[::-1]
+    quantile = inside[min(int(tail.count), len(inside) - 1)]
+    beyond = loss > quantile + 1e-12 * max(abs(float(quantile)), 1e-12)
+    beyond[kept] = True
+    return np.flatnonzero(beyond)
 
 
 def best_duals(formula: Formula, box: Box) -> Multipliers:
