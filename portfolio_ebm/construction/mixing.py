@@ -111,11 +111,11 @@ def draw(law: Law, chains: int, rng: torch.Generator, *, limit: float = R_HAT, m
     first = torch.ones(d, dtype=law.base.dtype)
     run = _Chains(law, law.start(chains), first, open_basis(law.polyhedron) if not law.pairs else first)
     temperature = law.excess / law.k
-    spent = 0
+    spent, short = 0, min(10 * d, max(budget // 10, 1))
     for pilot in range(3):
         for part, heat in enumerate(HOT):
-            run.run(temperature * (heat if pilot < 2 else 1.0), 10 * d, rng, slice(part, None, len(HOT)))
-        spent += 10 * d
+            run.run(temperature * (heat if pilot < 2 else 1.0), short, rng, slice(part, None, len(HOT)))
+        spent += short
         run.learn()
         if pilot == 2:
             measured = float((run.energy(run.x) - law.best.value).mean())
