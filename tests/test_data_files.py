@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from portfolio_ebm.data.doctor.rough import read_rough
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.data.reading import read_wide
 from portfolio_ebm.data.sources.files import read_panel
@@ -59,6 +60,7 @@ BAD_PRICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "semicolons": (GOOD.replace(",", ";"), ("';'", "commas")),
     "tabs": (GOOD.replace(",", "\t"), ("commas",)),
     "one column": ("date\n2020-01-02\n2020-01-03\n", ("one column", "names")),
+    "a web page": ("<!DOCTYPE html><html>Too many requests</html>", ("web page", "download")),
     "nothing": ("", ("empty", "columns")),
     "blank lines": ("\n\n  \n", ("empty",)),
     "header alone": ("date,AAPL\n", ("no rows",)),
@@ -97,6 +99,25 @@ def test_a_bad_price_file_is_refused_with_place_and_remedy(case: str, tmp_path: 
     for fact in facts:
         assert fact in message, f"{fact!r} is not in: {message}"
     assert caught.value.__cause__ is None and message.endswith((".", ")")), message
+
+
+@pytest.mark.parametrize("name", ["lacking.csv", "lacking.xlsx", "lacking"])
+def test_a_path_that_is_not_there_says_so_and_names_its_neighbours(name: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(GOOD)
+    for read in (lambda file: read_panel(prices=file), read_rough):
+        with pytest.raises(DataError, match=r"no such file; in that folder there is mine\.csv"):
+            read(tmp_path / name)
+
+
+def test_a_picture_is_no_table_and_the_doctor_sends_nobody_to_himself(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    for raw, words in ((bytes(range(256)) * 9, "is no text"), ("date\nMünchen\n".encode("latin-1"), "not UTF-8")):
+        file.write_bytes(raw)
+        with pytest.raises(DataError, match=words):
+            read_panel(prices=file)
+        with pytest.raises(DataError, match=words) as caught:
+            read_rough(file)
+        assert "doctor" not in str(caught.value)
 
 
 def returns_file(

@@ -259,7 +259,7 @@ def _check_order(dates: NDArray[np.datetime64], source: str, names: tuple[str, .
         raise DataError(f"{source}: date column, row {row + 1}: {day(dates[row])} is there twice; keep one row a date.")
     raise DataError(
         f"{source}: date column, row {row + 1}: {day(dates[row])} comes after {day(dates[row - 1])}; "
-        "sort the rows by date, oldest first (frame.sort_index())."
+        "sort the rows by date, oldest first (frame.sort_index(), or portfolio-ebm data doctor FILE --fix)."
     )
 
 

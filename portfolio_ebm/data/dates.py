@@ -137,7 +137,7 @@ def _remedy(text: str) -> str:
     """What to do about something that is no date: for an integer since an epoch, the unit that fits."""
     number = re.fullmatch(r"(-?\d{4,20})(\.0*)?", text)
     if number is None:
-        return "rewrite the dates"
+        return "rewrite the dates (those of a file: portfolio-ebm data doctor FILE --fix)"
     value = int(number[1])
     for unit, size in _UNITS.items():
         if 1950 <= 1970 + value / size / 31_556_952 < 2100 and abs(value) >= 10**8 * size // 10:

@@ -144,7 +144,7 @@ def existing(path: str | Path, what: str) -> Path:
         DataError: it is not there, or is something else; the message lists its neighbours.
     """
     file = Path(path)
-    if not file.name.endswith(ENDINGS):
+    if file.exists() and not file.name.endswith(ENDINGS):
         hint = " Save the sheet as CSV." if file.suffix in (".xls", ".xlsx", ".ods") else ""
         raise DataError(f"{file}: {what} are read from {', '.join(ENDINGS)}, and this ends in '{file.suffix}'.{hint}")
     if not file.exists():
@@ -175,6 +175,8 @@ def _text(file: Path) -> str:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file.name}: cannot be read ({first_line(error)}); copy or download it again.") from None
     except UnicodeDecodeError as error:
+        if b"\0" in raw[:4096] and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{file.name}: is no text, whatever its name says; save the table as UTF-8 CSV.") from None
         raise DataError(
             f"{file.name}: byte {error.start} is not UTF-8 text; save the file as UTF-8 CSV. {DOCTOR}."
         ) from None
@@ -233,6 +235,8 @@ def levels(name: str) -> tuple[str, ...] | None:
 
 
 def _check_header(name: str, header: Sequence[str]) -> None:
+    if header[0].startswith("<"):
+        raise DataError(f"{name}: is a web page and no table ({header[0][:24]}); download it again.")
     if len(header) < 2:
         other = next((mark for mark in (";", "\t", "|") if mark in header[0]), None)
         why = (

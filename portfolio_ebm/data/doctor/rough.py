@@ -18,7 +18,7 @@ import pandas as pd
 
 from portfolio_ebm.data.columns import DATE, plain
 from portfolio_ebm.data.parquet import read_parquet
-from portfolio_ebm.data.reading import MOST_BYTES, existing, levels, read_cells
+from portfolio_ebm.data.reading import DOCTOR, MOST_BYTES, existing, levels, read_cells
 from portfolio_ebm.errors import DataError
 
 MARKS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
@@ -40,7 +40,10 @@ def read_rough(path: str | Path, what: str = "prices") -> pd.DataFrame:
     try:
         frame = read_cells(path, what)
     except DataError as refused:
-        frame = _again(existing(path, what), refused, told)
+        try:
+            frame = _again(existing(path, what), refused, told)
+        except DataError as error:
+            raise DataError(str(error).removesuffix(f" {DOCTOR}.")) from None  # it is the doctor who says so
     frame = _without_counts(frame, told)
     frame.attrs = {"source": Path(path).name, "told": told}
     return frame
