@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import os
 import platform
 import time
@@ -22,12 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.optimizer import instances
-from benchmarks.optimizer.problem import FEASIBLE, Problem
+from benchmarks.optimizer.problem import FEASIBLE, FUNDS, Problem
 from benchmarks.optimizer.sides import Found, greedy, ours, polished, rounding
 from benchmarks.optimizer.solvers import highs, scip
 
 EVIDENCE = Path(__file__).resolve().parents[2] / "docs" / "EVIDENCE_OPTIMIZER.md"
 SAME = 1e-8
+SINGLE = ("funds", "large", "tails", "tickets")
 HEADINGS = ("problem", "best value", "ours", "proven", "CPU s", "solver", "its time / ours", "rounding", "greedy")
 NOTES = """\
 `best value`: the least energy of any side. `ours`, `solver`, `rounding`, `greedy`: how far above it the weights of that
@@ -125,28 +127,39 @@ def frontier(points: list[tuple[Problem, float]], seeds: int, cap: float) -> lis
 
 
 def rows(data: Path, given: argparse.Namespace) -> Iterator[list[str]]:
-    library, returns = data / "orlib", instances.stocks(data / "stocks")
-    points, seeds, cap = (49, 5, given.seconds) if given.full else (given.points, given.seeds, given.seconds)
-    for port in (1, 2, 3):
-        for exactly in (False, True):
-            yield frontier(instances.frontier(library, port, exactly, points), seeds, cap)
-    if given.frontiers:
-        return
-    for limits in ("UCITS", "RIC 25/50"):
-        for port in (1, 3):
-            mean, covariance = instances.orlib(library, port)
-            yield one(instances.fund(f"port{port}, {len(mean)} names", mean, covariance, limits), seeds, cap)
-        for n in (100, 225, 400, 600) if given.full else (225, 600):
-            yield one(instances.fund(f"{n} stocks", *instances.moments(returns, n), limits), seeds, cap)
-    for n, names in ((600, 20), (1000, 50)):
-        for risk in (1.0, 10.0):
-            yield one(instances.large(returns, n, names, risk), max(seeds, 3), cap)
-        yield one(instances.simulated(n, names), max(seeds, 3), cap)
-    for n, scenarios in ((100, 2000), (400, 2000)) if given.full else ((100, 2000),):
-        yield one(instances.tail(returns, n, scenarios, names=10, floor=0.02), seeds, cap)
-        yield one(instances.tail(returns, n, scenarios, "UCITS"), seeds, cap)
-    for rate, turnover in ((1e-4, 0.5), (5e-4, 0.5), (5e-4, 1.0)):
-        yield one(instances.tickets(returns, 100, rate, turnover), seeds, cap)
+    """The rows of the kinds asked for."""
+    kinds, cap = given.rows.split(","), given.seconds
+    points, seeds = (49, 5) if given.full else (given.points, given.seeds)
+    if "frontiers" in kinds:
+        for port, exactly in itertools.product((1, 2, 3), (False, True)):
+            yield frontier(instances.frontier(data / "orlib", port, exactly, points), seeds, cap)
+    for kind in SINGLE:
+        if kind in kinds:
+            for problem in single(kind, data, given.full):
+                yield one(problem, max(seeds, 3) if kind == "large" else seeds, cap)
+
+
+def single(kind: str, data: Path, full: bool) -> Iterator[Problem]:
+    """The problems of one kind."""
+    returns = instances.stocks(data / "stocks")
+    if kind == "funds":
+        for limits in FUNDS:
+            for port in (1, 3):
+                mean, covariance = instances.orlib(data / "orlib", port)
+                yield instances.fund(f"port{port}, {len(mean)} names", mean, covariance, limits)
+            for n in (100, 225, 400, 600) if full else (225, 600):
+                yield instances.fund(f"{n} stocks", *instances.moments(returns, n), limits)
+    elif kind == "large":
+        for n, names in ((600, 20), (1000, 50)):
+            yield from (instances.large(returns, n, names, risk) for risk in (1.0, 10.0))
+            yield instances.simulated(n, names)
+    elif kind == "tails":
+        for n in (100, 400) if full else (100,):
+            yield instances.tail(returns, n, 2000, names=10, floor=0.02)
+            yield instances.tail(returns, n, 2000, "UCITS")
+    else:
+        for rate, turnover in ((1e-4, 0.5), (5e-4, 0.5), (5e-4, 1.0)):
+            yield instances.tickets(returns, 100, rate, turnover)
 
 
 def main() -> None:
@@ -155,7 +168,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=10, help="points of each frontier, of 49")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=30.0, help="the solvers' clock")
-    parser.add_argument("--frontiers", action="store_true", help="the rows of the frontiers alone")
+    parser.add_argument("--rows", default=",".join(("frontiers", *SINGLE)), help="the kinds of rows, by comma")
     parser.add_argument("--full", action="store_true", help="all 49 points, five seeds, every size")
     parser.add_argument("--write", action="store_true", help="write docs/EVIDENCE_OPTIMIZER.md")
     given = parser.parse_args()
@@ -179,7 +192,7 @@ def main() -> None:
     console.print(last)
     if given.write:
         options = "--full" if given.full else f"--points {given.points} --seeds {given.seeds}"
-        command = f"python -m benchmarks.optimizer {options} --seconds {given.seconds:g} --write"
+        command = f"python -m benchmarks.optimizer {options} --seconds {given.seconds:g} --rows {given.rows}"
         EVIDENCE.write_text(document(command, console.export_text()))
 
 
