@@ -15,7 +15,7 @@ import pytest
 
 from portfolio_ebm.data.sources import cache as module
 from portfolio_ebm.data.sources import series_file
-from portfolio_ebm.data.sources.beside import Beside
+from portfolio_ebm.data.sources.beside import Beside, Few
 from portfolio_ebm.data.sources.cache import Cache
 from portfolio_ebm.errors import StoreError
 
@@ -67,9 +67,10 @@ def test_many_series_stand_beside_one_another_in_their_order() -> None:
     rows = [np.sort(rng.choice(60, rng.integers(1, 60), replace=False)) for _ in range(37)]  # more than two blocks
     days = np.datetime64("2020-01-01", "ns") + np.arange(60) * np.timedelta64(1, "D")
     series = [(days[some], {"close": rng.random(len(some)), "volume": rng.random(len(some))}) for some in rows]
-    found = Beside.of(series)
+    series = [(when, item | {"cash": np.where(item["close"] < 0.2, 1.0, np.nan)}) for when, item in series]
+    found = Beside.of([(when, item | {"cash": Few.of(item["cash"])}) for when, item in series])
     np.testing.assert_array_equal(found.dates, days[np.unique(np.concatenate(rows))])
-    for name in ("close", "volume"):
+    for name in ("close", "volume", "cash"):
         frame = pd.concat([pd.Series(item[name], index=when) for when, item in series], axis=1).sort_index()
         np.testing.assert_array_equal(found.matrix(name), frame.to_numpy())
 

@@ -16,6 +16,19 @@ BLOCK = 16
 
 
 @dataclass(frozen=True, eq=False)
+class Few:
+    """A column that is blank but for a few rows `at`, where it has `values`."""
+
+    at: NDArray[np.intp]
+    values: Array
+
+    @classmethod
+    def of(cls, column: Array) -> Few:
+        at = np.flatnonzero(np.isfinite(column))
+        return cls(at, column[at])
+
+
+@dataclass(frozen=True, eq=False)
 class Beside:
     """n series on T dates.
 
@@ -34,17 +47,17 @@ class Beside:
 
     dates: Dates
     rows: Sequence[slice | NDArray[np.intp]]
-    columns: Sequence[Mapping[str, Array]]
+    columns: Sequence[Mapping[str, Array | Few]]
 
     @classmethod
-    def of(cls, series: Sequence[tuple[Dates, Mapping[str, Array]]]) -> Beside:
+    def of(cls, series: Sequence[tuple[Dates, Mapping[str, Array | Few]]]) -> Beside:
         """The series by their dates, which increase, and their columns."""
         # Most series share their calendar: each different one enters the union once.
-        codes = [hashlib.blake2b(days.tobytes()).digest() for days, _ in series]
-        calendars = {code: days for code, (days, _) in zip(codes, series, strict=True)}
+        own = list(map(Shared(), (days for days, _ in series)))
+        calendars = {id(days): days for days in own}
         dates: Dates = np.unique(np.concatenate([np.empty(0, "datetime64[ns]"), *calendars.values()]))
-        rows = {code: _rows(dates, days) for code, days in calendars.items()}
-        return cls(dates, [rows[code] for code in codes], [columns for _, columns in series])
+        rows = {key: _rows(dates, days) for key, days in calendars.items()}
+        return cls(dates, [rows[id(days)] for days in own], [columns for _, columns in series])
 
     def matrix(self, name: str) -> Array:
         """One column of all series, (T, n), read-only; NaN where a series has no row."""
@@ -54,10 +67,25 @@ class Beside:
             part = range(first, min(first + BLOCK, len(self.columns)))
             block.fill(np.nan)
             for k in part:
-                block[k - first, self.rows[k]] = self.columns[k][name]
+                rows, column = self.rows[k], self.columns[k][name]
+                if isinstance(column, Few):
+                    at = rows.start + column.at if isinstance(rows, slice) else rows[column.at]
+                    block[k - first, at] = column.values
+                else:
+                    block[k - first, rows] = column
             out[:, part.start : part.stop] = block[: len(part)].T
         out.flags.writeable = False
         return out
+
+
+class Shared:
+    """One array for all that are equal: `shared(days)` is the first of them."""
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, Dates] = {}
+
+    def __call__(self, days: Dates) -> Dates:
+        return self.known.setdefault(hashlib.blake2b(days.tobytes()).digest(), days)
 
 
 def _rows(dates: Dates, some: Dates) -> slice | NDArray[np.intp]:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from portfolio_ebm.data.clean import Table
-from portfolio_ebm.data.sources.beside import Beside
+from portfolio_ebm.data.sources.beside import Beside, Few, Shared
 from portfolio_ebm.data.sources.cache import Cache, Entry
 from portfolio_ebm.data.sources.series_file import Array, Dates
 from portfolio_ebm.data.sources.yahoo import Progress, When, day_of, fetch, symbols
@@ -140,19 +140,24 @@ def load(tickers: Sequence[str] | str, start: When, end: When = None, cache: Cac
     cache = Cache.default("yahoo") if cache is None else cache
     names, since = symbols(tickers), day_of(start, "start")
     until = None if end is None else day_of(end, "end")
+    shared = Shared()
 
-    def one(entry: Entry) -> tuple[Mapping[str, Any], Dates, dict[str, Array]]:
+    def one(entry: Entry) -> tuple[bool, dict[str, Any], Dates, dict[str, Array | Few]]:
         columns = as_traded(entry.columns, MINOR.get(str(entry.facts.get("currency")), ("", 1))[1])
         days = entry.dates.astype("datetime64[D]")
         rows = slice(np.searchsorted(days, np.datetime64(since)), _until(days, until))
-        return dict(entry.facts), entry.dates[rows], {name: item[rows] for name, item in columns.items()}
+        found: dict[str, Array | Few] = {name: item[rows] for name, item in columns.items()}
+        for name in ("dividends", "splits"):
+            found[name] = Few.of(columns[name][rows])
+        there = bool(np.isfinite(columns["close"][rows]).any())
+        return there, dict(entry.facts), shared(entry.dates[rows]), found
 
     made = dict(zip(names, cache.each(one, names, COLUMNS), strict=True))
-    facts = {name: item[0] for name, item in made.items()}
+    facts = {name: item[1] for name, item in made.items()}
     notes = [*_differ(facts, since), *_minor(facts)]
-    kept = [name for name, (_, _, columns) in made.items() if np.isfinite(columns["close"]).any()]
+    kept = [name for name, item in made.items() if item[0]]
     if not kept:
-        last = max((str(item[1][-1])[:10] for item in made.values() if len(item[1])), default="today")
+        last = max((str(item[2][-1])[:10] for item in made.values() if len(item[2])), default="today")
         raise DataError(
             f"yahoo: no price of {named(list(names))} is stored from {since} to {until or last}; ask for other dates."
         )
@@ -162,7 +167,7 @@ def load(tickers: Sequence[str] | str, start: When, end: When = None, cache: Cac
         if name not in set(kept)
     ]
     currency = {name: MINOR.get(str(facts[name].get("currency")), (facts[name].get("currency"),))[0] for name in kept}
-    series = Beside.of([made[name][1:] for name in kept])
+    series = Beside.of([made[name][2:] for name in kept])
     return Raw(series, tuple(kept), currency, {name: facts[name] for name in kept}, tuple(notes))
 
 
