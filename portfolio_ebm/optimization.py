@@ -35,6 +35,7 @@ class Surroundings(TypedDict, total=False):
         forecasts: by name, numbers by asset, per holding period ("alpha", "borrow").
         exposures: by factor, exposures by asset.
         volume: traded value by asset over the holding period, in money.
+        prices: the last price of each asset, in money, for whole lots.
         capital: money the weights are fractions of.
     """
 
@@ -43,6 +44,7 @@ class Surroundings(TypedDict, total=False):
     forecasts: Mapping[str, Any]
     exposures: Mapping[str, Any]
     volume: Any
+    prices: Any
     capital: float
 
 
@@ -274,12 +276,13 @@ def _named(more: Surroundings, assets: tuple[str, ...], place: torch.device) -> 
     for key in ("benchmarks", "forecasts", "exposures"):
         items: Mapping[str, Any] = more.get(key) or {}  # type: ignore[assignment]  # the keys are those of the TypedDict
         found[key] = {str(name): _by_asset(item, f"{key}['{name}']", assets, place) for name, item in items.items()}
-    if more.get("volume") is not None:
-        volume = _by_asset(more["volume"], "volume", assets, place)
-        bad = [name for name, is_bad in zip(assets, (~(volume >= 0.0)).tolist(), strict=True) if is_bad]
-        if bad:
-            raise DataError(f"volume is negative or not a number for {', '.join(bad[:5])}; mend or drop them.")
-        found["volume"] = volume
+    for key, given in (("volume", more.get("volume")), ("prices", more.get("prices"))):
+        if given is not None:
+            values = _by_asset(given, key, assets, place)
+            bad = [name for name, is_bad in zip(assets, (~(values >= 0.0)).tolist(), strict=True) if is_bad]
+            if bad:
+                raise DataError(f"{key} is negative or not a number for {', '.join(bad[:5])}; mend or drop them.")
+            found[key] = values
     return found
 
 

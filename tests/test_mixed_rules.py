@@ -31,6 +31,7 @@ from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import DataError, InfeasibleError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import Outlook
+from portfolio_ebm.optimization import optimize
 
 Array = NDArray[np.float64]
 N = 6
@@ -291,6 +292,18 @@ def test_whole_lots_by_enumeration() -> None:
     assert found.bound is not None and found.bound <= truth + 1e-12
     assert truth - 1e-12 <= found.energy <= truth + 0.02 * abs(truth)
     assert "without whole lots" in found.ablation
+
+
+def test_whole_lots_through_the_door() -> None:
+    prices = {"A": 50.0, "B": 120.0, "C": 310.0}
+    best = optimize(
+        Variance(), Budget(at_least=0.97) & LongOnly() & RoundLots(lot=10), covariance=np.diag([0.04, 0.05, 0.09]),
+        mean=np.zeros(3), assets=["A", "B", "C"], prices=prices, capital=1e5,
+    )  # fmt: skip
+    shares = best.weights * 1e5 / np.array([50.0, 120.0, 310.0])
+    assert np.abs(shares / 10 - np.round(shares / 10)).max() < 1e-9
+    assert 0.97 - 1e-9 <= best.weights.sum() <= 1.0 + 1e-9
+    assert best.gap is not None and best.gap <= 0.01 * best.energy
 
 
 def test_what_is_lacking_is_refused_by_name() -> None:

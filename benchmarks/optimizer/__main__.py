@@ -46,8 +46,7 @@ at each point until it has proven it or its clock stops it.
 `rounding` relaxes, keeps the largest names and solves again (a fund's limits: the largest names above 5 % that fit;
 tickets: the optimum without tickets). `greedy` adds the name of the least slope and solves again. In brackets: the
 time of both over ours. A solver's polished weights and the two textbook sides use this library's own convex
-solver on the names chosen, so that what is compared is the choice. Not here: whole lots, which the public call for one
-portfolio cannot be given prices for."""
+solver on the names chosen, so that what is compared is the choice. Not here: whole lots."""
 
 
 def excess(problem: Problem, found: Found, best: float) -> float | None:
