@@ -473,3 +473,56 @@ def test_two_commands_at_once_on_one_cache_lose_nothing(web: Web, tmp_path: Path
             assert [f"{day:%Y-%m-%d}" for day in frame.index] == DAYS[: last + 1]
             np.testing.assert_allclose(frame, [truth[name][day] for day in DAYS[: last + 1]], rtol=1e-12)
         assert not list(cache.folder.glob(".*.part")) and len(list(cache.folder.glob("*.parquet"))) == len(names)
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from portfolio_ebm.data.sources.cache import Cache
+from portfolio_ebm.data.sources.yahoo import fetch
+import yfinance  # once, and before any fork
+
+folder, names, start, points = Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3], int(sys.argv[4])
+rng, whole, deaths, halfway, lengths = random.Random(0), 0.5, 0, 0, set()
+for _ in range(4 * points):
+    begun = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        fetch(names, start, cache=Cache(folder), wait=0.01)
+        os._exit(0)
+    time.sleep(rng.uniform(0.0, whole))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    deaths += os.WIFSIGNALED(status)
+    if not os.WIFSIGNALED(status):
+        whole = min(whole, 1.1 * (time.monotonic() - begun))
+    found = [entry for name in names if (entry := Cache(folder).read(name, verify=True)) is not None]
+    assert sorted(entry.key for entry in found) == Cache(folder).keys()
+    lengths |= {len(entry.dates) for entry in found}
+    halfway += os.WIFSIGNALED(status) and 0 < len(found) < len(names)
+    if deaths == points:
+        break
+    if len(found) == len(names) or rng.random() < 0.5:
+        for name in names:
+            Cache(folder).remove(name)
+print(deaths, halfway, *sorted(lengths))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fetch_killed_at_any_moment_leaves_every_series_whole_or_not_there(web: Web, tmp_path: Path) -> None:
+    names = [f"N{i}" for i in range(6)]
+    Yahoo({name: stock() for name in names}).open(web)
+    environment = {**os.environ, **web.environment, "PORTFOLIO_EBM_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "yahoo"), ",".join(names), DAYS[0], "200"],
+        env=environment, capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    deaths, halfway, *lengths = map(int, done.stdout.split())
+    assert deaths == 200 and halfway >= 20, "of the kills some came when a part was stored"
+    assert lengths == [40], "no series is ever shorter than what was sent"
+    cache = Cache(tmp_path / "yahoo")
+    assert set(status(get(names, cache)).values()) <= {"new", "unchanged", "updated"}
+    assert all(len(stored(cache, name)) == 40 for name in names)
