@@ -71,7 +71,7 @@ def test_many_series_stand_beside_one_another_in_their_order() -> None:
     found = Beside.of([(when, item | {"cash": Few.of(item["cash"])}) for when, item in series])
     np.testing.assert_array_equal(found.dates, days[np.unique(np.concatenate(rows))])
     for name in ("close", "volume", "cash"):
-        frame = pd.concat([pd.Series(item[name], index=when) for when, item in series], axis=1).sort_index()
+        frame = pd.concat([pd.Series(item[name], index=when) for when, item in series], axis=1, sort=True)
         np.testing.assert_array_equal(found.matrix(name), frame.to_numpy())
 
 
