@@ -29,7 +29,7 @@ FIRST_LOOK = 200
 """Nodes of branch and bound before the walkers set out."""
 FEW = 4
 """Roundings that are still solved once the optimum is proven."""
-DEAR = 10
+DEAR = 25
 """A node of a formula that is not quadratic takes the time of so many of one that is."""
 TOLERANCE = 1e-9
 HOT, COLD = 0.3, 0.003
@@ -140,7 +140,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:
     if plan.swaps and not first.finished:
         spread = float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap
         heats = np.geomspace(HOT, COLD, plan.sweeps) * max(spread, gap) if plan.sweeps else np.zeros(0)
-        leaders = [starts[k] for _, k in alive[: plan.walkers if dear == 1 else max(plan.walkers // 2, 1)]]
+        leaders = [starts[k] for _, k in alive[: plan.walkers if dear == 1 else max(plan.walkers // 4, 1)]]
         ends = [search.descend(m) for m in leaders]
         stages["descent"] = min((search.memo.value(m) for m in ends), default=np.inf)
         again = ends[: max(plan.walkers // 2, 1)] if dear == 1 else []
