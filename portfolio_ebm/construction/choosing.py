@@ -8,6 +8,7 @@ with the incumbent of the walkers until its nodes are spent: what it leaves is a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.node import Mixed, relax
+from portfolio_ebm.constraints.mixed.node import Mixed, assign, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
 from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program
 from portfolio_ebm.constraints.mixed.search import Search, rounded
@@ -110,8 +111,11 @@ def _tickets(names: Ints, held: Array, ticket: float) -> Choices:
     return found
 
 
-def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:
-    """The best modes that were found, and how good any could be; None where no modes have a portfolio."""
+def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Array], Array | None]) -> Chosen | None:
+    """The best modes that were found, and how good any could be; None where no modes have a portfolio.
+
+    `anyone` gives a portfolio near given weights, (n,), or None where there is none: asked where the search found none.
+    """
     dear = DEAR if isinstance(mixed.program, FormulaProgram) else 1
     # Where an inner solve is dear the tree comes first: it often closes before walkers have looked around once.
     look, nodes = (FIRST_LOOK, plan.nodes) if dear == 1 else (plan.nodes // (2 * dear), plan.nodes // dear)
@@ -152,6 +156,8 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator) -> Chosen | None:
         proof = branch_and_bound(mixed, incumbent=best[0], value=best[1], most_nodes=nodes, tolerance=gap)
         if proof.value < best[1]:
             best = (proof.weights, proof.value)
+    if best[0] is None and not proof.finished:
+        best = _from(search, anyone(relaxed.weights))
     if best[0] is None:
         return None
     values = np.array([search.memo.value(m) for m in ends])
@@ -174,6 +180,18 @@ def _rounded(search: Search, relaxed: Array, count: int, rng: np.random.Generato
             rounded(choices, search.allowed, y * (np.abs(x).sum() / max(y.sum(), 1e-300)) * np.where(x < 0, -1, 1))
         )
     return found
+
+
+def _from(search: Search, w: Array | None) -> tuple[Array | None, float]:
+    """The best on the modes that w has, or w itself where they leave no more than a point."""
+    if w is None:
+        return None, np.inf
+    c, p = search.mixed.choices, search.mixed.program
+    modes = assign(c, c.exists, w)[0]
+    point = search.solve(modes, w)
+    if point is not None:
+        return point.weights, point.value
+    return w, p.value(w) + float(c.cost[np.arange(c.units), modes].sum())
 
 
 def _best(search: Search, first: Proof) -> tuple[Array | None, float]:

@@ -13,9 +13,10 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from portfolio_ebm.constraints.combine import region_residual
+from portfolio_ebm.constraints.combine import project_region, region_residual
 from portfolio_ebm.constraints.mixed.lots import best_lots
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, FRACTIONS, NO_NOISE, NO_SWAPS, ROUNDING, Polisher
@@ -26,6 +27,7 @@ from portfolio_ebm.construction.patterns import Choice, Search, Walked, walk
 from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.energy import Bound
+from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.samplers.anneal import Annealed
 from portfolio_ebm.samplers.kernel import evaluate
 from portfolio_ebm.samplers.schedules import Constant, Geometric
@@ -103,7 +105,7 @@ def choosing_engine(
 ) -> tuple[Found, float] | None:
     """Scored swaps over exact inner solves, and branch and bound; None where no choice has a portfolio."""
     plan = Plan(chains, effort.walkers, effort.sweeps, effort.swaps, effort.nodes)
-    seen = choose(mixed_of(formula, region, ticket), plan, rng)
+    seen = choose(mixed_of(formula, region, ticket), plan, rng, partial(_nearby, region=region))
     if seen is None:
         return None
     place = region.lower
@@ -126,6 +128,15 @@ def choosing_engine(
         },
     )
     return found, seen.bound + formula.constant
+
+
+def _nearby(w: NDArray[np.float64], region: Region) -> NDArray[np.float64] | None:
+    """A portfolio of the region near w, (n,); None where it is empty."""
+    try:
+        found = project_region(torch.as_tensor(w).to(region.lower), region).weights
+    except InfeasibleError:
+        return None
+    return np.asarray(found.detach().cpu().numpy(), dtype=np.float64)
 
 
 def in_lots(found: Found, value: Bound, region: Region) -> Found | None:
