@@ -71,7 +71,7 @@ bench-optimizer: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/least_trade.py
-	$(BIN)/python -m benchmarks.optimizer --write
+	$(BIN)/python -m benchmarks.optimizer
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

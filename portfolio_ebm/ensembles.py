@@ -15,16 +15,14 @@ import torch
 from pydantic import Field
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.construction.certificate import FEASIBLE
-from portfolio_ebm.construction.convex import minimize, require_convex
+from portfolio_ebm.construction.convex import minimum_under
 from portfolio_ebm.construction.excess import Unit, allowed_excess
-from portfolio_ebm.construction.infeasible import explain_infeasible
 from portfolio_ebm.construction.mixing import Draws, draw
 from portfolio_ebm.construction.near_optimal import Law, law_of
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
-from portfolio_ebm.errors import InfeasibleError, SolverError, SpecError
+from portfolio_ebm.errors import SolverError, SpecError
 from portfolio_ebm.optimization import given_context
 from portfolio_ebm.types import Spec, Status, generator
 
@@ -123,12 +121,7 @@ def ensemble(
     """
     law = law or Ensemble()
     ctx, names, _ = given_context(energy, constraint, **inputs)
-    require_convex(energy, constraint)
-    try:
-        region = region_of(constraint, ctx)
-        best = minimize(energy, region, ctx)
-    except InfeasibleError as error:
-        raise explain_infeasible(constraint, ctx) from error
+    region, best = minimum_under(energy, constraint, ctx)
     if not best.status.ok:
         raise SolverError(f"The optimum is not proven, so that no tolerance around it means anything. {best.status}")
     excess = allowed_excess(law.tolerance, law.unit, energy, best.weights, ctx)
@@ -205,14 +198,13 @@ def resampled_ranges(
     values, size = frame.to_numpy(dtype=np.float64), len(frame)
     if draws < 20 or not 1 <= block <= size:
         raise SpecError(f"draws={draws}, block={block}: ask for 20 draws or more, and blocks of 1 to {size} scenarios.")
-    require_convex(energy, constraint)
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):
         starts = rng.integers(size, size=-(-size // block))
         rows = ((starts[:, None] + np.arange(block)) % size).ravel()[:size]
         again = pd.DataFrame(values[rows], columns=frame.columns)
         ctx = given_context(energy, constraint, scenarios=again, **inputs).ctx
-        found.append(minimize(energy, region_of(constraint, ctx), ctx).weights.numpy())
+        found.append(minimum_under(energy, constraint, ctx)[1].weights.numpy())
     low, middle, high = np.quantile(np.array(found), (0.05, 0.5, 0.95), axis=0)
     index = pd.Index(frame.columns, name="asset")
     return pd.DataFrame({"low": low, "median": middle, "high": high}, index=index)

@@ -11,7 +11,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, dataclass_transform
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 from pydantic_core import PydanticUndefined
 from torch import Tensor
@@ -151,6 +153,11 @@ def require_last(x: Tensor, size: int, what: str) -> Tensor:
     if x.ndim == 0 or x.shape[-1] != size:
         raise ShapeError(f"{what}: got shape {tuple(x.shape)}, expected (..., {size}).")
     return x
+
+
+def as_numpy(x: Tensor) -> NDArray[np.float64]:
+    """The numbers of a tensor as a float64 array, off its graph and its device."""
+    return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)
 
 
 def lift(x: Tensor, like: Tensor, event_dims: int = 1) -> Tensor:

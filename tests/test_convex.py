@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from itertools import combinations
 from typing import Any
 
 import cvxpy as cp
@@ -20,7 +19,7 @@ from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.convex import Convex, Minimum, minimize, relaxation
+from portfolio_ebm.construction.convex import Convex, Minimum, minimize
 from portfolio_ebm.construction.duality import Box as Walls
 from portfolio_ebm.construction.duality import Multipliers, prove
 from portfolio_ebm.construction.engines import active_set, interior, through_cvxpy
@@ -247,46 +246,13 @@ def test_terms_only_cvxpy_knows():
     assert float(region_residual(mixed.weights, region)) <= 1e-12
 
 
-@pytest.mark.parametrize("energy", [ENERGIES[2], ENERGIES[3], ENERGIES[6]], ids=repr)
-@pytest.mark.parametrize("least", [0.0, 0.15])
-def test_relaxation_is_below_the_enumerated_optimum(energy, least):
-    n, most = 6, 2 if least == 0.0 else 3
-    ctx = market(n, size=60, seed=8)
-    rules = Budget() & LongOnly() & Box(upper=0.6) & Cardinality(most, least) & Turnover(1.5)
-    region = region_of(rules, ctx)
-    below = relaxation(energy, region, ctx)
-    values = []
-    for size in range(1, most + 1):
-        for names in combinations(range(n), size):
-            pattern = torch.zeros(n, dtype=torch.bool)
-            pattern[list(names)] = True
-            try:
-                values.append(minimize(energy, region.on(pattern), ctx).value)
-            except InfeasibleError:
-                continue
-    assert values
-    assert below.bound <= min(values) + 1e-12
-    # With min_weight 0 and all names allowed, the relaxation is the problem itself.
-    loose = region_of(Budget() & LongOnly() & Box(upper=0.6) & Cardinality(n), ctx)
-    same = minimize(energy, region_of(Budget() & LongOnly() & Box(upper=0.6), ctx), ctx)
-    assert relaxation(energy, loose, ctx).value == pytest.approx(same.value, abs=1e-12)
-
-
-def test_relaxation_uses_the_count():
-    # At most 2 names of at most 0.6 out of 6: the count row is sum w / 0.6 <= 2, slack; at most 1 is impossible.
-    ctx = market(6)
-    tight = region_of(Budget() & LongOnly() & Box(upper=0.6) & Cardinality(1), ctx)
-    with pytest.raises(InfeasibleError):
-        relaxation(Variance(), tight, ctx)
-
-
 def test_empty_regions_and_wrong_input():
     ctx = market(N)
     with pytest.raises(InfeasibleError):
         minimize(Variance(), region_of(Budget() & Box(upper=0.05), ctx), ctx)
     with pytest.raises(InfeasibleError):
         minimize(CVaR(), region_of(Budget(2.0) & LongOnly() & Turnover(0.1), ctx), ctx)
-    with pytest.raises(SpecError, match="relaxation"):
+    with pytest.raises(SpecError, match="AnnealedLangevin"):
         minimize(Variance(), region_of(Budget() & Cardinality(2), ctx), ctx)
     with pytest.raises(ShapeError, match="one date"):
         minimize(Variance(), region_of(Budget(), ctx), replace(ctx, tradeable=ctx.tradeable.expand(3, N)))

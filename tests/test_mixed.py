@@ -192,3 +192,32 @@ def test_names_left_unasked_would_not_have_moved() -> None:
     assert point.prices[low].min() >= -1e-9 * p.scale
     assert point.prices[high].max(initial=-1.0) <= 1e-9 * p.scale
     assert np.abs(point.prices[~low & ~high]).max() <= 1e-9 * p.scale
+
+
+@pytest.mark.parametrize("case", ["at most", "5/10/40", "fixed cost"])
+def test_an_active_set_that_fails_is_not_an_empty_slice(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a branch with the optimum in it would be closed, and the proof would be false."""
+    truth = enumerated(mixed(case, 0))
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.program._daqp", lambda *args: None)
+    proof = branch_and_bound(mixed(case, 0))
+    assert proof.value == pytest.approx(truth, rel=1e-6)
+    assert proof.bound <= truth + 1e-12
+
+
+def test_no_failing_engine_closes_a_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A formula whose engines end at no minimum leaves a portfolio and no bound."""
+    from test_mixed_rules import BASE, RULES, context
+
+    from portfolio_ebm.constraints.combine import region_of
+    from portfolio_ebm.construction.choosing import mixed_of
+    from portfolio_ebm.construction.formula import take_apart
+    from portfolio_ebm.energies.risk import CVaR
+
+    ctx = context(0)
+    whole = mixed_of(take_apart(CVaR(0.9), ctx), region_of(BASE & RULES["at most"][0], ctx))
+    truth = branch_and_bound(whole).value
+    monkeypatch.setattr("portfolio_ebm.construction.inner._solve", lambda *args: None)
+    proof = branch_and_bound(whole, most_nodes=50)
+    assert proof.weights is not None
+    assert proof.value >= truth - 1e-12
+    assert proof.bound <= truth

@@ -1,10 +1,11 @@
-"""AnnealedLangevin: sample, project, swap, polish, bound.
+"""AnnealedLangevin: any energy under any rule, by the engine that the problem asks for (stages.py, choosing.py).
 
-    relaxation -> starts -> projected annealed Langevin chains -> swaps over patterns -> exact polish -> certificate
+    a choice under a convex energy   relaxation -> roundings under noise -> annealed swaps -> branch and bound
+    an energy that is not convex     starts -> projected annealed Langevin chains -> kicks or swaps -> polish
+    both convex                      one exact solve
 
-One optimizer whose engine follows from the problem (stages.py): a choice of names runs the pattern engine, an energy
-that is not convex the gradient engine, and a convex problem is solved outright. The status names the engine; the
-ablation says what each stage was worth; the bound, where the energy is convex, how far from optimal the result can be.
+Whole lots follow by moves of single lots, and of the cases of `Either` the best is kept. The status names the engine;
+the ablation says what each stage was worth; the bound, where the energy is convex, how far from optimal the result is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from portfolio_ebm.construction.ablation import Polisher
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.chains import random_portfolios, starts, survey
-from portfolio_ebm.construction.convex import relaxation
+from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.formula import take_apart, without_tickets
 from portfolio_ebm.construction.infeasible import explain_infeasible
 from portfolio_ebm.construction.stages import (
@@ -45,13 +46,13 @@ class AnnealedLangevin(Constructor):
     portfolios, and the step is 1 / L, L its largest curvature: nothing is left to tune to an instance.
 
     Attributes:
-        chains: how many chains run, in one batch.
+        chains: how many chains run, in one batch; under a convex energy how many roundings a choice starts from.
         steps: Langevin steps of a chain; the gradient engine takes ten times as many evaluations.
-        swaps: whether walkers move over patterns after the chains.
+        swaps: whether walkers move over patterns.
         sweeps: hot sweeps of the walkers; descent follows until none moves.
-        walkers: how many of the chains' patterns, best first, are walked from.
-        candidates: moves evaluated per walker and sweep, the best by score.
-        polish: how many patterns are solved exactly.
+        walkers: how many patterns, best first, are walked from.
+        candidates, polish: moves evaluated a walker and sweep, and patterns solved at the end, where a choice meets an
+            energy that is not convex.
         nodes: relaxations that branch and bound may solve to prove, or raise the bound on, what the walkers found.
 
     Example:
@@ -82,35 +83,34 @@ class AnnealedLangevin(Constructor):
         bounds: list[float | None] = []
         try:
             for region in regions_of(constraint, ctx):
-                one = self._in_region(energy, region, ctx, rng)
-                if one is not None:
-                    found.append(one[0])
-                    bounds.append(one[1])
+                one, bound = self._in_region(energy, region, ctx, rng)
+                found += [] if one is None else [one]
+                bounds.append(bound)
         except InfeasibleError as error:
             raise explain_infeasible(constraint, ctx) from error
         if not found:
             raise explain_infeasible(constraint, ctx)
         best = min(found, key=lambda one: float(energy_of(one.weights)))
         known = [bound for bound in bounds if bound is not None]
-        bound = min(known) if len(known) == len(bounds) else None
+        least = min(known) if len(known) == len(bounds) else None
         said = best.message if len(found) == 1 else f"best of {len(found)} cases: {best.message}"
         return certify(
-            best.weights, energy, constraint, ctx, bound=bound, status=Status(True, _capital(said)), rng=rng,
+            best.weights, energy, constraint, ctx, bound=least, status=Status(True, _capital(said)), rng=rng,
             ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics,
         )  # fmt: skip
 
     def _in_region(
         self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator
-    ) -> tuple[Found, float | None] | None:
-        """The best of one case and its bound; None where it is empty."""
+    ) -> tuple[Found | None, float | None]:
+        """The best of one case, None where none was found, and its bound: infinite where the case is empty, and that of
+        fractions where whole lots were not found, which proves nothing of them."""
         try:
             found, bound = self._find(energy, region.ungridded(), ctx, rng)
         except InfeasibleError:
-            return None
+            return None, float("inf")
         if found is None or region.grid is None:
-            return None if found is None else (found, bound)
-        on_lots = in_lots(found, energy.bind(ctx), region)
-        return None if on_lots is None else (on_lots, bound)
+            return found, bound
+        return in_lots(found, energy.bind(ctx), region), bound
 
     def _find(
         self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator
@@ -122,7 +122,7 @@ class AnnealedLangevin(Constructor):
         )  # fmt: skip
         if convex and (region.discrete or ticket > 0.0):
             formula = take_apart(energy, ctx)
-            return choosing_engine(formula, region, ticket, self.chains, effort, rng) or (None, None)
+            return choosing_engine(formula, region, ticket, self.chains, effort, rng) or (None, float("inf"))
         if ticket > 0.0 or region.choices is not None:
             raise SpecError(_only_convex(energy))
         value = energy.bind(ctx)
@@ -140,9 +140,9 @@ class AnnealedLangevin(Constructor):
     def _relaxed(
         self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator, convex: bool
     ) -> tuple[Tensor, float | None]:
-        """The solution of the convex relaxation and its bound; for other energies the middle of random portfolios."""
+        """The minimum of a convex energy and its bound; for other energies the middle of random portfolios."""
         if convex:
-            found = relaxation(energy, region, ctx)
+            found = minimize(energy, region, ctx)
             return found.weights, found.bound
         whole = region.relaxed()
         return project_region(random_portfolios(whole, region.lower, 64, rng).mean(0), whole).weights, None

@@ -76,8 +76,7 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     """
     if region.discrete:
         raise SpecError(
-            "The region holds a choice of names, so it is not convex; use AnnealedLangevin(), "
-            "or relaxation() for a bound."
+            "The region holds a choice of names, so it is not convex; use AnnealedLangevin(), which bounds it too."
         )
     if formula.nonnegative:
         region = _on_domain(formula, region)
@@ -111,36 +110,6 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     if not np.isfinite(last.value):
         raise SolverError(no_minimum("infeasible", formula))
     return last
-
-
-def relaxation(energy: Energy, region: Region, ctx: Context) -> Minimum:
-    """A lower bound on a convex energy over a discrete region, by its continuous relaxation.
-
-    With 0 <= y <= 1, sum y <= at_most and w <= upper * y on the free names, y is least at w / upper: the choice becomes
-    the one row sum_i w_i / upper_i <= at_most. A free name may be left out, so its lower bound falls to zero at least.
-    `weights` are those of the relaxation, not a portfolio of the discrete region.
-
-    Raises: as `minimize`.
-    """
-    return minimize(energy, relaxed(region), ctx)
-
-
-def relaxed(region: Region) -> Region:
-    """The convex region that `relaxation` minimizes over; it holds every slice of the discrete one."""
-    hull = region.relaxed()
-    if region.at_most is None:
-        return hull
-    box = Box.of(hull)
-    _, cap = box.implied()
-    free = ~region.frozen.cpu().numpy()
-    # A name that must be held takes one choice; one that cannot be held takes none.
-    must, can = free & (box.lower > 0.0), free & (cap > 0.0)
-    choice = can & ~must
-    if not np.isfinite(cap[choice]).all() or (box.lower[free] < 0.0).any():
-        return hull
-    inverse = np.where(choice, 1.0 / np.where(choice, cap, 1.0), 0.0)
-    row = torch.as_tensor(inverse, dtype=region.lower.dtype, device=region.lower.device)
-    return hull.with_row(row, -torch.inf, float(region.at_most - int(must.sum())), "Cardinality, relaxed")
 
 
 def require_feasible(box: Box, names: tuple[str, ...]) -> None:
@@ -240,6 +209,24 @@ def require_convex(energy: Energy, constraint: Constraint) -> None:
             raise SpecError(
                 f"{rule!r} is a choice of names, which Convex() cannot make; use constructor=AnnealedLangevin()."
             )
+
+
+def minimum_under(energy: Energy, constraint: Constraint, ctx: Context) -> tuple[Region, Minimum]:
+    """The region of the rules and the minimum of the formula over it, for doors that need both.
+
+    Raises:
+        SpecError: a term or a rule is not convex. SolverError: no minimum was reached.
+        InfeasibleError: no portfolio obeys the rules; names the smallest set in conflict.
+    """
+    from portfolio_ebm.constraints.combine import region_of
+    from portfolio_ebm.construction.infeasible import explain_infeasible
+
+    require_convex(energy, constraint)
+    try:
+        region = region_of(constraint, ctx)
+        return region, minimize(energy, region, ctx)
+    except InfeasibleError as error:
+        raise explain_infeasible(constraint, ctx) from error
 
 
 class Convex(Constructor):

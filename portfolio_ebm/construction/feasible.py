@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,6 +26,7 @@ from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.of_region import choices_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.errors import SolverError
+from portfolio_ebm.types import as_numpy
 
 Array = NDArray[np.float64]
 Taken = tuple[float, Array | None]
@@ -113,7 +115,7 @@ def _least(
 ) -> Taken | None:
     """`least` without the curved caps: the value and where it is taken."""
     n = region.n
-    lower, upper = (_numpy(x) for x in (region.lower, region.upper))
+    lower, upper = (as_numpy(x) for x in (region.lower, region.upper))
     if (lower > upper).any():
         return None
     choice = region.discrete or (counted is not None and bool(counted.any()))
@@ -131,11 +133,11 @@ def _least(
         _choices(program, region, lower, upper)
         mode_rows(program, units)
     if region.grid is not None:
-        step, eye = _numpy(region.grid), sp.identity(n, format="csr")
+        step, eye = as_numpy(region.grid), sp.identity(n, format="csr")
         at = step > 0.0
         program.add(0.0, 0.0, w=eye[at], lots=-sp.diags(step, format="csr")[at])
     for k, shape in enumerate(shapes):
-        centre, up, down = (_numpy(x) for x in shape)
+        centre, up, down = (as_numpy(x) for x in shape)
         eye = sp.identity(n, format="csr")
         program.add(-np.inf, up * centre, w=sp.diags(up, format="csr"), **{f"v{k}": -eye})
         program.add(down * centre, np.inf, w=sp.diags(down, format="csr"), **{f"v{k}": eye})
@@ -167,10 +169,6 @@ def possible(region: Region) -> bool:
     return least(region) is not None
 
 
-def _numpy(x: object) -> Array:
-    return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)  # type: ignore[attr-defined]
-
-
 def _balls(region: Region | None) -> list[Ball]:
     """All L1 balls, turnover first."""
     if region is None:
@@ -183,7 +181,7 @@ def _balls(region: Region | None) -> list[Ball]:
 
 def _rows(program: _Program, region: Region, give: float | None) -> None:
     """The region's rows; let out by t where `give` is its sign in them."""
-    rows, low, high = (_numpy(x) for x in (region.rows, region.row_lower, region.row_upper))
+    rows, low, high = (as_numpy(x) for x in (region.rows, region.row_lower, region.row_upper))
     if give is None:
         program.add(low, high, w=rows)
         return
@@ -195,7 +193,7 @@ def _rows(program: _Program, region: Region, give: float | None) -> None:
 def _ends(program: _Program, region: Region) -> None:
     """w + t >= lower and w - t <= upper, where they are finite."""
     eye, column = sp.identity(region.n, format="csr"), np.ones((region.n, 1))
-    for end, sign in ((_numpy(region.lower), 1.0), (_numpy(region.upper), -1.0)):
+    for end, sign in ((as_numpy(region.lower), 1.0), (as_numpy(region.upper), -1.0)):
         at = np.isfinite(end)
         low, high = (end[at], np.inf) if sign > 0 else (-np.inf, end[at])
         program.add(low, high, w=eye[at], t=sign * column[at])
@@ -279,12 +277,12 @@ def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bo
 
 
 def _without_optimum(
-    program: _Program, price: Array, low: Array, high: Array, choice: bool, found: object
+    program: _Program, price: Array, low: Array, high: Array, choice: bool, found: Any
 ) -> Taken | None:
-    status = found.status  # type: ignore[attr-defined]
+    status = found.status
     if status == 2:
         return None
     # HiGHS may answer "unbounded or infeasible": the same question without a price tells which.
     if status in (3, 4) and (price != 0.0).any():
         return None if _solved(program, np.zeros(program.width), low, high, choice) is None else (-np.inf, None)
-    raise SolverError(f"HiGHS could not tell whether the rules can be obeyed together: {found.message}")  # type: ignore[attr-defined]
+    raise SolverError(f"HiGHS could not tell whether the rules can be obeyed together: {found.message}")

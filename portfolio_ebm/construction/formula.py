@@ -26,6 +26,7 @@ from portfolio_ebm.energies.tracking import TrackingError
 from portfolio_ebm.energy import Bound, ConvexEnergy, Energy, Quadratic, Scaled, add
 from portfolio_ebm.errors import ShapeError, SpecError
 from portfolio_ebm.linear import Structured
+from portfolio_ebm.types import as_numpy
 
 Array = NDArray[np.float64]
 
@@ -98,18 +99,18 @@ class Formula:
         value = self.value(point)
         if not value.requires_grad:
             return np.zeros_like(w)
-        return np.nan_to_num(_numpy(torch.autograd.grad(value, point)[0]), posinf=0.0, neginf=0.0)
+        return np.nan_to_num(as_numpy(torch.autograd.grad(value, point)[0]), posinf=0.0, neginf=0.0)
 
     @cached_property
     def matrix(self) -> Array | None:
         """M (n, n), formed on first use; None where no term is quadratic."""
-        return None if self.curve is None else _numpy(self.curve.dense())
+        return None if self.curve is None else as_numpy(self.curve.dense())
 
     @cached_property
     def _factors(self) -> tuple[Array, Array, Array]:
         """F, C and D of M = F C F' + diag(D)."""
         curve = self.curve or Structured(torch.zeros(self.n, 0), torch.zeros(0, 0), torch.zeros(self.n))
-        return _numpy(curve.loadings), _numpy(curve.core), _numpy(curve.diagonal)
+        return as_numpy(curve.loadings), as_numpy(curve.core), as_numpy(curve.diagonal)
 
     @property
     def large(self) -> bool:
@@ -140,9 +141,9 @@ class Formula:
         point = torch.as_tensor(w, dtype=torch.float64)
         for coefficient, model in self.smooth:
             face = model(point)
-            bend = np.zeros_like(w) if face.matrix is None else _numpy(face.matrix.matvec(point))
+            bend = np.zeros_like(w) if face.matrix is None else as_numpy(face.matrix.matvec(point))
             value += coefficient * float(face(point))
-            gradient = gradient + coefficient * (bend + _numpy(face.linear))
+            gradient = gradient + coefficient * (bend + as_numpy(face.linear))
         return value, gradient
 
     def smooth_part(self, w: Array) -> tuple[float, Array, Array]:
@@ -152,7 +153,7 @@ class Formula:
         for coefficient, model in self.smooth:
             face = model(point)
             if face.matrix is not None:
-                hessian += coefficient * _numpy(face.matrix.dense())
+                hessian += coefficient * as_numpy(face.matrix.dense())
         return *self.slope(w), hessian
 
 
@@ -176,13 +177,13 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
         c, term = part.coefficient, part.energy
         face = term.quadratic(ctx)
         if face is not None:
-            linear = linear + c * _numpy(face.linear)
+            linear = linear + c * as_numpy(face.linear)
             constant += c * float(face.constant)
             if face.matrix is not None:
                 bent = face.matrix.scaled(c)
                 curve = bent if curve is None else curve.plus(bent)
         elif isinstance(term, CVaR):
-            losses = _numpy(term.losses(ctx))
+            losses = as_numpy(term.losses(ctx))
             tails.append(Tail(c, losses, term.tail(losses.shape[0])))
         elif isinstance(term, TradingCost):
             cost += c * term.rate if ctx.held is not None else 0.0
@@ -190,7 +191,7 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
             smooth.append((c, term.taylor(ctx)))
         else:
             other.append(part)
-    held = None if ctx.held is None else _numpy(ctx.held)
+    held = None if ctx.held is None else as_numpy(ctx.held)
     return Formula(
         energy=energy, ctx=ctx, value=energy.bind(ctx), curve=curve, linear=linear, constant=constant,
         tails=tuple(tails), cost=cost, held=held, smooth=tuple(smooth), other=tuple(other),
@@ -224,7 +225,3 @@ def refuse_non_convex(energy: Energy) -> None:
                 f"{part.coefficient:g} * {term!r} turns a convex term upside down, and the sum is not convex; "
                 "give it a positive coefficient, or use constructor=AnnealedLangevin()."
             )
-
-
-def _numpy(x: Tensor) -> Array:
-    return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)

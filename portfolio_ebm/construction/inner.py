@@ -67,7 +67,7 @@ class FormulaProgram(Program):
         )  # fmt: skip
         return self._exact(box, first, start)
 
-    def _exact(self, box: Box, first: Point, start: Array | None) -> Point | None:
+    def _exact(self, box: Box, first: Point, start: Array | None) -> Point:
         movable, near = box.upper > box.lower + 1e-14, first.weights
         rest = np.clip(np.zeros(self.n) if self.held is None else self.held, box.lower, box.upper)
         free = movable & (first.weights != rest)
@@ -80,11 +80,12 @@ class FormulaProgram(Program):
             part = replace(box, lower=np.where(free, box.lower, rest), upper=np.where(free, box.upper, rest))
             found = _solve(self.whole, part, near)
             if found is None:
-                return None
+                # No engine ended at a minimum: the model's point is a portfolio still, and nothing bounds the slice.
+                return Point(first.weights, self.value(first.weights), first.prices, -np.inf)
             near = found.weights
             weights = np.where(free, np.clip(found.weights, box.lower, box.upper), rest)
             prices = self._prices(box, weights, found)
-            joining = self._joining(box, movable & ~free, weights, prices)
+            joining = self._joining(box, movable & ~free, weights, prices, found)
             if not joining.any():
                 value = self.value(weights)
                 return Point(weights, value, prices, min(self._bound(box, weights, found), value))
@@ -97,12 +98,17 @@ class FormulaProgram(Program):
         pulls = sum((t.losses.T @ q for t, q in zip(self.whole.tails, tails, strict=True)), np.zeros(self.n))
         return np.asarray(self.whole.slope(w)[1] + pulls + box.rows.T @ rows)
 
-    def _joining(self, box: Box, waiting: Mask, w: Array, prices: Array) -> Mask:
-        """The resting names whose price says most clearly that they would move."""
-        tolerance = PRICE * self.scale + float(np.max(self.rate))
-        up = waiting & (w < box.upper) & (prices < -tolerance)
-        down = waiting & (w > box.lower) & (prices > tolerance)
-        clear = np.where(up | down, np.abs(prices), 0.0)
+    def _joining(self, box: Box, waiting: Mask, w: Array, prices: Array, ended: Found) -> Mask:
+        """The resting names whose price says most clearly that they would move; at `held` both ways have to pay."""
+        toll, side = np.zeros(self.n), np.zeros(self.n)
+        if self.held is not None:
+            shared = ended.duals.turnover if ended.duals is not None and np.isfinite(self.turnover) else 0.0
+            toll += self.whole.cost + shared
+            side = np.sign(w - self.held)
+        pull, slack = prices + toll * side, PRICE * self.scale + np.where(side == 0.0, toll, 0.0)
+        up = waiting & (w < box.upper) & (pull < -slack)
+        down = waiting & (w > box.lower) & (pull > slack)
+        clear = np.where(up | down, np.abs(pull), 0.0)
         found = np.zeros(self.n, dtype=bool)
         found[np.argsort(-clear, kind="stable")[:JOIN]] = True
         return found & (clear > 0.0)
@@ -115,7 +121,7 @@ class FormulaProgram(Program):
 
 
 def _solve(formula: Formula, box: Box, near: Array) -> Found | None:
-    """By the interior point where every term is known, else by cvxpy; None where the slice is empty after all."""
+    """By the interior point where every term is known, else by cvxpy; None where neither ends at a minimum."""
     if bool((box.upper - box.lower <= 1e-14).all()):
         at = best_duals(formula, box)
         return Found(box.lower, at, "one point")

@@ -25,17 +25,14 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
-from portfolio_ebm.construction.convex import Minimum, minimize, require_convex
+from portfolio_ebm.construction.convex import Minimum, minimize, minimum_under
 from portfolio_ebm.construction.excess import Unit, allowed_excess
-from portfolio_ebm.construction.infeasible import explain_infeasible
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energy import Bound, Energy
-from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.types import Status
 
 STEPS = 40
@@ -91,12 +88,7 @@ class LeastTrade(Constructor):
             InfeasibleError: no portfolio obeys the rules; names the smallest set in conflict.
             SolverError: no minimum was reached.
         """
-        require_convex(energy, constraint)
-        try:
-            region = region_of(constraint, ctx)
-            best = minimize(energy, region, ctx)
-        except InfeasibleError as error:
-            raise explain_infeasible(constraint, ctx) from error
+        region, best = minimum_under(energy, constraint, ctx)
         if ctx.held is None:
             told = Status(best.status.ok, f"Nothing is held, so the optimum is bought. {best.status}")
             return certify(best.weights, energy, constraint, ctx, bound=best.bound, status=told, rng=rng)

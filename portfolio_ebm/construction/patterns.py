@@ -25,6 +25,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.slices import Array, Mask, Slices, solve_slices
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.samplers.schedules import Cooling
+from portfolio_ebm.types import as_numpy
 
 ROUNDS = 4
 MOST_PROGRAMS = 256
@@ -126,7 +127,7 @@ class Search:
         neighbours, moves = self.choice.neighbours(pattern)
         possible = self.slices.possible(neighbours)
         neighbours, moves = neighbours[possible], moves[possible]
-        x, g = (_numpy(part[key]) for part in (self.memo.weights, self.memo.gradient))
+        x, g = (as_numpy(part[key]) for part in (self.memo.weights, self.memo.gradient))
         if len(neighbours) > MOST_PROGRAMS:
             kept = np.argsort(transfer_scores(moves, x, g, self.hessian, pattern), kind="stable")[:MOST_PROGRAMS]
             neighbours = neighbours[kept]
@@ -224,7 +225,3 @@ def transfer_scores(moves: Array, x: Array, g: Array, hessian: Array, pattern: M
 def unpack(key: bytes) -> Mask:
     """The pattern, bool (n,), that a key stands for."""
     return np.frombuffer(key, dtype=bool).copy()
-
-
-def _numpy(x: Tensor) -> Array:
-    return x.detach().cpu().double().numpy()

@@ -31,6 +31,7 @@ from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.samplers.kernel import evaluate
+from portfolio_ebm.types import as_numpy
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -84,13 +85,14 @@ class Slices:
     @classmethod
     def of(cls, region: Region) -> Slices:
         region = region.folded()
-        lower = _array(region.lower)
+        lower = as_numpy(region.lower)
         # Without a floor a name in the pattern may be zero, and a short position stays possible.
         held = np.maximum(lower, region.min_weight) if region.min_weight > 0.0 else lower
         capped = region.turnover is not None and region.anchor is not None
         return cls(
-            lower, _array(region.upper), held, _array(region.rows), _array(region.row_lower), _array(region.row_upper),
-            _array(region.anchor) if capped and region.anchor is not None else None,
+            lower, as_numpy(region.upper), held,
+            as_numpy(region.rows), as_numpy(region.row_lower), as_numpy(region.row_upper),
+            as_numpy(region.anchor) if capped and region.anchor is not None else None,
             float(region.turnover) if capped and region.turnover is not None else np.inf,
             region.frozen.cpu().numpy(), region,
         )  # fmt: skip
@@ -216,7 +218,7 @@ def solve_slices(
         rounds: models per slice; the first one's minimum is always taken, later ones when they are better.
     """
     m = len(patterns)
-    x, g = _array(start).copy(), _array(slope).copy()
+    x, g = as_numpy(start).copy(), as_numpy(slope).copy()
     value = np.full(m, np.inf)
     mu = np.ones(m)
     alive = slices.possible(patterns)
@@ -231,18 +233,14 @@ def solve_slices(
             break
         index = np.array([i for i, _ in kept])
         trial = evaluate(torch.as_tensor(np.array([w for _, w in kept])).to(start), energy)
-        energies = _array(trial.energy)
+        energies = as_numpy(trial.energy)
         better = energies < value[index]
         gain = value[index] - energies
         scale = np.abs(energies) + 1e-300
         taken = index[better]
-        x[taken], g[taken] = _array(trial.x)[better], _array(trial.gradient)[better]
+        x[taken], g[taken] = as_numpy(trial.x)[better], as_numpy(trial.gradient)[better]
         value[taken] = energies[better]
         mu[index] = np.where(better, np.maximum(mu[index] / 2.0, 1.0), mu[index] * 4.0)
         alive[index] = ~better | (gain > 1e-9 * scale)
     back = (torch.as_tensor(part).to(start) for part in (x, value, g))
     return Inner(*back)
-
-
-def _array(x: Tensor) -> Array:
-    return x.detach().cpu().double().numpy()

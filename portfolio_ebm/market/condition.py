@@ -31,6 +31,7 @@ CLAUSE = re.compile(
     rf"^\s*(?P<name>[^<>=~]*?[^<>=~\s])\s*(?P<op><=|>=|==|<|>|=|~)\s*(?P<value>{NUMBER})"
     rf"(?:\s*(?:\+-|±)\s*(?P<width>{NUMBER}))?\s*$"
 )
+OPERATORS: dict[str, Operator] = {"<": "<", "<=": "<=", ">": ">", ">=": ">=", "=": "=", "==": "=", "~": "~"}
 UNITS = {"%": 1e-2, "bps": 1e-4}
 FORMS = 'write "HML > 0.02", "Mkt = -5%" or "HML ~ 0.02 +- 0.005", joined by "and"'
 LOWEST = -1.0
@@ -123,7 +124,7 @@ def _clause(part: str) -> Clause:
     found = CLAUSE.match(part)
     if found is None:
         raise ValueError(f"'{part.strip()}' cannot be read; {FORMS}")
-    op = found["op"].replace("==", "=")
+    op = OPERATORS[found["op"]]
     value = _number(found["value"])
     if (op == "~") != (found["width"] is not None):
         raise ValueError(f"'{part.strip()}': a view '~' and only a view has a deviation; {FORMS}")
@@ -132,7 +133,7 @@ def _clause(part: str) -> Clause:
         raise ValueError(f"'{part.strip()}': the deviation of a view is above zero; for certainty write '='")
     if value <= LOWEST and op != ">" and op != ">=":
         raise ValueError(f"'{part.strip()}': a simple return is above -100%; -5% is written -0.05 or -5%")
-    return Clause(found["name"], op, value, width)  # type: ignore[arg-type]
+    return Clause(found["name"], op, value, width)
 
 
 def _number(text: str) -> float:

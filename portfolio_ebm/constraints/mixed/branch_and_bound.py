@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +29,7 @@ class Proof:
         value: its energy, +inf without one.
         bound: no portfolio is below this.
         nodes: how many relaxations were solved.
-        finished: whether the tree was closed, so that `bound` is the optimum to `tolerance`.
+        finished: whether the tree was closed: `bound` is then the optimum, to `tolerance` and the inner solver's gap.
     """
 
     weights: Array | None
@@ -42,25 +41,24 @@ class Proof:
 
 def branch_and_bound(
     mixed: Mixed, *, incumbent: Array | None = None, value: float = np.inf, tolerance: float = 1e-9,
-    most_nodes: int = 1_000_000, seconds: float = np.inf,
+    most_nodes: int = 1_000_000,
 ) -> Proof:  # fmt: skip
     """Prove `incumbent` (n,) of energy `value` optimal to `tolerance` (absolute), or find a better one.
 
     Args:
-        most_nodes: relaxations to solve at most. seconds: when to stop at the latest; what is found then depends on the
-            machine, so nothing that has to be the same everywhere sets it.
+        most_nodes: relaxations to solve at most.
     """
     root = mixed.root()
     if most_nodes == 0:
         return Proof(incumbent, value, -np.inf, 0, False)
     if root is None:
         return Proof(incumbent, value, np.inf if incumbent is None else value, 0, True)
-    ends, count, tie = time.perf_counter() + seconds, 0, itertools.count()
+    count, tie, settled = 0, itertools.count(), np.inf
     heap: list[tuple[float, int, Mask, Point]] = []
     best, found = value, incumbent
 
     def open_node(allowed: Mask, start: Array | None, above: float) -> None:
-        nonlocal best, found, count
+        nonlocal best, found, count, settled
         count += 1
         point = relax(mixed, allowed, start)
         if point is None or max(point.bound, above) >= best - tolerance:
@@ -73,19 +71,23 @@ def branch_and_bound(
         real = mixed.program.value(point.weights) + float(extra)
         if real < best:
             best, found = real, point.weights
-        if real > point.bound + tolerance:
+        # Costs that the relaxation has only enveloped are decided further down; else the node is solved, and what is
+        # left between its value and its bound is the inner solver's own gap.
+        if mixed.choices.priced and (allowed.sum(axis=1) > 1).any() and real > point.bound + tolerance:
             heapq.heappush(heap, (max(point.bound, above), next(tie), allowed, point))
+        else:
+            settled = min(settled, max(point.bound, above))
 
     open_node(root, incumbent, -np.inf)
     while heap:
         bound, _, allowed, point = heapq.heappop(heap)
         if bound >= best - tolerance:
-            return Proof(found, best, min(bound, best), count, True)
-        if time.perf_counter() > ends or count >= most_nodes:
-            return Proof(found, best, bound, count, False)
+            return Proof(found, best, min(bound, settled, best), count, True)
+        if count >= most_nodes:
+            return Proof(found, best, min(bound, settled), count, False)
         for child in _children(mixed, allowed, point):
             open_node(child, point.weights, bound)
-    return Proof(found, best, best, count, True)
+    return Proof(found, best, min(settled, best), count, True)
 
 
 def _children(mixed: Mixed, allowed: Mask, point: Point) -> list[Mask]:

@@ -63,13 +63,13 @@ def _descend(value: Value, violation: Value, w: Tensor, step: Tensor) -> Tensor:
         pairs = (ups[:, None] + downs[None]).reshape(-1, len(w))
         options = w + torch.cat([single, pairs])
         broken, energy = violation(options), value(options)
-        if now[0] > FEASIBLE:
-            merit = broken + torch.where(broken <= FEASIBLE, -1.0, 0.0) * 1e3
-            best = int(torch.where(energy.isfinite(), merit, torch.inf).argmin())
-            better = float(broken[best]) < now[0] - 1e-12
+        obeys = (broken <= FEASIBLE) & energy.isfinite()
+        if bool(obeys.any()):
+            best = int(torch.where(obeys, energy, torch.inf).argmin())
+            better = now[0] > FEASIBLE or float(energy[best]) < now[1] - 1e-13 * abs(now[1])
         else:
-            best = int(torch.where(broken <= FEASIBLE, energy, torch.inf).argmin())
-            better = float(broken[best]) <= FEASIBLE and float(energy[best]) < now[1] - 1e-13 * abs(now[1])
+            best = int(broken.argmin())
+            better = now[0] > FEASIBLE and float(broken[best]) < now[0] - 1e-12
         if not better:
             return w
         # Counted in whole lots, so that no rounding adds up over moves.

@@ -10,6 +10,7 @@ from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
 from portfolio_ebm.constraints.mixed.program import Array
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.types import as_numpy
 
 OUT, IN = 0, 1
 
@@ -19,7 +20,7 @@ def choices_of(region: Region) -> Choices:
     found = Choices.none() if region.choices is None else region.choices
     if region.at_most is None and region.min_weight == 0.0:
         return found
-    lower, upper = _array(region.lower), _array(region.upper)
+    lower, upper = as_numpy(region.lower), as_numpy(region.upper)
     names = np.flatnonzero(~region.frozen.cpu().numpy())
     low, high = lower[names], upper[names]
     if region.min_weight > 0.0:
@@ -61,12 +62,9 @@ class Part:
 def convex_part(region: Region) -> Part:
     """What every choice of the region shares."""
     hull = hull_of(region).folded()
-    anchor = None if hull.anchor is None else _array(hull.anchor)
+    anchor = None if hull.anchor is None else as_numpy(hull.anchor)
+    lower, upper, rows = as_numpy(hull.lower), as_numpy(hull.upper), as_numpy(hull.rows)
     return Part(
-        _array(hull.lower), _array(hull.upper), _array(hull.rows), _array(hull.row_lower), _array(hull.row_upper),
-        anchor, None if anchor is None else hull.turnover, hull.caps,
+        lower, upper, rows, as_numpy(hull.row_lower), as_numpy(hull.row_upper), anchor,
+        None if anchor is None else hull.turnover, hull.caps,
     )  # fmt: skip
-
-
-def _array(x: object) -> Array:
-    return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import cvxpy as cp
 import daqp
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,8 @@ ALL_AT_ONCE = 48
 JOIN = 24
 """Names that join in one round."""
 ROUNDS = 200
+CONE = 1e-9
+"""What Clarabel's minimum may be above the true one, relative to the energy or the largest slope."""
 ROUNDING = 1e-13
 FLAT = 1e-13
 """Curvature below this share of the slopes is none."""
@@ -105,7 +108,9 @@ class Program:
         if (lower > upper + FEASIBLE).any():
             return None
         slice_ = _Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
-        return _plain(slice_, start) if not self.kinked else _kinked(slice_, start)
+        found = _plain(slice_, start) if not self.kinked else _kinked(slice_, start)
+        # The active set may fail on a degenerate slice: it is empty only where a linear program says so too.
+        return found if found is not None or _empty(slice_) else _by_cone(slice_)
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,41 @@ class _Solved:
     weights: Array
     duals: Array
     prices: Array
+
+
+def _empty(s: _Slice) -> bool:
+    """Whether the slice has no point: by one row alone, or by a linear program."""
+    ends = np.where(s.rows > 0.0, s.lower, s.upper), np.where(s.rows > 0.0, s.upper, s.lower)
+    with np.errstate(invalid="ignore"):
+        least, most = (np.where(s.rows == 0.0, 0.0, s.rows * end).sum(axis=1) for end in ends)
+    if ((least > s.high + FEASIBLE) | (most < s.low - FEASIBLE)).any():
+        return True
+    return _reach(s) is None
+
+
+def _by_cone(s: _Slice) -> Point | None:
+    """The minimum by Clarabel, bounded by its dual; None where it finds none either."""
+    p, w = s.program, cp.Variable(s.program.n)
+    scale = 1.0 / p.scale
+    low, high = np.isfinite(s.low), np.isfinite(s.high)
+    box = [w[at] >= end[at] if k == 0 else w[at] <= end[at]
+           for k, end in enumerate((s.lower, s.upper)) if (at := np.flatnonzero(np.isfinite(end))).size]  # fmt: skip
+    rules = [*box, s.rows[low] @ w >= s.low[low], s.rows[high] @ w <= s.high[high]]
+    energy = 0.5 * cp.quad_form(w, cp.psd_wrap(scale * p.matrix)) + (scale * p.linear) @ w
+    if p.held is not None and p.kinked:
+        away = cp.abs(w - p.held)
+        energy = energy + (scale * p.rate * np.ones(p.n)) @ away
+        rules += [cp.sum(away) <= p.turnover] if np.isfinite(p.turnover) else []
+    problem = cp.Problem(cp.Minimize(energy), rules)
+    try:
+        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+    except cp.error.SolverError:
+        return None
+    if w.value is None:
+        return None
+    weights = _snapped(np.asarray(w.value), s.lower, s.upper)
+    value = p.value(weights)
+    return Point(weights, value, p.slope(weights), value - CONE * max(abs(value), p.scale))
 
 
 def _plain(s: _Slice, start: Array | None) -> Point | None:
@@ -208,15 +248,15 @@ def _feasible_side(s: _Slice, side: Array) -> Array:
 
 
 def _reach(s: _Slice) -> Array | None:
-    """A point of the slice with the least trading, (n,), by a linear program; None where the cap cannot be met."""
+    """A point of the slice with the least trading, (n,), by a linear program; None where there is none."""
     p, n = s.program, s.program.n
-    assert p.held is not None
+    held = np.zeros(n) if p.held is None else p.held
     eye, equal = np.eye(n), s.high - s.low <= 1e-14
     above, below = ~equal & np.isfinite(s.high), ~equal & np.isfinite(s.low)
     zero = np.zeros((len(s.rows), n))
     wide = np.hstack([s.rows, zero])
     left = np.vstack([wide[above], -wide[below], np.hstack([eye, -eye]), np.hstack([-eye, -eye])])
-    right = np.concatenate([s.high[above], -s.low[below], p.held, -p.held])
+    right = np.concatenate([s.high[above], -s.low[below], held, -held])
     bounds = np.vstack([np.column_stack([s.lower, s.upper]), np.column_stack([np.zeros(n), np.full(n, np.inf)])])
     found = linprog(
         np.r_[np.zeros(n), np.ones(n)], A_ub=left, b_ub=right, A_eq=wide[equal] if equal.any() else None,

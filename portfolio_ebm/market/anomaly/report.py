@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from portfolio_ebm.data.panel import Panel, When
 from portfolio_ebm.errors import DataError, SpecError
-from portfolio_ebm.market.anomaly import tails_ebm as _registered  # noqa: F401
+from portfolio_ebm.market.anomaly import tails_ebm as _registered  # noqa: F401  # its import gives `tails` FactorEBM
 from portfolio_ebm.market.anomaly.stale import stale
 from portfolio_ebm.market.anomaly.tails import Tails, tails
 from portfolio_ebm.market.base import Market, MarketModel

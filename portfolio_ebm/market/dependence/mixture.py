@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,7 +190,7 @@ def _parts(x: Array, r: Array) -> tuple[Tensor, Tensor, Tensor]:
 
 def log_copula_in_r(r: Tensor, x: Tensor, nu: float) -> Tensor:
     """log c, differentiable in R alone."""
-    value: Tensor = _Value.apply(r, x, nu)  # type: ignore[no-untyped-call]
+    value: Tensor = _Value.apply(r, x, nu)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return value
 
 
@@ -200,7 +201,7 @@ class _Value(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context, r: Tensor, x: Tensor, nu: float) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(context: Any, r: Tensor, x: Tensor, nu: float) -> Tensor:
         x, root, on = observed(x, r)
         inverse = torch.cholesky_inverse(root)
         z = (inverse @ x[..., None]).squeeze(-1)
@@ -213,6 +214,6 @@ class _Value(torch.autograd.Function):
         return log_copula_of_root(x, root, on, nu)
 
     @staticmethod
-    def backward(context, up: Tensor):  # type: ignore[no-untyped-def]
+    def backward(context: Any, *up: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = context.saved_tensors
-        return up[:, None, None] * gradient, None, None
+        return up[0][:, None, None] * gradient, None, None
