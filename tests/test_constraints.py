@@ -25,6 +25,7 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import All, project_any, region_residual, regions_of
 from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.envelope import Relaxed
+from portfolio_ebm.constraints.exposures import FactorExposure
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction import relaxing
@@ -299,3 +300,14 @@ def test_no_rule_at_all_moves_nothing() -> None:
     y = points()
     assert torch.equal(All().project(y, context()).weights, y)
     assert bool((All().residual(y, context()) == 0).all())
+
+
+@pytest.mark.parametrize("size", [1e7, 1e8])
+def test_the_rounding_of_huge_weights_is_no_conflict(size: float) -> None:
+    """Nothing bounds these weights: their sums are exact to a part in 2^52 of millions, and that is no empty set."""
+    rules, ctx = Budget() & FactorExposure("value", upper=0.1, lower=-0.1), context()
+    y = size * torch.randn(8, generator=torch.Generator().manual_seed(0), dtype=F64)
+    found = rules.project(y, ctx)
+    assert 1e-10 < float(found.residual) <= 1e-15 * float(found.weights.abs().sum())
+    with pytest.raises(InfeasibleError):
+        (rules & Box(lower=0.0, upper=0.1)).project(y, ctx)
