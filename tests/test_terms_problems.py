@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cases_problems import FEASIBLE, RULE_PAIRS, TERM_PAIRS, judge, outcome, problem
-from cases_terms import RATIOS, world
+from cases_terms import RATIOS, VIEWS, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +19,7 @@ from portfolio_ebm.energies.diversification import NegativeEntropy
 from portfolio_ebm.energies.entropic import EVaR
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import Variance
+from portfolio_ebm.energies.views import Views
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
 PAIRS = {"terms": st.sampled_from(TERM_PAIRS), "rules": st.sampled_from(RULE_PAIRS), "seed": st.integers(0, 10**6)}
@@ -60,9 +61,10 @@ def test_ratios_under_two_rules(ratio, rules, seed):
     )
 
 
+# The same ten thousand every time: a verdict that can be repeated. benchmarks/terms_problems.py --seed draws others.
 @pytest.mark.slow
 @given(**PAIRS)
-@settings(max_examples=10_000, **CALM)
+@settings(max_examples=10_000, derandomize=True, **CALM)
 def test_ten_thousand_problems(terms, rules, seed):
     found = outcome(problem(terms, rules, seed))
     assert not found.wrong, found
@@ -82,6 +84,10 @@ def test_energies_without_a_minimum_say_why():
     ctx = world()
     with pytest.raises(SolverError, match="falls without end"):
         minimize(Return() + TradingCost(1e-5), region_of(DollarNeutral(), ctx), ctx)
+    # Clarabel calls weights of 1e32 a minimum of this one.
+    runaway = problem((Return(forecast="alpha", over=None, shrink=0.4), Views(VIEWS)), ("Budget", "FactorExposure"), 0)
+    with pytest.raises(SolverError, match="falls without end"):
+        minimize(runaway.energy, region_of(runaway.rules, runaway.ctx), runaway.ctx)
     with pytest.raises(SolverError, match="infinite on every portfolio"):
         minimize(NegativeEntropy(), region_of(Budget(total=-1.0), ctx), ctx)
     # At the edge of its domain the entropy is finite: the one portfolio is found.

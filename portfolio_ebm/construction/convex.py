@@ -33,6 +33,10 @@ KKT = 1e-8
 """A minimum is proven where its KKT residual, relative to the largest slope, or its scaled gap is below this."""
 
 
+FEASIBLE = 1e-9
+"""Weights further off a rule than this are no answer."""
+
+
 @dataclass(frozen=True)
 class Minimum:
     """The least energy over a convex region, with its proof.
@@ -94,10 +98,10 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
         found = engine(formula, box) if formula.exact and not box.caps else None
         if found is not None:
             minimum = _proven(formula, box, region, found)
+            if not _usable(minimum, box):
+                continue
             if minimum.status.ok:
                 return minimum
-            if not np.isfinite(minimum.value):
-                continue
             best = minimum if best is None or minimum.value < best.value else best
     require_feasible(box, region.names)
     if (
@@ -109,7 +113,15 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     last = _proven(formula, box, region, through_cvxpy(formula, box))
     if not np.isfinite(last.value):
         raise SolverError(no_minimum("infeasible", formula))
+    if not _usable(last, box):
+        runaway = float(last.weights.abs().max()) > 1.0 / FEASIBLE
+        raise SolverError(no_minimum("unbounded" if runaway else "off", formula))
     return last
+
+
+def _usable(found: Minimum, box: Box) -> bool:
+    """Finite, and on the rules; an energy that falls without end can end an engine at weights of any size."""
+    return bool(np.isfinite(found.value)) and _off(found.weights.cpu().numpy(), box) <= FEASIBLE
 
 
 def require_feasible(box: Box, names: tuple[str, ...]) -> None:

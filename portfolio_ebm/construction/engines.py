@@ -278,6 +278,8 @@ def no_minimum(status: str, formula: Formula) -> str:
             f"{what} is infinite on every portfolio that the rules allow; loosen the rules, or leave out the term that "
             "needs positive weights or exposures."
         )
+    if status == "off":
+        return f"{what}: Clarabel's weights break a rule by more than 1e-9; bound the weights (Box), check units."
     return (
         f"Clarabel ended with '{status}' on {what}; check that the energy is bounded below over the rules and its "
         "coefficients are finite."

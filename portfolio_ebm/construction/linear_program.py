@@ -7,14 +7,22 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from portfolio_ebm.construction.duality import Box, Multipliers
-from portfolio_ebm.construction.engines import Found, scale_of
+from portfolio_ebm.construction.engines import Found, no_minimum, scale_of
 from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.errors import SolverError
 
 Array = NDArray[np.float64]
 
+UNBOUNDED = 3
+"""SciPy's status of a linear program that has portfolios, and no least one."""
+
 
 def linear_program(formula: Formula, box: Box) -> Found | None:
-    """The minimum of an affine formula on box, rows and turnover; None where a term is not affine or HiGHS fails."""
+    """The minimum of an affine formula on box, rows and turnover; None where a term is not affine or HiGHS fails.
+
+    Raises:
+        SolverError: the formula falls without end.
+    """
     if formula.curve is not None or formula.tails or formula.smooth or formula.cost != 0.0:
         return None
     n, capped, scale = formula.n, box.turnover is not None, scale_of(formula, box)
@@ -27,6 +35,8 @@ def linear_program(formula: Formula, box: Box) -> Found | None:
         cost, A_ub=a_ub, b_ub=b_ub, A_eq=a_eq, b_eq=b_eq, bounds=bounds, method="highs",
         options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
     )  # fmt: skip
+    if found.status == UNBOUNDED:
+        raise SolverError(no_minimum("unbounded", formula))
     if found.status != 0:
         return None
     # HiGHS gives slopes in the right-hand sides: minus the multipliers.
