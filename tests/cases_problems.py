@@ -210,8 +210,9 @@ def _judged(energy: Energy, rules: Constraint, ctx: Context, scale: float) -> Ve
             return Verdict("failed", np.nan, np.nan)
     if task.status not in ("optimal", "optimal_inaccurate"):
         return Verdict(task.status.removesuffix("_inaccurate"), np.nan, np.nan)
-    value = float(chain.invert(raw, inverse).opt_val)
-    return Verdict(task.status, value / scale, (value + float(raw.obj_val_dual) - float(raw.obj_val)) / scale)
+    dual = float(chain.invert(raw, inverse).opt_val) + float(raw.obj_val_dual) - float(raw.obj_val)
+    # The value is what the weights attain: an inaccurate end states a value that no weights have.
+    return Verdict(task.status, float(task.objective.value) / scale, dual / scale)
 
 
 def solved(case: Problem) -> Minimum:
