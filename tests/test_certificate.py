@@ -10,6 +10,7 @@ from cases_convex import market
 
 from portfolio_ebm.constraints.combine import region_of, region_residual
 from portfolio_ebm.constraints.discrete import Cardinality
+from portfolio_ebm.constraints.diversified import RIC2550, UCITS
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.certificate import certify, feasible_sample
@@ -63,12 +64,23 @@ def test_the_same_seed_gives_the_same_ranges():
 
 
 @pytest.mark.parametrize(
-    "rules", [RULES, RULES & Turnover(0.9), Budget() & LongOnly() & Cardinality(4, 0.05), Budget()], ids=repr
+    "rules",
+    [
+        RULES,
+        RULES & Turnover(0.9),
+        Budget() & LongOnly() & Cardinality(4, 0.05),
+        Budget() & LongOnly() & Cardinality(exactly=4, min_weight=0.05),
+        Budget() & LongOnly() & RIC2550(issuers=None),
+        Budget() & LongOnly() & UCITS(issuers=None) & Cardinality(20, 0.01),
+        Budget(),
+    ],
+    ids=repr,
 )
 def test_the_sample_is_feasible(rules):
-    ctx = market(N)
-    sample = feasible_sample(EQUAL, rules, ctx, rng())
-    assert sample.shape == (64, N)
+    n = 30 if "issuers" in repr(rules) else N
+    ctx = market(n)
+    sample = feasible_sample(torch.full((n,), 1 / n, dtype=torch.float64), rules, ctx, rng())
+    assert sample.shape == (64, n) and len({tuple(row) for row in sample.tolist()}) > 20
     assert float(region_residual(sample, region_of(rules, ctx)).max()) <= 1e-9
 
 

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
-from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, relax
-from portfolio_ebm.constraints.mixed.of_region import choices_of, convex_part
-from portfolio_ebm.constraints.mixed.program import Array, Program
+from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices
+from portfolio_ebm.constraints.mixed.node import Mixed, hull, on_slice, relax
+from portfolio_ebm.constraints.mixed.of_region import choices_of, convex_part, hull_of
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Program
 from portfolio_ebm.constraints.mixed.search import rounded
+from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
 
 NODES = 400
@@ -28,13 +30,16 @@ EMPTY = 1.0
 def nearest_by_modes(y: Tensor, region: Region, *, prove: bool = True) -> tuple[Tensor, Tensor, bool]:
     """The nearest points known for y (..., n), the violation left (...), and whether all are proven nearest.
 
-    Without `prove`, the nearest points of the modes that y and its relaxation round to; a search for any point starts
-    only where those have none.
+    Without `prove`, the nearest points of the modes that y rounds to, in one batch; where those have none, of the
+    modes that its relaxation rounds to; a search for any point starts only where there is none either.
     """
     flat = y.detach().reshape(-1, region.n).cpu().double().numpy()
-    found, left, proven = flat.copy(), np.zeros(len(flat)), True
-    for k, row in enumerate(flat):
-        point, sure = _nearest(row, region, NODES if prove else 0)
+    found, left, proven = flat.copy(), np.zeros(len(flat)), prove
+    done = np.zeros(len(flat), dtype=bool)
+    if not prove:
+        found, done = _on_rounded(flat, region)
+    for k in np.flatnonzero(~done):
+        point, sure = _nearest(flat[k], region, NODES if prove else 0)
         proven &= sure
         if point is None:
             left[k] = EMPTY
@@ -46,6 +51,43 @@ def nearest_by_modes(y: Tensor, region: Region, *, prove: bool = True) -> tuple[
         torch.as_tensor(left).to(y.device).reshape(shape),
         proven,
     )
+
+
+def _on_rounded(y: Array, region: Region) -> tuple[Array, Mask]:
+    """The nearest points to y (k, n) on the modes that they round to, and where there is one, (k,).
+
+    Units of several names are left out: their sums would be rows, other ones for every y.
+    """
+    c, convex = choices_of(region), hull_of(region)
+    lower, upper = (np.repeat(end.cpu().numpy()[None], len(y), axis=0) for end in (convex.lower, convex.upper))
+    c = c.clipped(lower[0], upper[0])
+    root = Mixed(_program(y[0], region, np.full(y.shape[1], np.inf)), c).root() if len(y) else None
+    if root is None or (c.size > 1).any():
+        return y.copy(), np.zeros(len(y), dtype=bool)
+    ends = hull(c, root)
+    modes = np.array([rounded(c, root, np.clip(c.weights(row), *ends)) for row in y])
+    lower[:, c.name] = np.maximum(lower[:, c.name], c.lower[c.unit, modes[:, c.unit]])
+    upper[:, c.name] = np.minimum(upper[:, c.name], c.upper[c.unit, modes[:, c.unit]])
+    fits = (lower <= upper).all(axis=1)
+    points, left = nearest_in(
+        torch.as_tensor(y),
+        convex.to(torch.zeros(0).double()),
+        torch.as_tensor(lower),
+        torch.as_tensor(np.maximum(lower, upper)),
+    )
+    w = points.numpy()
+    return w, fits & (left.numpy() <= TOLERANCE) & _within(c, modes, w)
+
+
+def _within(c: Choices, modes: Ints, w: Array) -> Mask:
+    """Where the limits hold for modes (k, U) and weights (k, n), (k,)."""
+    fine = np.ones(len(w), dtype=bool)
+    for limit in c.limits:
+        here = np.isin(modes[:, limit.units], limit.modes)
+        x = np.array([c.weights(row) for row in w])[:, limit.units]
+        used = (x * here).sum(axis=1) if limit.mass else here.sum(axis=1)
+        fine &= (used <= limit.most + TOLERANCE) & (limit.mass | (used >= limit.least))
+    return fine
 
 
 def _nearest(y: Array, region: Region, nodes: int) -> tuple[Array | None, bool]:
@@ -68,11 +110,15 @@ def _nearest(y: Array, region: Region, nodes: int) -> tuple[Array | None, bool]:
 
 
 def _mixed(y: Array, region: Region, reach: Array) -> Mixed:
+    program = _program(y, region, reach)
+    return Mixed(program, choices_of(region).clipped(program.lower, program.upper), convex_part(region).caps)
+
+
+def _program(y: Array, region: Region, reach: Array) -> Program:
     part = convex_part(region)
     lower, upper = np.maximum(part.lower, y - reach - 1e-9), np.minimum(part.upper, y + reach + 1e-9)
     held = None if part.turnover is None else part.anchor
-    program = Program(
+    return Program(
         np.eye(len(y)), -y, lower, upper, part.rows, part.row_lower, part.row_upper, held, 0.0,
         np.inf if part.turnover is None else part.turnover,
     )  # fmt: skip
-    return Mixed(program, choices_of(region).clipped(lower, upper), part.caps)
