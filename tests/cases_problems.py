@@ -117,6 +117,10 @@ TERM_PAIRS = list(combinations(CONVEX, 2))
 RULE_PAIRS = list(combinations(RULES, 2))
 
 
+ROUNDING = 1e-12
+"""Energies below this, of portfolios of one, are rounding."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One energy under one set of rules in one context."""
@@ -165,10 +169,12 @@ def _obeys(draw: Draw, ctx: Context, rules: tuple[str, ...], positive: bool) -> 
 
 
 def _size(term: Energy, ctx: Context, draw: Draw) -> float:
-    """How much the term moves over long portfolios."""
+    """How much the term moves over long portfolios; rounding is no move (cash, where every portfolio is invested)."""
     values = term.bind(ctx)(torch.tensor(draw.dirichlet(np.ones(N), 8)))
     spread, level = float(values.max() - values.min()), float(values.abs().max())
-    return spread if spread > 1e-9 * level else level or 1.0
+    if spread > max(1e-9 * level, ROUNDING):
+        return spread
+    return level if level > ROUNDING else 1.0
 
 
 @dataclass(frozen=True)
