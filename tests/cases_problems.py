@@ -217,8 +217,12 @@ def _judged(energy: Energy, rules: Constraint, ctx: Context, scale: float) -> Ve
     if task.status not in ("optimal", "optimal_inaccurate"):
         return Verdict(task.status.removesuffix("_inaccurate"), np.nan, np.nan)
     dual = float(chain.invert(raw, inverse).opt_val) + float(raw.obj_val_dual) - float(raw.obj_val)
-    # The value is what the weights attain: an inaccurate end states a value that no weights have.
-    return Verdict(task.status, float(task.objective.value) / scale, dual / scale)
+    # An inaccurate end states a value that no weights have: it counts where weights on the rules attain it.
+    point = torch.as_tensor(w.value)
+    if task.status == "optimal_inaccurate" and float(rules.residual(point, ctx)) > FEASIBLE:
+        return Verdict("failed", np.nan, np.nan)
+    attained = float(energy.bind(ctx)(point))
+    return Verdict(task.status, max(float(task.objective.value) / scale, attained), dual / scale)
 
 
 def solved(case: Problem) -> Minimum:
