@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +54,11 @@ class Context:
     capital: float | None = None
     span: float | None = None
     spellings: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @cached_property
+    def kept(self) -> dict[Hashable, Any]:
+        """What terms have worked out from these very estimates, so that it is worked out once."""
+        return {}
 
     @property
     def horizon(self) -> float:

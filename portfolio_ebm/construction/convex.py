@@ -21,6 +21,7 @@ from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.duality import Box, Duals, prove
 from portfolio_ebm.construction.engines import Found, active_set, interior, no_minimum, rules, scale_of, through_cvxpy
 from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
+from portfolio_ebm.construction.free_minimum import free_minimum
 from portfolio_ebm.construction.linear_program import linear_program, linear_rows
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Sum
@@ -93,7 +94,7 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     if np.array_equal(box.lower, box.upper):
         return _only_point(formula, box, region)
     best: Minimum | None = None
-    for engine in (linear_program, lambda f, b: active_set(f, b, start), interior):
+    for engine in (linear_program, free_minimum, lambda f, b: active_set(f, b, start), interior):
         # The fast engines know box, rows and one turnover cap; other caps go to cvxpy.
         found = engine(formula, box) if formula.exact and not box.caps else None
         if found is not None:

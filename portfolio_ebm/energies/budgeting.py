@@ -29,7 +29,7 @@ from portfolio_ebm.errors import DataError, SolverError, SpecError
 from portfolio_ebm.types import lift, require_last
 
 
-class _Budgeting(SmoothEnergy, ABC):
+class Budgeting(SmoothEnergy, ABC):
     """k/2 w'S w - sum_j b_j log (A'w)_j with the scale k that makes the free minimum add up to `total`."""
 
     budgets: tuple[tuple[str, float], ...] = ()
@@ -51,8 +51,24 @@ class _Budgeting(SmoothEnergy, ABC):
         return pairs
 
     @abstractmethod
+    def _solved(self, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """(A (..., n, m), b (..., m), x (..., n)): exposures, budgets that add up to one, the free minimum at k = 1."""
+
+    def _kept(self, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
+        if self not in ctx.kept:
+            ctx.kept[self] = self._solved(ctx)
+        found: tuple[Tensor, Tensor, Tensor] = ctx.kept[self]
+        return found
+
     def pieces_of_risk(self, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         """(A (..., n, m), b (..., m), k (...)): exposures, budgets that add up to one, scale."""
+        a, b, x = self._kept(ctx)
+        return a, b, (x.sum(-1) / self.total).square()
+
+    def free_minimum(self, ctx: Context) -> Tensor:
+        """The minimum (..., n) without any rule."""
+        x = self._kept(ctx)[2]
+        return x * (self.total / x.sum(-1, keepdim=True))
 
     def check(self, ctx: Context) -> None:
         self.pieces_of_risk(ctx)
@@ -90,7 +106,7 @@ class _Budgeting(SmoothEnergy, ABC):
         return cp.sum_squares(root @ w) - b[kept] @ cp.log(a[:, kept].T @ w)
 
 
-class RiskBudget(_Budgeting):
+class RiskBudget(Budgeting):
     """E(w) = k/2 w'S w - sum_i b_i log w_i; at its minimum w_i (S w)_i / w'S w = b_i.
 
     Without budgets every tradeable name carries the same risk (risk parity). Infinite where a weight is not positive.
@@ -112,7 +128,7 @@ class RiskBudget(_Budgeting):
     J. (2010), The properties of equally weighted risk contribution portfolios, Journal of Portfolio Management 36(4).
     """
 
-    def pieces_of_risk(self, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
+    def _solved(self, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         s = ctx.covariance.dense()
         n, free = ctx.n_assets, ctx.tradeable.to(s)
         share = free if not self.budgets else free * s.new_tensor(self._shares(ctx))
@@ -120,7 +136,7 @@ class RiskBudget(_Budgeting):
         eye = torch.eye(n, dtype=s.dtype, device=s.device)
         # The names left out do not enter the free minimum: a unit variance and no budget keep them at zero.
         x = budgeted(torch.where(free.unsqueeze(-1) * free.unsqueeze(-2) > 0, s, eye), b)
-        return eye.expand_as(s), b, (x.sum(-1) / self.total).square()
+        return eye.expand_as(s), b, x
 
     def contributions(self, w: Tensor, ctx: Context) -> Tensor:
         """w_i (S w)_i / w'S w, (..., n): each name's share of the variance."""
@@ -140,7 +156,7 @@ class RiskBudget(_Budgeting):
         return [given.get(name, 0.0) for name in ctx.assets]
 
 
-class FactorRiskBudget(_Budgeting):
+class FactorRiskBudget(Budgeting):
     """E(w) = k/2 w'S w - sum_j b_j log (B'w)_j; at its free minimum factor j carries the share b_j of the variance.
 
     With y = B'w the marginal risk of factor j is g_j, S w = B g; at the minimum k y_j g_j = b_j. Rules such as LongOnly
@@ -163,7 +179,7 @@ class FactorRiskBudget(_Budgeting):
 
     budgets: tuple[tuple[str, float], ...]
 
-    def pieces_of_risk(self, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
+    def _solved(self, ctx: Context) -> tuple[Tensor, Tensor, Tensor]:
         s = ctx.covariance.dense()
         a = torch.stack([ctx.exposure(name).to(s).expand(s.shape[:-1]) for name, _ in self.budgets], -1)
         share = s.new_tensor([value for _, value in self.budgets])
@@ -176,7 +192,7 @@ class FactorRiskBudget(_Budgeting):
                 f"{self!r}: the portfolio with these factor budgets{ctx.at} is net short, so it cannot add up to "
                 f"{self.total:g}; turn the sign of a factor, or leave it out."
             )
-        return a, b, (size / self.total).square()
+        return a, b, x
 
     def contributions(self, w: Tensor, ctx: Context) -> Tensor:
         """y_j g_j / w'S w, (..., m), g the least-squares solution of B g = S w."""

@@ -133,21 +133,22 @@ class EVaR(SmoothEnergy):
     def taylor(self, ctx: Context) -> Callable[[Tensor], Quadratic]:
         """Gradient -R'p, Hessian g [Cov_p(R) - Cov_p(R, l) Cov_p(l, R) / Var_p(l)]."""
         rows = away(ctx, self.centred)
-        value = self.bind(ctx)
+        shift = self._far - math.log(len(rows))
 
         def model(w: Tensor) -> Quadratic:
             loss = -(rows @ w)
             g, inside = tilt(loss, self._far)
             if not bool(inside):
                 worst = -rows[loss.argmax()]
-                return around(w, value(w), worst, torch.zeros(len(w), len(w), dtype=w.dtype, device=w.device))
+                return around(w, loss.amax(), worst, torch.zeros(len(w), len(w), dtype=w.dtype, device=w.device))
+            value = (torch.logsumexp(g * loss, -1) + shift) / g
             p = torch.softmax(g * loss, -1)
             mean = p @ rows
             apart, gap = rows - mean, loss - p @ loss
             with_loss = (p * gap) @ apart
             spread = (p * gap.square()).sum()
             hessian = apart.mT @ (p.unsqueeze(-1) * apart) - torch.outer(with_loss, with_loss) / spread
-            return around(w, value(w), -mean, g * hessian)
+            return around(w, value, -mean, g * hessian)
 
         return model
 
@@ -176,19 +177,24 @@ def tilt(loss: Tensor, far: float) -> tuple[Tensor, Tensor]:
     ties = (x == 0.0).sum(-1).to(loss.dtype)
     inside = (spread > 0.0) & (math.log(size) - ties.log() > far * (1.0 + 1e-12))
     low, high = torch.full_like(spread, -20.0), torch.full_like(spread, 32.0)
-    u = torch.full_like(spread, 2.0)
+    # Losses like a Gaussian's lie g^2 var / 2 nats away.
+    near = 2.0 * far / x.var(-1, unbiased=False).clamp_min(torch.finfo(loss.dtype).tiny)
+    u = (0.5 * near.log()).clamp(-10.0, 20.0)
     for _ in range(80):
-        y = u.exp().unsqueeze(-1) * x
-        log_p = torch.log_softmax(y, -1)
-        p = log_p.exp()
+        tilted = u.exp()
+        # The largest x is zero, so that nothing overflows.
+        mass = (tilted.unsqueeze(-1) * x).exp()
+        whole = mass.sum(-1)
+        p = mass / whole.unsqueeze(-1)
         mean = (p * x).sum(-1)
-        miss = (p * (log_p + math.log(size))).sum(-1) - far
+        miss = tilted * mean - whole.log() + math.log(size) - far
         low, high = torch.where(miss < 0.0, u, low), torch.where(miss < 0.0, high, u)
-        slope = (2.0 * u).exp() * (p * (x - mean.unsqueeze(-1)).square()).sum(-1)
+        slope = tilted.square() * (p * (x - mean.unsqueeze(-1)).square()).sum(-1)
         step = u - miss / slope.clamp_min(torch.finfo(loss.dtype).tiny)
         good = (step > low) & (step < high)
         moved = torch.where(good, step, 0.5 * (low + high))
-        done = ((moved - u).abs() < 1e-12) | ~inside
+        # Newton's next step would be of the order of this one's square.
+        done = (good & ((moved - u).abs() < 1e-8)) | ((moved - u).abs() < 1e-12) | ~inside
         u = moved
         if bool(done.all()):
             break
