@@ -13,4 +13,8 @@ chords.py       one exact draw on a chord
 pair_gibbs.py   moves of weight between two coordinates, for quadratic energies with kinks
 hit_and_run.py  moves in any direction, for the same
 surrogate.py    Metropolis over either, for every other energy
+
+On unions of such sets, one for each pattern of names held:
+pattern_set.py    the set, and the measure on slices of different dimensions
+pattern_gibbs.py  names and weights by exact conditional draws
 """
