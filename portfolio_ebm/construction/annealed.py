@@ -1,7 +1,8 @@
-"""AnnealedLangevin: any energy under any rule, by the engine that the problem asks for (stages.py, choosing.py).
+"""AnnealedLangevin: any energy under any rule, by the engine that the problem asks for (stages.py).
 
     a choice under a convex energy   relaxation -> roundings under noise -> annealed swaps -> branch and bound
-    an energy that is not convex     starts -> projected annealed Langevin chains -> kicks or swaps -> polish
+    an energy that is not convex     starts -> projected annealed Langevin chains -> kicks -> polish
+    the same under a choice          chains over slices -> annealed swaps -> kicks -> polish
     both convex                      one exact solve
 
 Whole lots follow by moves of single lots, and of the cases of `Either` the best is kept. The status names the engine;
@@ -12,30 +13,29 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_region, regions_of
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.ablation import Polisher
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
-from portfolio_ebm.construction.chains import random_portfolios, starts, survey
+from portfolio_ebm.construction.chains import PROBES, random_portfolios, starts, survey
 from portfolio_ebm.construction.convex import minimize
+from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.formula import take_apart, without_tickets
 from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.construction.stages import (
-    Effort,
     Found,
     choosing_engine,
     convex_engine,
     gradient_engine,
     in_lots,
-    pattern_engine,
+    modes_engine,
 )
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
-from portfolio_ebm.errors import InfeasibleError, SpecError
+from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.types import Status
 
 
@@ -48,7 +48,7 @@ class AnnealedLangevin(Constructor):
     Attributes:
         chains: how many chains run, in one batch; under a convex energy how many roundings a choice starts from.
         steps: Langevin steps of a chain; the gradient engine takes ten times as many evaluations.
-        swaps: whether walkers move over patterns.
+        swaps: whether walkers move over patterns, and kicks follow.
         sweeps: hot sweeps of the walkers; descent follows until none moves.
         walkers: how many patterns, best first, are walked from.
         candidates, polish: moves evaluated a walker and sweep, and patterns solved at the end, where a choice meets an
@@ -110,7 +110,7 @@ class AnnealedLangevin(Constructor):
             return None, float("inf")
         if found is None or region.grid is None:
             return found, bound
-        return in_lots(found, energy.bind(ctx), region), bound
+        return in_lots(found, energy.bind(ctx), region, bound is not None, rng), bound
 
     def _find(
         self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator
@@ -118,41 +118,25 @@ class AnnealedLangevin(Constructor):
         energy, ticket = without_tickets(energy, ctx)
         convex = curvature(energy) != "none"
         effort = Effort(
-            self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
-        )  # fmt: skip
-        if convex and (region.discrete or ticket > 0.0):
-            formula = take_apart(energy, ctx)
-            return choosing_engine(formula, region, ticket, self.chains, effort, rng) or (None, float("inf"))
-        if ticket > 0.0 or region.choices is not None:
-            raise SpecError(_only_convex(energy))
-        value = energy.bind(ctx)
-        relaxed, bound = self._relaxed(energy, region, ctx, rng, convex)
-        around = project_region(relaxed, region).weights
-        landscape = survey(value, region, around, rng)
-        x0 = starts(landscape, relaxed, ctx.held, self.chains, rng)
-        polisher = Polisher(energy, value, region, ctx, convex)
-        if region.discrete:
-            return pattern_engine(landscape, polisher, x0, effort, rng), bound
-        if convex:
-            return convex_engine(landscape, polisher, x0, effort, rng), bound
-        return gradient_engine(landscape, polisher, x0, effort, rng), None
-
-    def _relaxed(
-        self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator, convex: bool
-    ) -> tuple[Tensor, float | None]:
-        """The minimum of a convex energy and its bound; for other energies the middle of random portfolios."""
-        if convex:
-            found = minimize(energy, region, ctx)
-            return found.weights, found.bound
-        whole = region.relaxed()
-        return project_region(random_portfolios(whole, region.lower, 64, rng).mean(0), whole).weights, None
-
-
-def _only_convex(energy: Energy) -> str:
-    return (
-        f"{energy!r} is not convex; rules on issuers, least numbers of names and FixedCost are chosen over convex "
-        "energies only, so leave one of them out."
-    )
+            self.chains, self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
+        )
+        choice = region.discrete or ticket > 0.0
+        if convex and choice:
+            return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng) or (None, float("inf"))
+        whole, value = region.relaxed(), energy.bind(ctx)
+        probes = random_portfolios(whole, region.lower, PROBES, rng)
+        best = minimize(energy, region, ctx) if convex else None
+        middle = project_region(probes.mean(0), whole).weights if best is None else best.weights
+        landscape = survey(value, whole, middle, probes)
+        x0 = starts(landscape, middle, ctx.held, self.chains, rng)
+        if best is not None:
+            return convex_engine(landscape, best, x0, effort, rng), best.bound
+        slices = Slices.of(energy, region, ctx, ticket)
+        if slices is None:
+            return None, float("inf")
+        if choice:
+            return modes_engine(landscape, slices, region, x0, effort, rng), None
+        return gradient_engine(landscape, slices, x0, effort, rng), None
 
 
 def _capital(text: str) -> str:

@@ -3,9 +3,9 @@
     w' = P(w - h grad E(w) + sqrt(2 h T) xi),   T from 10 sd / (n / 2) down to 0.01 sd / (n / 2),   h = 1 / L
 
 sd is the spread of E over 64 random feasible portfolios, L the largest curvature along the budget, P the projection
-on the region; where names are a choice, P is the projection on the slice of the proposal's largest names, or, where
-that slice is empty, on the slice the chain is on. Chains start from the relaxation rounded under Gumbel noise, from
-the held portfolio and from random feasible portfolios. They look for low energies; they are no sample of a law.
+on the region; where it has choices, P is the projection on the slice of the modes that the proposal rounds to
+(slices.py). Chains start from the relaxation rounded under Gumbel noise, from the held portfolio and from random
+feasible portfolios. They look for low energies; they are no sample of a law.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.combine import project_region, region_residual
-from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.slices import curvature_matrix, may_be_met
+from portfolio_ebm.construction.curvature import curvature_matrix
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.samplers.anneal import Annealed, anneal
-from portfolio_ebm.samplers.kernel import Info, Kernel, Noise, State, Temperature, evaluate
+from portfolio_ebm.samplers.kernel import Kernel, evaluate
 from portfolio_ebm.samplers.langevin import ULA
 from portfolio_ebm.samplers.schedules import Cooling, Geometric
 from portfolio_ebm.samplers.wrappers import Projected
@@ -64,13 +63,13 @@ class Landscape:
         return Geometric(start=hot * self.heat, end=cold * self.heat)
 
 
-def survey(energy: Bound, region: Region, around: Tensor, rng: torch.Generator) -> Landscape:
-    """Measure E on the region; `around` (n,) is a portfolio near which the curvature is taken.
+def survey(energy: Bound, region: Region, around: Tensor, probes: Tensor) -> Landscape:
+    """Measure E on the region; `around` (n,) is a portfolio near which the curvature is taken, `probes` (m, n) are
+    random ones.
 
     Raises:
         SolverError: the energy is NaN on a feasible portfolio.
     """
-    probes = random_portfolios(region, around, PROBES, rng)
     # Under a tight turnover cap there may be no random portfolio; the one we stand on is something.
     probes = probes if len(probes) else around.unsqueeze(0)
     values = evaluate(probes, energy).energy
@@ -86,14 +85,10 @@ def survey(energy: Bound, region: Region, around: Tensor, rng: torch.Generator) 
 
 
 def random_portfolios(region: Region, like: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """Random feasible portfolios, (m, n) with m <= count: exponential weights (a uniform point of the simplex), on
-    random names where the names are a choice, brought to the region. Those that could not be are left out."""
-    n = region.n
-    draw = torch.rand((2, count, n), dtype=like.dtype, device=like.device, generator=rng).clamp_min(1e-12)
-    raw = -draw[0].log()
-    if region.at_most is not None and region.at_most < n:
-        chosen = draw[1].argsort(-1)[:, : max(region.at_most, 1)]
-        raw = torch.zeros_like(raw).scatter(-1, chosen, raw.gather(-1, chosen))
+    """Random portfolios of a convex region, (m, n) with m <= count: exponential weights (a uniform point of the
+    simplex) brought to the region. Those that could not be are left out."""
+    shape = (count, region.n)
+    raw = -torch.rand(shape, dtype=like.dtype, device=like.device, generator=rng).clamp_min(1e-12).log()
     total = raw.sum(-1, keepdim=True).clamp_min(1e-12)
     return feasible(project_region(raw / total, region).weights, region)
 
@@ -124,57 +119,9 @@ def starts(landscape: Landscape, relaxed: Tensor, held: Tensor | None, count: in
     return torch.cat([near, probes.repeat(-(-missing // len(probes)), 1)[:missing]]) if missing > 0 else near
 
 
-def run_chains(landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator) -> Annealed:
-    """Projected annealed Langevin from x0 (chains, n)."""
-    langevin = ULA(landscape.step)
-    region = landscape.region
-    kernel = Sliced(langevin, region) if region.discrete else Projected(langevin, landscape.project)
+def run_chains(
+    landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator, kernel: Kernel | None = None
+) -> Annealed:
+    """Annealed Langevin from x0 (chains, n): projected on the region, unless another kernel is given."""
+    kernel = kernel or Projected(ULA(landscape.step), landscape.project)
     return anneal(kernel, landscape.energy, x0, schedule=landscape.cooling(), n_steps=n_steps, rng=rng)
-
-
-@dataclass(frozen=True)
-class Sliced(Kernel):
-    """A kernel on a region where names are a choice: every proposal is projected on one of its slices.
-
-    The slice is that of the K largest names of the proposal, less those that would end below half the least weight;
-    a slice without a portfolio (turnover may empty it) is refused, and the chain is projected on its own. So a chain
-    that starts on the region stays on it, at the price of one or two convex projections a step.
-    """
-
-    kernel: Kernel
-    region: Region
-
-    def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
-        y = self.kernel.propose(state, temperature, noise)
-        own = state.x != 0.0
-        wanted = largest(y, state.x.sum(-1), self.region)
-        w, left = self._on(y, torch.where(may_be_met(self.region, wanted).unsqueeze(-1), wanted, own))
-        refused = left > FEASIBLE
-        if bool(refused.any()):
-            w[refused], left[refused] = self._on(y[refused], own[refused])
-        # A slice without an interior can defeat the projection's tolerance; the chain then stays where it is.
-        return torch.where((left > FEASIBLE).unsqueeze(-1), state.x, w)
-
-    def settle(
-        self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
-    ) -> tuple[State, Info]:
-        return self.kernel.settle(state, proposal, energy, temperature, noise)
-
-    def _on(self, y: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
-        slices = self.region.on(pattern)
-        return nearest_in(y, self.region, slices.lower, slices.upper)
-
-
-def largest(y: Tensor, total: Tensor, region: Region) -> Tensor:
-    """The names a portfolio near y (m, n) of the sum `total` (m,) would hold, bool (m, n): a quick choice."""
-    free = ~region.frozen
-    must = free & ((region.lower > 0.0) | (region.upper < 0.0))
-    can = free & (region.upper >= region.min_weight)
-    rank = torch.where(must, torch.inf, torch.where(can, y, -torch.inf))
-    count = min(region.n if region.at_most is None else region.at_most, int(can.sum()))
-    order = rank.argsort(-1, descending=True).argsort(-1)
-    top = (order < count) & can
-    if region.min_weight > 0.0 and count:
-        excess = ((y * top).sum(-1) + (y * region.frozen).sum(-1) - total) / count
-        top = top & (must | (order == 0) | (y - excess.unsqueeze(-1) >= 0.5 * region.min_weight))
-    return top | must

@@ -25,9 +25,9 @@ from torch import Tensor
 from portfolio_ebm.constraints.caps import Ball as BallCap
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.convex import Minimum
+from portfolio_ebm.construction.curvature import curvature_matrix
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import take_apart
-from portfolio_ebm.construction.slices import curvature_matrix
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Bound, Energy
 from portfolio_ebm.errors import SpecError

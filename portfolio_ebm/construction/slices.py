@@ -1,246 +1,215 @@
-"""The inner problem of the pattern search: the least energy on one slice of the region, for many slices at once.
+"""Local minima of an energy that is not convex, slice by slice.
 
-On the slice of a pattern (which names are held) the region is convex. Its minimum is found by a sequence of small
-quadratic programs on one model of the energy,
+A slice is the region with the mode of every unit given (mixed/choices.py); it is convex. On it the energy is brought
+down by a sequence of small quadratic programs on a model of its own for each slice,
 
-    q(w) = E(x) + g'(w - x) + mu/2 (w - x)' H (w - x),
+    q(w) = E(x) + g'(w - x) + mu/2 (w - x)' B (w - x),
 
-with g the gradient at the best point x so far, H one Hessian for all slices, taken over steps as large as a
-position so that it sees the curvature of a kinked tail and not a single kink, and mu raised where a step failed.
-Each program has as many unknowns as the pattern has names and is solved by an active set (daqp); the energies of
-all slices are evaluated in one batch. The values are upper bounds, good for ranking; the exact polish comes after.
+with g the slope at the best point x so far, B a curvature that learns from every slope seen (damped BFGS) and mu
+raised where a step failed. The cost of trading stays outside the model, since its kinks are the program's own. All
+slices' energies are evaluated in one batch; the programs are solved one by one on the host (daqp).
 
-The turnover cap sum |w - a| <= tau enters by its cuts s'(w - a) <= tau, s = sign(w - a), as they are violated; the
-region's other caps too, to 1e-6 and from there by a projection.
-
-Source: Arnstrom, Bemporad and Axehill (2022), A dual active-set solver for embedded quadratic programming using
-recursive LDL' updates, IEEE TAC 67(8).
+Source: Powell, M. J. D. (1978), A fast algorithm for nonlinearly constrained optimization calculations.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-import daqp
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from portfolio_ebm.constraints.projections import nearest_in
+from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.node import Mixed, assign, on_slice
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Program
+from portfolio_ebm.constraints.mixed.search import rounded
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.energy import Bound
-from portfolio_ebm.samplers.kernel import evaluate
+from portfolio_ebm.construction.choosing import mixed_of
+from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.context import Context
+from portfolio_ebm.energies.costs import TradingCost
+from portfolio_ebm.energy import Bound, Energy, add
+from portfolio_ebm.samplers.kernel import Info, Kernel, Noise, State, Temperature, evaluate
 from portfolio_ebm.types import as_numpy
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-
-TOLERANCE = 1e-10
-CAP_TOLERANCE = 1e-6
-MAX_CUTS = 60
-
-
-def may_be_met(region: Region, patterns: Tensor) -> Tensor:
-    """Whether the budget and the turnover cap leave the slices of `patterns` (..., n) a portfolio, (...).
-
-    The least turnover on a box is |clip(a) - a| summed, and what the budget still lacks comes on top of it one for
-    one. Necessary for every region, and enough where the budget is its only row.
-    """
-    slice_ = region.on(patterns)
-    low, high = slice_.lower, slice_.upper
-    met = (low <= high).all(-1)
-    near = torch.zeros_like(low).clamp(low, high) if region.anchor is None else region.anchor.clamp(low, high)
-    spent = torch.zeros_like(near[..., 0]) if region.anchor is None else (near - region.anchor).abs().sum(-1)
-    whole = (region.rows == 1.0).all(-1)
-    lacking = torch.zeros_like(spent)
-    for below, above in zip(region.row_lower[whole], region.row_upper[whole], strict=True):
-        met = met & (low.sum(-1) <= above + TOLERANCE) & (high.sum(-1) >= below - TOLERANCE)
-        total = near.sum(-1)
-        lacking = lacking.maximum(below - total).maximum(total - above)
-    if region.turnover is None or region.anchor is None:
-        return met
-    return met & (spent + lacking <= region.turnover + TOLERANCE)
+STIFFEST = 1e8
+"""A model stiffened so often says that nothing near is lower."""
+STILL = 1e-12
+"""A gain below this share of the energy's spread is none."""
 
 
 @dataclass(frozen=True)
 class Slices:
-    """The slices of a region, as arrays a small solver reads.
+    """An energy on the slices of a region.
 
-    The attributes are those of Region; `held_lower` is the lower bound of a name that is in the pattern, and
-    `turnover` is infinite where there is no cap.
+    Attributes:
+        energy: E without its costs of trading, (..., n) -> (...).
+        mixed: the rules and choices, with the costs of trading and of tickets and no other energy.
+        allowed: the modes that are open at all, (U, M).
+        like: where the energy lives.
+        empty: the modes that were found to have no portfolio, by their bytes.
     """
 
-    lower: Array
-    upper: Array
-    held_lower: Array
-    rows: Array
-    row_lower: Array
-    row_upper: Array
-    anchor: Array | None
-    turnover: float
-    frozen: Mask
-    region: Region
+    energy: Bound
+    mixed: Mixed
+    allowed: Mask
+    like: Tensor
+    empty: set[bytes] = field(default_factory=set)
 
     @classmethod
-    def of(cls, region: Region) -> Slices:
-        region = region.folded()
-        lower = as_numpy(region.lower)
-        # Without a floor a name in the pattern may be zero, and a short position stays possible.
-        held = np.maximum(lower, region.min_weight) if region.min_weight > 0.0 else lower
-        capped = region.turnover is not None and region.anchor is not None
-        return cls(
-            lower, as_numpy(region.upper), held,
-            as_numpy(region.rows), as_numpy(region.row_lower), as_numpy(region.row_upper),
-            as_numpy(region.anchor) if capped and region.anchor is not None else None,
-            float(region.turnover) if capped and region.turnover is not None else np.inf,
-            region.frozen.cpu().numpy(), region,
-        )  # fmt: skip
+    def of(cls, energy: Energy, region: Region, ctx: Context, ticket: float) -> Slices | None:
+        """None where the choices leave no slice."""
+        dear = [part for part in energy.terms() if isinstance(part.energy, TradingCost) and part.coefficient > 0.0]
+        rest = add(part for part in energy.terms() if part not in dear)
+        mixed = mixed_of(take_apart(add(dear), ctx), region, ticket)
+        root = mixed.root()
+        return None if root is None else cls(rest.bind(ctx), mixed, root, region.lower)
+
+    @property
+    def choices(self) -> Choices:
+        return self.mixed.choices
 
     @property
     def n(self) -> int:
-        return len(self.lower)
+        return self.mixed.program.n
 
-    def possible(self, patterns: Mask) -> Mask:
-        """Which of `patterns` (m, n) are worth a program, bool (m,): a quick and necessary test."""
-        met = may_be_met(self.region, torch.as_tensor(patterns, device=self.region.lower.device))
-        found: Mask = met.cpu().numpy()
-        return found
+    def evaluate(self, w: Array, modes: Sequence[Ints]) -> tuple[Array, Array]:
+        """E with all its costs (m,) and the slope of E without them (m, n), at w (m, n)."""
+        seen, p = evaluate(torch.as_tensor(w).to(self.like), self.energy), self.mixed.program
+        value = as_numpy(seen.energy) + self.choices.cost[np.arange(self.choices.units), np.array(modes)].sum(-1)
+        if p.held is not None:
+            value = value + (p.rate * np.abs(w - p.held)).sum(-1)
+        return value, as_numpy(seen.gradient)
 
-    def bounds(self, pattern: Mask) -> tuple[Array, Array]:
-        """The box of the slice on which exactly the free names of `pattern` may be held."""
-        low = np.where(self.frozen, self.lower, np.where(pattern, self.held_lower, np.maximum(self.lower, 0.0)))
-        high = np.where(self.frozen | pattern, self.upper, np.minimum(self.upper, 0.0))
-        return low, high
+    def modelled(self, curve: Array, linear: Array) -> Mixed:
+        """The mixed program of 1/2 w'Bw + c'w and the costs."""
+        return replace(self.mixed, program=replace(self.mixed.program, matrix=curve, linear=linear))
 
-    def minimum(self, pattern: Mask, hessian: Array, linear: Array) -> Array | None:
-        """argmin of 1/2 w'Hw + c'w on the slice, (n,), or None where the slice is empty."""
-        low, high = self.bounds(pattern)
-        if (low > high).any():
+    def nearest(self, y: Array, modes: Ints) -> Array | None:
+        """The nearest point to y (n,) of one slice; None where it is empty."""
+        if modes.tobytes() in self.empty:
             return None
-        free = np.flatnonzero(high > low)
-        w = low.copy()
-        rest = self.rows @ np.where(high > low, 0.0, low)
-        below, above = self.row_lower - rest, self.row_upper - rest
-        body = self.rows[:, free]
-        live = (body != 0.0).any(axis=1)
-        if (below[~live] > TOLERANCE).any() or (above[~live] < -TOLERANCE).any():
+        plain: Program = replace(self.mixed.program, matrix=np.eye(self.n), linear=-y, rate=0.0)
+        found = on_slice(replace(self.mixed, program=plain), modes, None)
+        if found is None:
+            self.empty.add(modes.tobytes())
             return None
-        if not len(free):
-            return w if self.traded(w) <= self.turnover + TOLERANCE else None
-        fixed = np.where(high > low, 0.0, low)
-        slope = linear[free] + hessian[np.ix_(free, np.arange(self.n))] @ fixed
-        curve = hessian[np.ix_(free, free)]
-        cuts, tops = body[live], above[live]
-        bottoms = below[live]
-        for _ in range(MAX_CUTS):
-            found = _program(curve, slope, cuts, np.r_[low[free], bottoms], np.r_[high[free], tops])
-            if found is None:
-                return None
-            w[free] = np.clip(found, low[free], high[free])
-            over = [cap for cap in self.region.caps if float(cap.excess(torch.as_tensor(w))) > CAP_TOLERANCE]
-            for cap in over:
-                slope, end = cap.cut(w)
-                cuts = np.vstack([cuts, slope[free]])
-                tops = np.r_[tops, end - slope @ fixed]
-                bottoms = np.r_[bottoms, -np.inf]
-            if self.anchor is None or self.traded(w) <= self.turnover + TOLERANCE:
-                if over:
-                    continue
-                return self._on_caps(w, low, high)
-            gap = w - self.anchor
-            sign = np.sign(gap)
-            # s'(w - a) <= tau over the free names; the others' trades are what they are.
-            spent = np.abs(np.delete(gap, free)).sum()
-            cuts = np.vstack([cuts, sign[free]])
-            tops = np.r_[tops, self.turnover - spent + sign[free] @ self.anchor[free]]
-            bottoms = np.r_[bottoms, -np.inf]
-        return None if self.region.plain else self._on_caps(w, low, high)
+        return found.weights
 
-    def _on_caps(self, w: Array, low: Array, high: Array) -> Array | None:
-        """w (n,) brought from within a tolerance of the caps onto them; None where the slice is empty after all."""
-        if self.region.plain:
-            return w
-        inner, left = nearest_in(torch.as_tensor(w), self.region, torch.as_tensor(low), torch.as_tensor(high))
-        return inner.numpy() if float(left) <= TOLERANCE else None
+    def modes_of(self, w: Array) -> Ints:
+        """The modes that w (n,) is in."""
+        return assign(self.choices, self.allowed, w)[0]
 
-    def traded(self, w: Array) -> float:
-        """sum |w - anchor|, zero where there is no cap."""
-        return 0.0 if self.anchor is None else float(np.abs(w - self.anchor).sum())
+    def modes_near(self, y: Array, step: float | None = None) -> Ints:
+        """The modes that y (n,) rounds to; with a `step` their costs count."""
+        return rounded(self.choices, self.allowed, self.choices.weights(y), step)
 
-
-def _program(curve: Array, slope: Array, rows: Array, below: Array, above: Array) -> Array | None:
-    scale = max(float(np.abs(curve).max()), float(np.abs(slope).max()), 1e-300)
-    found, _, flag, _ = daqp.solve(
-        np.ascontiguousarray(curve / scale), slope / scale, np.ascontiguousarray(rows), above, below,
-        primal_tol=TOLERANCE,
-    )  # fmt: skip
-    return np.asarray(found) if flag > 0 else None
-
-
-def curvature_matrix(energy: Bound, at: Tensor, lower: Tensor, stride: float) -> Tensor:
-    """A positive definite model H (n, n) of the energy's curvature at `at` (n,), over steps of `stride`.
-
-    H_j = (g(x + s e_j) - g(x - s' e_j)) / (s + s'), with s' cut where x_j would pass its lower bound, so that the
-    energy is only asked where weights are allowed to be.
-    """
-    n = at.shape[0]
-    eye = torch.eye(n, dtype=at.dtype, device=at.device)
-    back = (at - lower.clamp_min(-1e6)).clamp(0.0, stride)
-    points = torch.cat([at + stride * eye, at - back.unsqueeze(1) * eye])
-    slopes = evaluate(points, energy).gradient
-    raw = (slopes[:n] - slopes[n:]) / (stride + back).unsqueeze(1)
-    values, vectors = torch.linalg.eigh(0.5 * (raw + raw.T))
-    least = 1e-6 * values.abs().max().clamp_min(1e-12)
-    found: Tensor = (vectors * values.clamp_min(float(least))) @ vectors.T
-    return found
+    def scattered(self, y: Array, rng: np.random.Generator) -> Ints:
+        """The modes that y (n,) rounds to where a random share of all modes is left out."""
+        kept = self.allowed & (rng.uniform(size=self.allowed.shape) < rng.uniform())
+        kept = np.where(kept.any(axis=1, keepdims=True), kept, self.allowed)
+        return rounded(self.choices, kept, self.choices.weights(y))
 
 
 @dataclass(frozen=True)
-class Inner:
-    """The best point found on each of m slices: weights (m, n), energy (m,) +inf where empty, gradient (m, n)."""
+class OnModes(Kernel):
+    """A kernel on a region with choices: every proposal is projected on the slice of the modes it rounds to.
 
-    weights: Tensor
-    energy: Tensor
-    gradient: Tensor
+    What a mode costs counts against the distance, by the kernel's step. A slice without a portfolio is refused, and
+    the chain is projected on its own: a chain that starts on the region stays on it.
+    """
+
+    kernel: Kernel
+    slices: Slices
+    step_size: float
+
+    def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
+        y = as_numpy(self.kernel.propose(state, temperature, noise))
+        x = as_numpy(state.x)
+        # The budget takes out what all names have in common; rounding must not see it.
+        y = y + (x.sum(-1) - y.sum(-1))[:, None] / x.shape[-1]
+        found = [self._near(there, here) for there, here in zip(y, x, strict=True)]
+        return torch.as_tensor(np.array(found)).to(state.x)
+
+    def _near(self, y: Array, x: Array) -> Array:
+        w = self.slices.nearest(y, self.slices.modes_near(y, self.step_size))
+        if w is None:
+            w = self.slices.nearest(y, self.slices.modes_of(x))
+        return x if w is None else w
+
+    def settle(
+        self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
+    ) -> tuple[State, Info]:
+        return self.kernel.settle(state, proposal, energy, temperature, noise)
 
 
-def solve_slices(
-    slices: Slices, energy: Bound, patterns: Mask, start: Tensor, slope: Tensor, hessian: Array, rounds: int
-) -> Inner:
-    """The least energy on every slice, by `rounds` of quadratic models and one batch of evaluations each.
+@dataclass(frozen=True)
+class Low:
+    """A low point of one slice: modes (U,), weights (n,), the energy with all its costs, its slope without them."""
+
+    modes: Ints
+    weights: Array
+    value: float
+    slope: Array
+
+
+def settle(
+    slices: Slices, modes: Sequence[Ints], starts: Sequence[Array], curve: Array, spread: float, rounds: int
+) -> list[Low | None]:
+    """Down from `starts` (m of (n,)), which need not lie on their slices (m of (U,)); None for an empty slice.
 
     Args:
-        patterns: bool (m, n).
-        start: x, (m, n), where the first models stand; it need not lie on the slice.
-        slope: the energy's gradient there, (m, n).
-        hessian: H, (n, n).
-        rounds: models per slice; the first one's minimum is always taken, later ones when they are better.
+        curve: B to begin with, (n, n). spread: what a gain is compared with. rounds: models a slice.
     """
-    m = len(patterns)
-    x, g = as_numpy(start).copy(), as_numpy(slope).copy()
-    value = np.full(m, np.inf)
-    mu = np.ones(m)
-    alive = slices.possible(patterns)
+    near = [slices.nearest(y, m) for y, m in zip(starts, modes, strict=True)]
+    at = [k for k, w in enumerate(near) if w is not None]
+    found: list[Low | None] = [None] * len(modes)
+    if not at:
+        return found
+    chosen = [modes[k] for k in at]
+    x = np.array([near[k] for k in at])
+    value, slope = slices.evaluate(x, chosen)
+    bend, mu, alive = np.repeat(curve[None], len(at), axis=0), np.ones(len(at)), np.ones(len(at), dtype=bool)
     for _ in range(rounds):
         rows = np.flatnonzero(alive)
+        steps = [_step(slices, chosen[i], mu[i] * bend[i], slope[i], x[i]) for i in rows]
+        rows = np.array([i for i, w in zip(rows, steps, strict=True) if w is not None], dtype=np.int64)
+        alive[:] = False
         if not len(rows):
             break
-        found = [slices.minimum(patterns[i], mu[i] * hessian, g[i] - mu[i] * hessian @ x[i]) for i in rows]
-        kept = [(i, w) for i, w in zip(rows, found, strict=True) if w is not None]
-        alive[rows] = False
-        if not kept:
-            break
-        index = np.array([i for i, _ in kept])
-        trial = evaluate(torch.as_tensor(np.array([w for _, w in kept])).to(start), energy)
-        energies = as_numpy(trial.energy)
-        better = energies < value[index]
-        gain = value[index] - energies
-        scale = np.abs(energies) + 1e-300
-        taken = index[better]
-        x[taken], g[taken] = as_numpy(trial.x)[better], as_numpy(trial.gradient)[better]
-        value[taken] = energies[better]
-        mu[index] = np.where(better, np.maximum(mu[index] / 2.0, 1.0), mu[index] * 4.0)
-        alive[index] = ~better | (gain > 1e-9 * scale)
-    back = (torch.as_tensor(part).to(start) for part in (x, value, g))
-    return Inner(*back)
+        there = np.array([w for w in steps if w is not None])
+        energy, tilt = slices.evaluate(there, [chosen[i] for i in rows])
+        for k, i in enumerate(rows):
+            if np.isfinite(energy[k]):
+                bend[i] = learned(bend[i], there[k] - x[i], tilt[k] - slope[i])
+        gain = value[rows] - energy
+        down = gain > 0.0
+        mu[rows] = np.where(down, np.maximum(mu[rows] / 2.0, 1.0), mu[rows] * 4.0)
+        alive[rows] = np.where(down, gain > STILL * spread, mu[rows] < STIFFEST)
+        taken = rows[down]
+        x[taken], value[taken], slope[taken] = there[down], energy[down], tilt[down]
+    for k, place in enumerate(at):
+        found[place] = Low(chosen[k], x[k], float(value[k]), slope[k]) if np.isfinite(value[k]) else None
+    return found
+
+
+def _step(slices: Slices, modes: Ints, curve: Array, slope: Array, x: Array) -> Array | None:
+    """The minimum of the model on the slice; None where it does not leave x (n,)."""
+    found = on_slice(slices.modelled(curve, slope - curve @ x), modes, x)
+    if found is None or np.array_equal(found.weights, x):
+        return None
+    return found.weights
+
+
+def learned(curve: Array, move: Array, turn: Array) -> Array:
+    """Damped BFGS: B (n, n) after the slope turned by `turn` (n,) over `move` (n,); positive definite as before."""
+    bent = curve @ move
+    size = float(move @ bent)
+    if size <= 1e-300:
+        return curve
+    seen = float(move @ turn)
+    share = 1.0 if seen >= 0.2 * size else 0.8 * size / (size - seen)
+    pull = share * turn + (1.0 - share) * bent
+    return np.asarray(curve - np.outer(bent, bent) / size + np.outer(pull, pull) / float(move @ pull))

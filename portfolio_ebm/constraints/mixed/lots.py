@@ -3,7 +3,8 @@
 A point of the grid is changed by one lot of one name, or one lot of each of two names (the best few of all single ones,
 up or down, in pairs). While rules are broken a move has to break them less; then it has to lower the energy; it ends
 where no move does. Starts are the portfolio rounded to the nearest lots and down, and, where they lead nowhere, the
-point of the grid nearest to it that a mixed-integer program finds. Nothing is proven.
+point of the grid nearest to it that a mixed-integer program finds. Where the energy has many minima, the best is
+shaken and brought down again. Nothing is proven.
 
 Source: Aarts, E. and Lenstra, J. K. (1997), Local Search in Combinatorial Optimization, for exchange neighbourhoods.
 """
@@ -22,6 +23,7 @@ from portfolio_ebm.constraints.region import Region
 PARTNERS = 32
 """Single moves, each way, that are tried in pairs."""
 MOVES = 400
+SHAKEN = 4
 FEASIBLE = 1e-9
 WIDE = 10.0
 SECONDS = 10.0
@@ -30,23 +32,48 @@ Value = Callable[[Tensor], Tensor]
 """Weights (..., n) to numbers (...)."""
 
 
-def best_lots(value: Value, violation: Value, near: Tensor, region: Region) -> Tensor | None:
-    """The point of least `value` on the region's grid that was found from `near` (n,), (n,); None where none was.
+def best_lots(
+    value: Value, violation: Value, near: Tensor, region: Region, shakes: int = 0, rng: torch.Generator | None = None
+) -> Tensor | None:
+    """The point of least `value` on the region's grid that was found from `near`, (n,) or several, (k, n), best first:
+    (n,); None where none was.
 
     Args:
         violation: how far all rules but the grid are broken.
+        shakes: how often the best is moved by a few lots at random (by `rng`) and brought down again, for a `value`
+            with many minima.
     """
     assert region.grid is not None
     step = region.grid
     size = torch.where(step > 0.0, step, torch.ones_like(step))
-    starts = (torch.round(near / size), torch.floor(near / size + 1e-9))
-    ends = [_descend(value, violation, torch.where(step > 0.0, one * size, near), step) for one in starts]
-    good = [w for w in ends if float(violation(w)) <= FEASIBLE]
+    points = near.reshape(-1, near.shape[-1])
+
+    def down(w: Tensor) -> list[Tensor]:
+        end = _descend(value, violation, w, step)
+        return [end] if float(violation(end)) <= FEASIBLE else []
+
+    good: list[Tensor] = []
+    for point in points:
+        for whole in (torch.round(point / size), torch.floor(point / size + 1e-9)):
+            good += down(torch.where(step > 0.0, whole * size, point))
     if not good:
-        start = _feasible(near, region)
-        good = [] if start is None else [_descend(value, violation, start, step)]
-        good = [w for w in good if float(violation(w)) <= FEASIBLE]
-    return min(good, key=lambda w: float(value(w)), default=None)
+        start = _feasible(points[0], region)
+        good = [] if start is None else down(start)
+    best = min(good, key=lambda w: float(value(w)), default=None)
+    for _ in range(shakes if best is not None else 0):
+        assert best is not None
+        best = min([best, *down(_shaken(best, step, rng))], key=lambda w: float(value(w)))
+    return best
+
+
+def _shaken(w: Tensor, step: Tensor, rng: torch.Generator | None) -> Tensor:
+    """w (n,) with up to SHAKEN names moved by one or two lots."""
+    names = (step > 0.0).nonzero().flatten()
+    chosen = names[torch.randperm(len(names), generator=rng, device=w.device)[:SHAKEN]]
+    moved = w.clone()
+    lots = torch.randint(-2, 3, chosen.shape, generator=rng, device=w.device)
+    moved[chosen] += lots * step[chosen]
+    return moved
 
 
 def _descend(value: Value, violation: Value, w: Tensor, step: Tensor) -> Tensor:

@@ -189,9 +189,14 @@ class Search:
         return table
 
 
-def rounded(choices: Choices, allowed: Mask, x: Array) -> Ints:
-    """The modes nearest to unit weights x (U,), limits on numbers and weights kept."""
+def rounded(choices: Choices, allowed: Mask, x: Array, step: float | None = None) -> Ints:
+    """The modes nearest to unit weights x (U,), limits on numbers and weights kept.
+
+    With a `step` h the proximal ones, of the least distance^2 / (2 h) plus what the mode costs.
+    """
     away = np.maximum(choices.lower - x[:, None], x[:, None] - choices.upper).clip(0.0)
+    if step is not None:
+        away = away**2 / (2.0 * step) + choices.cost
     rank = np.where(allowed, away, np.inf)
     modes: Ints = rank.argmin(axis=1).astype(np.int64)
     for limit in choices.limits:
@@ -199,7 +204,9 @@ def rounded(choices: Choices, allowed: Mask, x: Array) -> Ints:
         inside, outside = limit.split(allowed)
         others = np.where(outside, away[units], np.inf)
         loss = others.min(axis=1)
-        used = x[units] * here if limit.mass else here.astype(float)
+        # On its mode a unit weighs what is nearest to x there.
+        inner = np.clip(x[units], choices.lower[units, modes[units]], choices.upper[units, modes[units]])
+        used = inner * here if limit.mass else here.astype(float)
         keep = np.argsort(np.where(here, -loss, np.inf), kind="stable")
         total = np.cumsum(used[keep])
         drop = keep[(total > limit.most + TOLERANCE) & here[keep] & np.isfinite(loss[keep])]

@@ -1,0 +1,170 @@
+"""The gradient engine where rules leave a choice: chains and walkers over the slices of modes.
+
+    1. start    points of the convex hull, each brought to the slice it rounds to, or to one near it at random
+    2. anneal   Langevin chains whose every step lands on the slice of the modes it rounds to
+    3. walk     annealed walkers from low point to low point, then steepest descent (walking.py)
+    4. kick     cycles of Langevin steps from the lowest points, each end brought down on its slice; kept where lower
+    5. polish   the lowest few, on curvature taken at the point itself
+
+Nothing found this way is proven: the result is the best point seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from portfolio_ebm.constraints.combine import project_region
+from portfolio_ebm.constraints.mixed.program import Array, Ints
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.ablation import BEFORE, FINAL, NO_SWAPS, ROUNDING
+from portfolio_ebm.construction.chains import Landscape, run_chains
+from portfolio_ebm.construction.curvature import curvature_matrix
+from portfolio_ebm.construction.effort import Effort
+from portfolio_ebm.construction.rugged import KICK_HEAT, KICK_STEPS
+from portfolio_ebm.construction.slices import Low, OnModes, Slices, settle
+from portfolio_ebm.construction.walking import Walks, walk
+from portfolio_ebm.samplers.anneal import anneal
+from portfolio_ebm.samplers.kernel import Kernel
+from portfolio_ebm.samplers.langevin import ULA
+from portfolio_ebm.samplers.schedules import Constant
+from portfolio_ebm.types import as_numpy
+
+SWAP_HOT, SWAP_COLD = 0.3, 0.003
+"""The walkers' first and last temperature, in spreads of the energy."""
+MOST_DESCENTS = 60
+CHANCE = 2
+"""Random neighbours beside the candidates."""
+KICKED = 16
+KICKS_PER_STEP = 0.2
+PATIENCE = 3
+"""Cycles of kicks without a gain that end them."""
+STRIDES = (1e-2, 1e-3, 1e-4, 1e-4)
+POLISH_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found.
+
+    Attributes:
+        lows: the lowest points of different slices, best first.
+        stages: the least energy after each stage, tickets included.
+        acceptance: of the walkers' moves. agreement: share of walkers that ended on the best value.
+    """
+
+    lows: list[Low]
+    stages: Mapping[str, float]
+    acceptance: float
+    agreement: float
+    sweeps: int
+    slices: int
+
+
+def explore_modes(
+    landscape: Landscape, slices: Slices, region: Region, x0: Tensor, effort: Effort, rng: torch.Generator
+) -> Seen:
+    """Look for low energies over all modes; `landscape` and x0 (m, n) are of the region without its choices.
+
+    Raises:
+        InfeasibleError: no modes have a portfolio.
+    """
+    own = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
+    modes, x = _starts(slices, region, x0, own)
+    there = torch.as_tensor(x).to(x0)
+    values = landscape.energy(there)
+    spread = float(values.std()) if len(x) > 1 else landscape.spread
+    landscape = replace(landscape, probes=there, spread=max(spread, 1e-3 * landscape.spread))
+    held = np.abs(x[x != 0.0])
+    stride = 0.5 * float(held.mean()) if len(held) else 0.5 / x.shape[1]
+    walks = Walks(slices, as_numpy(landscape.hessian), landscape.spread, stride, effort.candidates, x)
+    kernel = OnModes(ULA(landscape.step), slices, landscape.step)
+    walks.visit(modes[:1], [x[0]])
+    stages = {ROUNDING: _least(walks)}
+    run = run_chains(landscape, there, effort.steps, rng, kernel)
+    ends = [*x, *as_numpy(run.best), *as_numpy(run.state.x)]
+    walks.visit([slices.modes_of(w) for w in ends], ends)
+    stages[NO_SWAPS] = _least(walks)
+    acceptance, agreement, sweeps = 0.0, 1.0, 0
+    if effort.swaps:
+        acceptance, agreement, sweeps = _walk(walks, effort, own)
+        _kick(walks, kernel, landscape, effort, rng, own)
+    stages[BEFORE] = _least(walks)
+    for low in walks.best(effort.polish):
+        walks.keep(low.modes, polished(slices, low.modes, low.weights, landscape.spread))
+    stages[FINAL] = _least(walks)
+    return Seen(walks.best(effort.chains), stages, acceptance, agreement, sweeps, len(walks.memo))
+
+
+def polished(slices: Slices, modes: Ints, w: Array, spread: float) -> Low | None:
+    """The local minimum near w (n,) of its slice, on the curvature at the point over ever smaller steps."""
+    best: Low | None = None
+    lower = torch.as_tensor(slices.mixed.program.lower).to(slices.like)
+    for stride in STRIDES:
+        at = torch.as_tensor(w if best is None else best.weights).to(slices.like)
+        curve = as_numpy(curvature_matrix(slices.energy, at, lower, stride))
+        found = settle(slices, [modes], [as_numpy(at)], curve, spread, POLISH_ROUNDS)[0]
+        if found is None:
+            return best
+        best = found if best is None or found.value < best.value else best
+    return best
+
+
+def _starts(slices: Slices, region: Region, x0: Tensor, rng: np.random.Generator) -> tuple[list[Ints], Array]:
+    """Points on slices near x0 (m, n) and their modes; where that gives none, the nearest one of the region."""
+    modes: list[Ints] = []
+    points: list[Array] = []
+    for k, y in enumerate(as_numpy(x0)):
+        for one in (slices.modes_near(y) if k == 0 else slices.scattered(y, rng), slices.modes_near(y)):
+            w = slices.nearest(y, one)
+            if w is not None:
+                modes.append(one)
+                points.append(w)
+                break
+    if not points:
+        points = [as_numpy(project_region(x0[0], region, prove=False).weights)]
+        modes = [slices.modes_of(points[0])]
+    return modes, np.array(points)
+
+
+def _least(walks: Walks) -> float:
+    best = walks.best(1)
+    return best[0].value if best else np.inf
+
+
+def _walk(walks: Walks, effort: Effort, rng: np.random.Generator) -> tuple[float, float, int]:
+    """Hot sweeps of the best walkers, then descent of all of them and of the best point until none moves: the share
+    of moves taken, of walkers that agree, and how many sweeps."""
+    spread = walks.spread
+    heats = np.geomspace(SWAP_HOT * spread, SWAP_COLD * spread, effort.sweeps) if effort.sweeps else np.zeros(0)
+    ended, acceptance, hot = walk(walks, walks.best(effort.walkers), heats.tolist(), rng, CHANCE)
+    cold, _, more = walk(walks, [*walks.best(1), *ended], [0.0] * MOST_DESCENTS, rng, CHANCE)
+    least = _least(walks)
+    agreement = float(np.mean([low.value <= least + 1e-6 * spread for low in cold])) if cold else 1.0
+    return acceptance, agreement, hot + more
+
+
+def _kick(
+    walks: Walks, kernel: Kernel, landscape: Landscape, effort: Effort, rng: torch.Generator, own: np.random.Generator
+) -> None:
+    """Cycles of kicks from the lowest points; after a gain the walkers descend again."""
+    cycles = int(np.ceil(KICKS_PER_STEP * effort.steps))
+    heat, idle = Constant(KICK_HEAT * landscape.heat), 0
+    for _ in range(cycles):
+        before = _least(walks)
+        leaders = walks.best(effort.walkers)
+        if not leaders or idle >= PATIENCE:
+            return
+        x = np.array([leaders[k % len(leaders)].weights for k in range(KICKED)])
+        there = torch.as_tensor(x).to(landscape.probes)
+        run = anneal(kernel, landscape.energy, there, schedule=heat, n_steps=KICK_STEPS, rng=rng)
+        ends = [*as_numpy(run.state.x), *as_numpy(run.best)]
+        walks.visit([walks.slices.modes_of(w) for w in ends], ends, again=True)
+        gained = _least(walks) < before - 1e-9 * landscape.spread
+        idle = 0 if gained else idle + 1
+        if gained:
+            walk(walks, walks.best(1), [0.0] * MOST_DESCENTS, own, CHANCE)
