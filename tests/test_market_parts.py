@@ -12,8 +12,9 @@ from market_worlds import world
 
 from portfolio_ebm.errors import StoreError
 from portfolio_ebm.market.loadings import loadings, orthogonalise
-from portfolio_ebm.market.states import ew_mean, states
+from portfolio_ebm.market.states import states
 from portfolio_ebm.market.store import Store, key
+from portfolio_ebm.market.variances import ew_mean
 
 
 def test_ew_mean_by_hand() -> None:

@@ -22,7 +22,7 @@ from benchmarks.market.statistics import average_precision, bootstrap
 from portfolio_ebm.market.composed import split
 from portfolio_ebm.market.days import FactorEBMDays
 from portfolio_ebm.market.factor_ebm import FactorEBM
-from portfolio_ebm.market.states import ew_mean
+from portfolio_ebm.market.variances import ew_mean
 from portfolio_ebm.models.families import Mixed
 from portfolio_ebm.training.maximum_likelihood import maximum_likelihood
 

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.market.empirical import EmpiricalMarket
-from portfolio_ebm.market.states import ew_mean
+from portfolio_ebm.market.variances import ew_mean
 from portfolio_ebm.market.window import FEWEST, Mean, PlainModel, Window, fill
 from portfolio_ebm.types import Status, generator
 

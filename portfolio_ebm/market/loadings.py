@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from portfolio_ebm.market.states import ew_mean
+from portfolio_ebm.market.variances import ew_mean
 
 Array = NDArray[np.float64]
 

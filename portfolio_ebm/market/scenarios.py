@@ -3,12 +3,11 @@
 A step draws the two copulas, carries each score to its part's shape by the inverse cdf, multiplies by today's scale,
 and lets that scale follow its own recursion,
 
-    sigma^2 = a_0 + sum_j a_j v_j,   v_j <- lam_j v_j + (1 - lam_j) e^2   (downside ones: 2 min(e, 0)^2),
+    sigma^2 = a_0 + sum_j a_j v_j,   v_j as `variances` moves it by the innovation e,
 
 the shape of z staying as it is today, and R of the step being what its own law expects: held where R is a mean of the
 past, returning to its target under DCC. The asset's simple return of the step is mean + B f + eps, and the steps
-compound. The expected variance obeys the same recursion with e^2 replaced by kappa sigma^2, kappa = var z, and needs
-no simulation.
+compound. The expected variance obeys the same recursion in expectation and needs no simulation.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch.nn.functional import softplus
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import FLOOR
 from portfolio_ebm.market.dependence import Dependence
-from portfolio_ebm.market.states import DOWNSIDE, HALF_LIVES
+from portfolio_ebm.market.variances import advance, expected, settled
 from portfolio_ebm.models.conditional import Conditional, Shape
 
 MOST_COMMON = 10
@@ -56,7 +55,7 @@ class Scales:
         gain = torch.exp(2 * law.spread[:, 0])
         level, ratios = law.state.level[:, 0], law.state.ratios[:, 0]
         share = mix[:, 1:] * gain[:, None]
-        kappa = _kappa(shape)
+        kappa = settled(shape)
         excess = (share * kappa).sum(-1).clamp_min(1.0)
         variances = level[:, None] * ratios
         kept = share / excess[:, None]
@@ -65,12 +64,11 @@ class Scales:
 
     def forecast(self, horizon: int) -> Tensor:
         """Expected variance of the sum of `horizon` steps, (P,)."""
-        lam, kappa = _decay(self.share), _kappa(self.shape)
         v, total = self.variances, torch.zeros_like(self.constant)
         for _ in range(horizon):
             sigma2 = self.constant + (self.share * v).sum(-1)
             total = total + self.shape.variance * sigma2
-            v = lam * v + (1 - lam) * kappa * sigma2[:, None]
+            v = expected(v, sigma2, self.shape)
         return total
 
 
@@ -89,7 +87,6 @@ def simulate(
         size: scenarios.
         rng: the source of randomness.
     """
-    lam = _decay(scales.share)
     blocks, at = [], 0
     for dependence, r in parts:
         shape = scales.shape.parts(slice(at, at + len(r)))
@@ -101,9 +98,7 @@ def simulate(
     for step in range(horizon):
         z = torch.cat([carry(d.draw(roots[step], (size,), rng)) for d, roots, carry in blocks], -1) - scales.shape.mean
         e = (scales.constant + (scales.share * v).sum(-1)).sqrt() * z
-        square, down = e.square(), 2 * e.clamp_max(0).square()
-        moves = torch.stack([square] * len(HALF_LIVES) + [down] * len(DOWNSIDE), -1)
-        v = lam * v + (1 - lam) * moves
+        v = advance(v, e)
         steps.append(e - e.mean(0))
     return torch.stack(steps)
 
@@ -137,14 +132,3 @@ def structured(variance: Tensor, loadings: Tensor, factor_r: Tensor, residual_r:
     whole[:k, :k] = core
     whole[k:, k:] = torch.diag(size)
     return Structured(torch.cat([loadings, width[k:, None] * keep], -1), whole, variance[k:] * left)
-
-
-def _decay(like: Tensor) -> Tensor:
-    half = torch.tensor((*HALF_LIVES, *DOWNSIDE), dtype=like.dtype, device=like.device)
-    return 0.5 ** (1.0 / half)
-
-
-def _kappa(shape: Shape) -> Tensor:
-    """E of what each v_j is fed, in units of sigma^2, (P, J)."""
-    both = [shape.variance] * len(HALF_LIVES) + [shape.downside] * len(DOWNSIDE)
-    return torch.stack(both, -1)

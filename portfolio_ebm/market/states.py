@@ -3,8 +3,9 @@
 For a series x and the one market series m, row t holds functions of rows before t only; the last of the T + 1 rows is
 the state of the day to come. With e = x less its slow mean,
 
-    v_H(t) = EW mean of e^2 over rows < t, half-life H;   r_H = v_H / v_lr;   s = clipped log ratios of these, of their
-    downside versions, of the market's copies, and the last moves in units of their deviations.
+    v_j(t) = the variances of `variances` over rows < t;   r_j = v_j / v_lr;   s = clipped log ratios of the squares, of
+    their downside versions, of the market's copies, and the last moves in units of their deviations;   q = lagged means
+    over their chance deviations, and the forecast of x on its own and the market's last day and week (`drift`).
 
 Missing cells are left out of every mean: an EW mean is a ratio of two recursions, one over x, one over what was seen.
 """
@@ -16,42 +17,28 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
+from portfolio_ebm.market.drift import forecasts
+from portfolio_ebm.market.variances import COUNT, DOWNSIDE, HALF_LIVES, ew_mean, past_variances
 from portfolio_ebm.models.conditional import Family, State
 from portfolio_ebm.models.families import FAMILIES, Layout
 
 Array = NDArray[np.float64]
 
-HALF_LIVES = (2.5, 5.0, 11.0, 22.0, 66.0, 250.0)
-DOWNSIDE = (2.5, 22.0)
 LONG_RUN = 1500.0
-MEANS = (5.0, 22.0, 250.0)
+MEANS = (22.0, 250.0)
+WEEK = 5.0
 REFERENCE = 3
 WARM_UP = 20
 """Observations before a row's state is fit to learn from or to be scored."""
 
-FAMILY = Family(ratios=len(HALF_LIVES) + len(DOWNSIDE), features=15, drift=5, reference=REFERENCE)
+FAMILY = Family(ratios=COUNT, features=15, drift=len(MEANS), reference=REFERENCE, forecasts=1)
 
 
 def family(density: str) -> Layout:
     """The family called `density` on these states; "ewma", which is never trained, is the power law alone."""
     kind = FAMILIES["student" if density == "ewma" else density]
-    return kind(FAMILY.ratios, FAMILY.features, FAMILY.drift, FAMILY.reference)
-
-
-def ew_mean(x: Array, half_life: float) -> Array:
-    """EW mean of the rows before each row, (T + 1, ...) for x (T, ...); NaN cells do not count, NaN before the first.
-
-    mean_t = sum_{k<t} lam^(t-1-k) x_k / sum of the same weights over observed rows, lam = 2^(-1/half_life).
-    """
-    lam = 0.5 ** (1.0 / half_life)
-    seen = ~np.isnan(x)
-    total = lfilter([1.0], [1.0, -lam], np.where(seen, x, 0.0), axis=0)
-    weight = lfilter([1.0], [1.0, -lam], seen.astype(np.float64), axis=0)
-    mean = np.full((len(x) + 1, *x.shape[1:]), np.nan)
-    np.divide(total, weight, out=mean[1:], where=weight > 0)
-    return mean
+    return kind(FAMILY.ratios, FAMILY.features, FAMILY.drift, FAMILY.reference, FAMILY.forecasts)
 
 
 @dataclass(frozen=True)
@@ -60,7 +47,7 @@ class Series:
 
     Attributes:
         x: (T, M), NaN where not observed.
-        variances: v_H at rows 0..T, (T + 1, M, J); the downside ones last, doubled to the level of a variance.
+        variances: v_j at rows 0..T, (T + 1, M, J), in the order of `variances`.
         centre: the slow mean that innovations are taken from, (T + 1, M).
         state: tensors (M, T + 1, ...), finite everywhere.
         ready: bool (T + 1, M), enough observations behind the row.
@@ -91,20 +78,31 @@ def states(x: Array, market: Array) -> Series:
     v, level, centre, seen = _variances(x)
     ratios = v / level[..., None]
     mv, m_level, m_centre, _ = _variances(market[:, None])
-    logs = np.clip(np.log(np.maximum(ratios, 1e-4)), -2.5, 2.5) / 2
-    m_logs = np.clip(np.log(np.maximum(mv / m_level[..., None], 1e-4)), -2.5, 2.5) / 2
+    logs, m_logs = _logs(ratios), _logs(mv / m_level[..., None])
     wide, m_wide = np.sqrt(v[..., REFERENCE]), np.sqrt(mv[..., REFERENCE])
     last, m_last = _lagged(x, centre) / wide, _lagged(market[:, None], m_centre) / m_wide
     both = np.broadcast_to(m_logs[..., [0, 3, 6, 7]], (*v.shape[:2], 4))
     m_move = np.broadcast_to(np.tanh(m_last / 2), last.shape)
     bold = np.tanh(last / 2)
     features = np.concatenate([logs, both, np.stack([bold, bold**2 - 0.25, m_move], -1)], -1)
-    # Each part of the drift is a lagged mean over the deviation that such a mean would have by chance.
-    own = [ew_mean(x, h) / wide * np.sqrt(2.9 * h) / 2 for h in MEANS]
-    common = [np.broadcast_to(ew_mean(market[:, None], MEANS[0]) / m_wide * np.sqrt(2.9 * MEANS[0]) / 2, last.shape)]
-    drift = np.stack([np.clip(np.nan_to_num(q), -1.5, 1.5) for q in (*own, *common, last)], -1)
+    own = [np.clip(_by_chance(x, wide, h) / 2, -1.5, 1.5) for h in MEANS]
+    weeks = (_by_chance(x - centre[:-1], wide, WEEK), _by_chance(market[:, None] - m_centre[:-1], m_wide, WEEK))
+    predictors = np.stack([np.broadcast_to(np.clip(p, -3, 3), last.shape) for p in (last, m_last, *weeks)])
+    ahead = forecasts(np.clip((x - centre[:-1]) / wide[:-1], -4, 4), predictors)
+    drift = np.stack([*own, np.clip(ahead, -1, 1)], -1)
     state = State(*(_tensor(a, fill) for a, fill in ((level, 1.0), (ratios, 1.0), (features, 0.0), (drift, 0.0))))
     return Series(x, v, centre, state, seen >= WARM_UP)
+
+
+def _logs(ratios: Array) -> Array:
+    """Half the log ratios of the squares and of their downside versions, bounded."""
+    kept = ratios[..., : len(HALF_LIVES) + len(DOWNSIDE)]
+    return np.clip(np.log(np.maximum(kept, 1e-4)), -2.5, 2.5) / 2
+
+
+def _by_chance(x: Array, wide: Array, half_life: float) -> Array:
+    """Lagged EW mean over the deviation that such a mean would have by chance, zero before the first day."""
+    return np.asarray(np.nan_to_num(ew_mean(x, half_life)) / wide * np.sqrt(2.9 * half_life))
 
 
 def _variances(x: Array) -> tuple[Array, Array, Array, Array]:
@@ -114,11 +112,9 @@ def _variances(x: Array) -> tuple[Array, Array, Array, Array]:
     centre = centre * (seen / (seen + 60.0))
     e = x - centre[:-1]
     level = ew_mean(e**2, LONG_RUN)
-    parts = [ew_mean(e**2, h) for h in HALF_LIVES] + [2 * ew_mean(np.minimum(e, 0.0) ** 2, h) for h in DOWNSIDE]
-    v = np.stack(parts, -1)
     level = np.where(np.isnan(level) | (level <= 0), np.nan, level)
     floor = 1e-4 * np.nan_to_num(level, nan=1.0)[..., None]
-    return np.maximum(np.nan_to_num(v, nan=0.0), floor), np.nan_to_num(level, nan=1.0), centre, seen
+    return np.maximum(np.nan_to_num(past_variances(e), nan=0.0), floor), np.nan_to_num(level, nan=1.0), centre, seen
 
 
 def _lagged(x: Array, centre: Array) -> Array:

@@ -20,8 +20,8 @@ from portfolio_ebm.market.composed import Block, FactorEBMMarket
 from portfolio_ebm.market.dependence import scores
 from portfolio_ebm.market.pinning import Pinned, log_t
 from portfolio_ebm.market.scenarios import Scales
-from portfolio_ebm.market.states import DOWNSIDE, HALF_LIVES
 from portfolio_ebm.market.steps import Drawn, Limit, Steps, hold, steps_of
+from portfolio_ebm.market.variances import advance
 from portfolio_ebm.models.conditional import Shape, truncated_shape
 from portfolio_ebm.models.density import interpolate
 
@@ -175,11 +175,7 @@ class FactorEBMSteps(Steps):
     def _next(self, state: tuple[Tensor, ...], e: Tensor) -> tuple[Tensor, ...]:
         if self.scales is None:
             return state
-        half = torch.tensor((*HALF_LIVES, *DOWNSIDE), dtype=e.dtype)
-        lam = 0.5 ** (1.0 / half)
-        square, down = e.square(), 2 * e.clamp_max(0).square()
-        moves = torch.stack([square] * len(HALF_LIVES) + [down] * len(DOWNSIDE), -1)
-        return lam * state[0] + (1 - lam) * moves, state[1] + 1
+        return advance(state[0], e), state[1] + 1
 
     def _rows(self, parts: Tensor) -> Tensor:
         """Factors as the panel has them, then assets, from parts (n, P)."""

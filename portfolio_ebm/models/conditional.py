@@ -37,7 +37,7 @@ class State:
         level: v, the long-run variance, (M, N).
         ratios: r_j, variances over v, (M, N, J).
         features: s, bounded, (M, N, F).
-        drift: q, bounded, (M, N, Q).
+        drift: q, bounded, (M, N, Q): lagged means, then forecasts of x in units of the reference deviation.
     """
 
     level: Tensor
@@ -76,7 +76,7 @@ class Conditional(Density):
         self.mixed, self.spread = mixed, spread
         self.scale = (state.level * mixed).sqrt() * spread.exp()
         width = (state.level * state.ratios[..., family.reference]).sqrt()
-        self.location = width * _dot(state.drift, p["drift"])
+        self.location = width * _dot(state.drift, torch.cat([p["drift"], p["forecast"]], -1))
         form = family.form(flat, state.features)
         self.form: Form = form if theta is None else CalibratedForm(form, theta)
 
@@ -127,7 +127,8 @@ class Shape:
     Attributes:
         z: knots, (M, G), increasing.
         mass: cdf at the knots, (M, G).
-        mean, variance, downside: of the truncated z, (M,); downside is 2 E[min(z - mean, 0)^2].
+        mean, variance, downside, deviation: of the truncated z, (M,); downside is 2 E[min(z - mean, 0)^2], deviation
+            E|z - mean|.
     """
 
     z: Tensor
@@ -135,10 +136,11 @@ class Shape:
     mean: Tensor
     variance: Tensor
     downside: Tensor
+    deviation: Tensor
 
     def parts(self, which: slice) -> Shape:
         """Some of the M parts."""
-        return Shape(self.z[which], self.mass[which], self.mean[which], self.variance[which], self.downside[which])
+        return Shape(*(getattr(self, name)[which] for name in Shape.__dataclass_fields__))
 
     def quantile(self, u: Tensor) -> Tensor:
         """z at u (..., M), linear between knots."""
@@ -165,8 +167,9 @@ def truncated_shape(law: Conditional, bound: float, count: int = 2048) -> Shape:
     knot, slope = to_line(low[:, None] + (high - low)[:, None] * share)
     height = torch.softmax(law.form.on(knot, slope)[:, 0], -1)
     mass = torch.cat([torch.zeros_like(height[:, :1]), ((height[:, 1:] + height[:, :-1]) / 2).cumsum(-1)], -1)
-    down = 2 * (weight * off.clamp_max(0).square()).sum(-1)
-    return Shape(knot, mass / mass[:, -1:], mean, (weight * off.square()).sum(-1), down)
+    low_half, size = off.clamp_max(0).square(), off.abs()
+    variance, down, deviation = ((weight * moment).sum(-1) for moment in (off.square(), 2 * low_half, size))
+    return Shape(knot, mass / mass[:, -1:], mean, variance, down, deviation)
 
 
 def _dot(rows: Tensor, weights: Tensor) -> Tensor:

@@ -43,14 +43,16 @@ class Layout(ABC):
     Attributes:
         ratios: J, how many variance ratios the scale mixes.
         features: F, entries of s.
-        drift: Q, entries of q.
+        drift: entries of q that are lagged means.
         reference: which ratio scales the conditional mean.
+        forecasts: entries of q, after these, that are forecasts of x itself: their weights are free to reach one.
     """
 
     ratios: int
     features: int
     drift: int
     reference: int = 0
+    forecasts: int = 0
 
     @abstractmethod
     def extra(self) -> Blocks:
@@ -62,7 +64,7 @@ class Layout(ABC):
 
     def layout(self) -> Blocks:
         """Name, shape and prior standard deviation of every block, in the order of the flat vector."""
-        return _shared(self.ratios, self.features, self.drift) + self.extra()
+        return _shared(self.ratios, self.features, self.drift, self.forecasts) + self.extra()
 
     @property
     def size(self) -> int:
@@ -82,7 +84,7 @@ class Layout(ABC):
         found, at = {}, 0
         for name, shape, _ in self.layout():
             size = math.prod(shape)
-            found[name] = flat[:, at : at + size].reshape(-1, *shape)
+            found[name] = flat[:, at : at + size].reshape(len(flat), *shape)
             at += size
         return found
 
@@ -143,7 +145,7 @@ class Mixed:
     """One family a model; takes the place of a family wherever there is one, with parameters (M, size).
 
     Attributes:
-        families: M of them, of equal ratios, features, drift and reference.
+        families: M of them, of equal ratios, features, drift, reference and forecasts.
 
     Example:
         >>> both = Mixed((Family(8, 15, 5), StudentFamily(8, 15, 5)))
@@ -153,9 +155,11 @@ class Mixed:
     families: tuple[Layout, ...]
 
     def __post_init__(self) -> None:
-        shared = {(f.ratios, f.features, f.drift, f.reference) for f in self.families}
+        shared = {(f.ratios, f.features, f.drift, f.reference, f.forecasts) for f in self.families}
         if len(shared) != 1:
-            raise FitError("Families side by side need the same states: equal ratios, features, drift and reference.")
+            raise FitError(
+                "Families side by side need the same states: equal ratios, features, drift, reference and forecasts."
+            )
 
     @property
     def ratios(self) -> int:
@@ -193,7 +197,7 @@ class Mixed:
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """The blocks that all families share."""
         first = self.families[0]
-        shared = _shared(first.ratios, first.features, first.drift)
+        shared = _shared(first.ratios, first.features, first.drift, first.forecasts)
         return {name: block for name, block in first.split(flat).items() if name in {item[0] for item in shared}}
 
     def form(self, flat: Tensor, features: Tensor) -> Form:
@@ -204,7 +208,7 @@ class Mixed:
 
 
 @lru_cache(maxsize=32)
-def _shared(ratios: int, features: int, drift: int) -> Blocks:
+def _shared(ratios: int, features: int, drift: int, forecasts: int) -> Blocks:
     return (
         ("mix", (ratios + 1,), 0.4),
         ("scale", (features,), 0.05),
@@ -212,6 +216,7 @@ def _shared(ratios: int, features: int, drift: int) -> Blocks:
         ("tail", (features,), 0.05),
         ("reach", (), 0.2),
         ("drift", (drift,), 0.03),
+        ("forecast", (forecasts,), 0.5),
     )
 
 

@@ -52,7 +52,7 @@ class Fit:
 
 
 def maximum_likelihood(
-    family: Layout, state: State, x: Tensor, seen: Tensor, *, iterations: int = 200, tolerance: float = 1e-7
+    family: Layout, state: State, x: Tensor, seen: Tensor, *, iterations: int = 200, tolerance: float = 1e-6
 ) -> Fit:
     """Fit M conditional energies at once.
 
