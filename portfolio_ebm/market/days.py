@@ -50,6 +50,7 @@ class Fitted:
         theta: calibration known before each row, (M, T + 1, 6), or None where no part has one.
         dependence: their copula.
         levels: PITs (T, M), calibrated where the part is, NaN where not scored.
+        known: the first of them as scores of the copula, as they were stored.
         anew: what was trained for this window and not read from the store.
         reused: what was read from the store, and the seconds its training once took.
         problems: sentences about fits that did not converge or were not made.
@@ -62,6 +63,7 @@ class Fitted:
     theta: Tensor | None
     dependence: Dependence
     levels: Array
+    known: Array
     anew: tuple[str, ...]
     reused: tuple[tuple[str, float], ...]
     problems: tuple[str, ...]
@@ -78,8 +80,8 @@ class Fitted:
 
     @cached_property
     def scores(self) -> Array:
-        """The levels as scores of the copula: made once, for they take longer than all the correlations."""
-        return scores(self.levels, self.dependence.freedom)
+        """The levels as scores of the copula."""
+        return np.concatenate([self.known, scores(self.levels[len(self.known) :], self.dependence.freedom)])
 
     def correlation(self, rows: NDArray[np.intp]) -> Tensor:
         """R of the days `rows`, each from the days before it: (len(rows), M, M)."""

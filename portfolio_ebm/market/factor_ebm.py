@@ -213,7 +213,7 @@ class FactorEBM(MarketModel):
         if not labels:
             nobody = FAMILY.prior()[0].expand(0, -1)
             empty = np.empty((len(own), 0))
-            return Fitted(inputs.series, FAMILY, nobody, None, Dependence.none(), empty, (), (), (), pool)
+            return Fitted(inputs.series, FAMILY, nobody, None, Dependence.none(), empty, empty[:0], (), (), (), pool)
         family = Mixed(tuple(layout(part.density) for part in inputs.settings))
         if all(part.density == "ewma" for part in inputs.settings):
             fit = untrained(labels, family)
@@ -225,16 +225,18 @@ class FactorEBM(MarketModel):
                 data=lambda m, rows: (own[:rows, m], *(array[:rows] for array in shared)),
             )  # fmt: skip
         calibrated = [part.calibrated for part in inputs.settings]
-        u, theta = levels(inputs.series, family, fit.parameters, calibrated)
+        u, theta = levels(inputs.series, family, fit, calibrated)
         anew, problems = fit.anew, fit.problems
         what = f"{inputs.label} dependence"
         chosen = (self.residual_dependence if inputs.label == "residual" else None) or self.dependence
         keys = tuple(f"{each} {on}" if on else each for each, on in zip(fit.keys, calibrated, strict=True))
-        dependence, new = train_dependence(chosen, u, keys, what, calendar, store, fewest=self.fewest, data=inputs.data)
+        dependence, known, new = train_dependence(
+            chosen, u, keys, what, calendar, store, fewest=self.fewest, data=inputs.data
+        )
         anew = (*anew, what) if new else anew
         problems = problems if dependence.status.ok else (*problems, f"{what}: {dependence.status}")
         return Fitted(
-            inputs.series, family, fit.parameters, theta, dependence, u, anew, fit.reused, problems, pool
+            inputs.series, family, fit.parameters, theta, dependence, u, known, anew, fit.reused, problems, pool
         )  # fmt: skip
 
     def _settings(self, names: tuple[str, ...]) -> tuple[Factor, ...]:

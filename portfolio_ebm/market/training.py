@@ -17,20 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.data.calendar import anchor
-from portfolio_ebm.market.dependence import Dependence, DependenceEnergy, Independent
+from portfolio_ebm.market.dependence import Dependence, DependenceEnergy, Independent, scores
 from portfolio_ebm.market.states import Series
 from portfolio_ebm.market.store import Entry, Store, key
 from portfolio_ebm.models import calibration
 from portfolio_ebm.models.conditional import Conditional
-from portfolio_ebm.models.families import Mixed
+from portfolio_ebm.models.families import Layout, Mixed
 from portfolio_ebm.training.maximum_likelihood import maximum_likelihood
 from portfolio_ebm.types import Status
 
 Array = NDArray[np.float64]
 
-VERSION = 6
+VERSION = 7
 """Raised when the same configuration and data would train to something else."""
 
+
+SCORES = "scores"
+"""What scores are stored as, beside the tensors of the dynamics: they take longer to make than all the correlations."""
 
 YOUNG = "kept at the prior"
 """What is said of a series with too little history for an energy of its own."""
@@ -78,6 +81,7 @@ class Trained:
         anew: labels that were trained now.
         reused: labels read from the store, with the seconds that their training took when it was done.
         problems: sentences about fits that did not converge or were not made.
+        known: PITs of the rows up to the anchor, kept beside each fit; none for the prior.
     """
 
     parameters: Tensor
@@ -85,6 +89,7 @@ class Trained:
     anew: tuple[str, ...]
     reused: tuple[tuple[str, float], ...]
     problems: tuple[str, ...]
+    known: tuple[Tensor, ...]
 
 
 def train(
@@ -116,6 +121,7 @@ def train(
     counts = scored.numpy().cumsum(axis=1).astype(np.float64)
     parameters = [each.prior()[0] for each in family.families]
     keys, problems, reused = [""] * len(labels), list[str](), list[tuple[str, float]]()
+    known = [torch.empty(0, dtype=torch.float64)] * len(labels)
     missing: dict[int, list[int]] = {}
     for m, label in enumerate(labels):
         found = calendar.choose(counts[m], fewest)
@@ -129,22 +135,22 @@ def train(
         if entry is None:
             missing.setdefault(row, []).append(m)
         else:
-            parameters[m] = entry.tensors["parameters"]
+            parameters[m], known[m] = entry.tensors["parameters"], entry.tensors["levels"]
             reused.append((label, float(entry.facts.get("seconds", 0.0))))
             _note(entry, label, problems)
     for row, models in missing.items():
         learn = _last(scored[:, : row + 1], lookbacks)
         for m, entry in _train_batch(series, learn, labels, models, family, calendar, store, keys):
-            parameters[m] = entry.tensors["parameters"]
+            parameters[m], known[m] = entry.tensors["parameters"], entry.tensors["levels"]
             _note(entry, labels[m], problems)
     anew = tuple(labels[m] for models in missing.values() for m in models)
-    return Trained(family.join(parameters), tuple(keys), anew, tuple(reused), tuple(problems))
+    return Trained(family.join(parameters), tuple(keys), anew, tuple(reused), tuple(problems), tuple(known))
 
 
 def untrained(labels: Sequence[str], family: Mixed) -> Trained:
     """The prior, a plain EWMA Student-t law, for every label."""
     keys = tuple(f"prior {VERSION}" for _ in labels)
-    return Trained(family.prior()[0], keys, (), (), ())
+    return Trained(family.prior()[0], keys, (), (), (), (torch.empty(0, dtype=torch.float64),) * len(labels))
 
 
 def _last(scored: Tensor, lookbacks: Sequence[int | None] | None) -> Tensor:
@@ -187,7 +193,9 @@ def _train_batch(
                 "status": fit.statuses[place].message,
                 "seconds": seconds,
             }
-            found.append((m, store.put(keys[m], {"parameters": fit.parameters[place]}, facts)))
+            tensors = {"parameters": fit.parameters[place]}
+            tensors["levels"] = _levels(series, m, layout, fit.parameters[place], rows)
+            found.append((m, store.put(keys[m], tensors, facts)))
     return found
 
 
@@ -196,26 +204,29 @@ def _note(entry: Entry, label: str, problems: list[str]) -> None:
         problems.append(f"{label}: {entry.facts.get('status')}")
 
 
-def levels(
-    series: Series, family: Mixed, parameters: Tensor, calibrated: Sequence[bool]
-) -> tuple[Array, Tensor | None]:
+def levels(series: Series, family: Mixed, fit: Trained, calibrated: Sequence[bool]) -> tuple[Array, Tensor | None]:
     """PITs of every scored row, (T, M), NaN elsewhere, and the calibration of every row, (M, T + 1, 6), or None.
 
-    A calibrated part's PITs are the calibrated ones: what a copula should see. Series by series, which keeps the tables
-    in the cache.
+    A calibrated part's PITs are the calibrated ones: what a copula should see. Those up to the anchor come with the
+    fit, and the days since then are few.
     """
-    rows = slice(0, len(series.x))
-    target, scored = series.target, series.scored
-    out = torch.full(series.x.shape, torch.nan, dtype=torch.float64)
+    days = len(series.x)
+    found = []
+    for m, layout in enumerate(family.families):
+        since = slice(len(fit.known[m]), days)
+        found.append(torch.cat([fit.known[m], _levels(series, m, layout, fit.parameters[m], since)]))
+    out = torch.stack(found, -1)
+    if not any(calibrated):
+        return out.numpy(), None
+    path = calibration.theta_path(out) * torch.tensor(calibrated, dtype=torch.float64)[:, None]
+    return calibration.level(out, path[:-1]).numpy(), path.transpose(0, 1).contiguous()
+
+
+def _levels(series: Series, m: int, layout: Layout, parameters: Tensor, rows: slice) -> Tensor:
+    """PITs of some rows of series m, NaN where it is not scored: one series at a time keeps the tables in the cache."""
     with torch.no_grad():
-        for m in range(len(parameters)):
-            state = series.state.models([m]).rows(rows)
-            u = Conditional(family.models([m]), parameters[m : m + 1], state).pit(target[m : m + 1])[0]
-            out[:, m] = torch.where(scored[m], u, torch.nan)
-        if not any(calibrated):
-            return out.numpy(), None
-        path = calibration.theta_path(out) * torch.tensor(calibrated, dtype=torch.float64)[:, None]
-        return calibration.level(out, path[:-1]).numpy(), path.transpose(0, 1).contiguous()
+        law = Conditional(layout, parameters[None, : layout.size], series.state.models([m]).rows(rows))
+        return torch.where(series.scored[m, rows], law.pit(series.target[m : m + 1, rows])[0], torch.nan)
 
 
 def train_dependence(
@@ -228,14 +239,15 @@ def train_dependence(
     *,
     fewest: int,
     data: tuple[Array, ...],
-) -> tuple[Dependence, bool]:
-    """The dependence of PITs u (T, K) as of its anchor, and whether it was fitted now."""
+) -> tuple[Dependence, Array, bool]:
+    """The dependence of PITs u (T, K) as of its anchor, its scores up to there, and whether it was fitted now."""
+    nothing = np.empty((0, u.shape[1]))
     if isinstance(spec, Independent):
-        return Dependence.none(), False
+        return Dependence.none(), nothing, False
     together = ((~np.isnan(u)).sum(axis=1) >= 2).cumsum().astype(np.float64)
     found = calendar.choose(together, fewest)
     if found is None or u.shape[1] < 2:
-        return Dependence.none(), False
+        return Dependence.none(), nothing, False
     row, date = found
     question = {"what": label, "spec": spec.model_dump_json(), "parts": list(keys), "version": VERSION}
     name = key(question, *(array[: row + 1] for array in data))
@@ -244,9 +256,13 @@ def train_dependence(
         fitted = spec.fit(u[: row + 1])
         facts = {"series": label, "trained_to": date, "ok": fitted.status.ok, "status": fitted.status.message}
         facts["freedom"] = None if np.isinf(fitted.freedom) else fitted.freedom
-        store.put(name, {} if fitted.dynamics is None else fitted.dynamics.tensors(), facts)
-        return fitted, True
+        tensors = {} if fitted.dynamics is None else fitted.dynamics.tensors()
+        known = scores(u[: row + 1], fitted.freedom)
+        store.put(name, tensors | {SCORES: torch.from_numpy(known)}, facts)
+        return fitted, known, True
     freedom = entry.facts["freedom"]
     status = Status(bool(entry.facts["ok"]), str(entry.facts["status"]))
-    dynamics = spec.dynamics(entry.tensors) if entry.tensors else None
-    return Dependence(dynamics, float("inf") if freedom is None else float(freedom), status), False
+    tensors = {what: tensor for what, tensor in entry.tensors.items() if what != SCORES}
+    dynamics = spec.dynamics(tensors) if tensors else None
+    found_again = Dependence(dynamics, float("inf") if freedom is None else float(freedom), status)
+    return found_again, entry.tensors[SCORES].numpy(), False
