@@ -17,8 +17,11 @@ from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError, SpecError
 from portfolio_ebm.market.base import MarketModel
 from portfolio_ebm.market.composed import split
+from portfolio_ebm.market.dependence import DCC, DependenceEnergy, MovingCopula
 from portfolio_ebm.market.factor_ebm import FactorEBM
 from portfolio_ebm.market.parts import Factor, Residual
+from portfolio_ebm.market.states import WARM_UP
+from portfolio_ebm.market.states import family as layout
 from portfolio_ebm.market.training import _last
 from portfolio_ebm.models.calibration import positive, theta_path
 from portfolio_ebm.models.compose import Independent, Product
@@ -172,6 +175,39 @@ def test_a_fit_that_did_not_converge_is_a_status(past: Past, tmp_path: Path, mon
     assert not market.status and "factor market: stopped after 2 steps" in str(market.status)
     again = SKEWED.fit(past)
     assert not again.status and not [name for name in again.refitted if name.startswith("factor m")]
+
+
+@pytest.mark.parametrize("spec", [MovingCopula(), DCC()], ids=lambda s: type(s).__name__)
+def test_a_dependence_that_did_not_converge_is_a_status(
+    spec: DependenceEnergy, past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained, and read back from the store."""
+    monkeypatch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path))
+    from portfolio_ebm.market.dependence import dcc, mixture
+
+    some, simplex = mixture.minimise, dcc.minimize
+    monkeypatch.setattr(mixture, "minimise", lambda f, x, **kw: some(f, x, **(kw | {"iterations": 1})))
+    few = {"options": {"maxfev": 3}}
+    monkeypatch.setattr(dcc, "minimize", lambda f, x, **kw: simplex(f, x, **(kw | few)))
+    model = SKEWED.replace(dependence=spec, residual="ewma")
+    for market in (model.fit(past), model.fit(past)):
+        assert not market.status and "factor dependence: " in str(market.status)
+        assert "did not converge" in str(market.status)
+        assert torch.isfinite(market.log_prob(rows(past)[-5:])).all()
+
+
+def test_fewer_days_than_parameters_are_said(past: Past) -> None:
+    """Below min_history a factor is refused by name; an energy of more parameters than days keeps near its prior."""
+    short = cut(past, 150)
+    with pytest.raises(DataError, match=r"Factor market has 150 observations .* 200 are needed; .* lower min_history"):
+        SKEWED.fit(short)
+    late = world(260, start="2015-06-01")
+    market = SKEWED.replace(factors=("market", "value"), residual="ewma").fit(late)
+    size, usable = layout("energy").size, int((late.dates < np.datetime64("2016-01-01")).sum()) - WARM_UP
+    assert usable < size and market.status.ok
+    assert f"factor market: {usable} usable rows, fewer than its {size} parameters: held near the prior" in str(
+        market.status
+    )
 
 
 def test_a_day_of_every_option_is_known_before_it(past: Past) -> None:

@@ -13,6 +13,7 @@ from test_market_plain import alone
 
 from portfolio_ebm.market.base import additive
 from portfolio_ebm.market.composed import FactorEBMMarket, split
+from portfolio_ebm.market.dependence import DCC, DependenceEnergy, GaussianCopula, StudentCopula
 from portfolio_ebm.market.factor_ebm import FactorEBM
 from portfolio_ebm.market.parts import Factor, Residual
 from portfolio_ebm.models.families import FAMILIES
@@ -20,7 +21,10 @@ from portfolio_ebm.types import generator
 
 DENSITIES = tuple(FAMILIES)
 DEPENDENCES = ("t", "none")
-CASES = list(product(DENSITIES, (False, True), DEPENDENCES))
+TIES = (DCC(), StudentCopula(), GaussianCopula())
+"""Every other dependence, with one kind of law: the laws do not know what ties them."""
+
+CASES = [*product(DENSITIES, (False, True), DEPENDENCES), *(("student", False, tie) for tie in TIES)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,7 +35,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> object:
         yield
 
 
-def spec(density: str, calibrated: bool, dependence: str, *names: str) -> FactorEBM:
+def spec(density: str, calibrated: bool, dependence: str | DependenceEnergy, *names: str) -> FactorEBM:
     return FactorEBM(
         factors=tuple(Factor(name, density=density, calibrated=calibrated) for name in names),  # type: ignore[arg-type]
         residual=Residual(density, calibrated=calibrated),  # type: ignore[arg-type]
@@ -55,7 +59,9 @@ def test_a_market_of_one_factor_integrates_to_one(density: str, calibrated: bool
 
 
 @pytest.mark.parametrize(("density", "calibrated", "dependence"), CASES)
-def test_a_market_of_two_factors_integrates_to_one(density: str, calibrated: bool, dependence: str) -> None:
+def test_a_market_of_two_factors_integrates_to_one(
+    density: str, calibrated: bool, dependence: str | DependenceEnergy
+) -> None:
     """With their copula, over the plane, and with a correlation to bend it."""
     market = spec(density, calibrated, dependence, "market", "value").fit(alone(world(), "market", "value"))
     x, weight = grid(0.003, 301, 7.5)
@@ -66,7 +72,7 @@ def test_a_market_of_two_factors_integrates_to_one(density: str, calibrated: boo
 
 
 @pytest.mark.parametrize(("density", "calibrated", "dependence"), CASES)
-def test_draws_keep_every_part_s_own_law(density: str, calibrated: bool, dependence: str) -> None:
+def test_draws_keep_every_part_s_own_law(density: str, calibrated: bool, dependence: str | DependenceEnergy) -> None:
     """Whatever ties the parts together: by Kolmogorov and Smirnov against each cdf; a shift is noticed."""
     market = spec(density, calibrated, dependence, "market", "value", "size").fit(world())
     assert isinstance(market, FactorEBMMarket)

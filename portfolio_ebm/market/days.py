@@ -23,7 +23,7 @@ from portfolio_ebm.market.composed import Block, FactorEBMMarket, log_probs, poo
 from portfolio_ebm.market.dependence import Dependence, scores
 from portfolio_ebm.market.stacked import StackedMarket
 from portfolio_ebm.market.states import Series
-from portfolio_ebm.market.training import YOUNG, Calendar
+from portfolio_ebm.market.training import FEW, YOUNG, Calendar
 from portfolio_ebm.models.conditional import Conditional
 from portfolio_ebm.models.families import Layout, Mixed
 from portfolio_ebm.models.quadrature import interval_rule
@@ -111,10 +111,11 @@ class FittedWindow:
 
     @property
     def status(self) -> Status:
-        """Ok unless a fit did not converge; a name too young for its own energy is an ordinary thing, and said."""
+        """Ok unless a fit did not converge; a name too young for its own energy, or with fewer days than that has
+        parameters, is an ordinary thing, and said."""
         problems = self.blocks[0].problems + self.blocks[1].problems
         trained_to = next((name for name in self.calendar.names if name), "no anchor yet")
-        bad = [text for text in problems if YOUNG not in text]
+        bad = [text for text in problems if YOUNG not in text and FEW not in text]
         shown = "; ".join([*bad, *(text for text in problems if text not in bad)][:6])
         said = f"{len(self.factors)} factor and {len(self.assets)} residual energies, trained to {trained_to}"
         return Status(not bad, said + (f"; {shown}" if shown else ""))

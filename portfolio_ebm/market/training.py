@@ -38,6 +38,9 @@ SCORES = "scores"
 YOUNG = "kept at the prior"
 """What is said of a series with too little history for an energy of its own."""
 
+FEW = "held near the prior"
+"""What is said of an energy that was trained on fewer days than it has parameters."""
+
 
 @dataclass(frozen=True)
 class Calendar:
@@ -137,12 +140,12 @@ def train(
         else:
             parameters[m], known[m] = entry.tensors["parameters"], entry.tensors["levels"]
             reused.append((label, float(entry.facts.get("seconds", 0.0))))
-            _note(entry, label, problems)
+            _note(entry, label, family.families[m], problems)
     for row, models in missing.items():
         learn = _last(scored[:, : row + 1], lookbacks)
         for m, entry in _train_batch(series, learn, labels, models, family, calendar, store, keys):
             parameters[m], known[m] = entry.tensors["parameters"], entry.tensors["levels"]
-            _note(entry, labels[m], problems)
+            _note(entry, labels[m], family.families[m], problems)
     anew = tuple(labels[m] for models in missing.values() for m in models)
     return Trained(family.join(parameters), tuple(keys), anew, tuple(reused), tuple(problems), tuple(known))
 
@@ -199,9 +202,11 @@ def _train_batch(
     return found
 
 
-def _note(entry: Entry, label: str, problems: list[str]) -> None:
+def _note(entry: Entry, label: str, layout: Layout, problems: list[str]) -> None:
     if not entry.facts.get("converged", True):
         problems.append(f"{label}: {entry.facts.get('status')}")
+    elif entry.facts["rows"] < layout.size:
+        problems.append(f"{label}: {entry.facts['rows']} usable rows, fewer than its {layout.size} parameters: {FEW}")
 
 
 def levels(series: Series, family: Mixed, fit: Trained, calibrated: Sequence[bool]) -> tuple[Array, Tensor | None]:
