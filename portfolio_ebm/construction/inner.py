@@ -15,15 +15,17 @@ Source: Hong, L. J. and Liu, G. (2009), Simulating sensitivities of conditional 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program
+from portfolio_ebm.constraints.mixed.program import FEASIBLE, Array, Ints, Mask, Point, Program
 from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
 from portfolio_ebm.construction.engines import Found, inside, interior, through_cvxpy
 from portfolio_ebm.construction.formula import Formula, Tail
+from portfolio_ebm.construction.tails import Pool, solvable
 from portfolio_ebm.errors import SolverError
 
 BAND = 0.08
@@ -57,15 +59,27 @@ class FormulaProgram(Program):
     def minimum(
         self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
     ) -> Point | None:
-        first = super().minimum(lower, upper, rows, row_lower, row_upper, start)
-        if first is None:
+        if (lower > upper + FEASIBLE).any():
             return None
         assert self.box is not None
         box = replace(
             self.box, lower=lower, upper=np.maximum(lower, upper), rows=rows, row_lower=row_lower, row_upper=row_upper,
             caps=(),
         )  # fmt: skip
-        return self._exact(box, first, start)
+        by_vertices = solvable(self.whole) and not self.kinked
+        found = self.pool.minimum(box, start) if by_vertices and start is not None else None
+        if found is not None:
+            return found
+        first = super().minimum(lower, upper, rows, row_lower, row_upper, start)
+        if first is None:
+            return None
+        found = self.pool.minimum(box, first.weights) if by_vertices else None
+        return found if found is not None else self._exact(box, first, start)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The scenarios that slices of a tail are solved on."""
+        return Pool(self.whole)
 
     def _exact(self, box: Box, first: Point, start: Array | None) -> Point:
         movable, near = box.upper > box.lower + 1e-14, first.weights

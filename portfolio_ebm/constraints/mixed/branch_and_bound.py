@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.node import Mixed, assign, propagate, relax
+from portfolio_ebm.constraints.mixed.node import Mixed, assign, inherits, propagate, relax
 from portfolio_ebm.constraints.mixed.program import Array, Mask, Point
 
 
@@ -28,7 +28,7 @@ class Proof:
         weights: the best portfolio known, (n,), or None where none was found.
         value: its energy, +inf without one.
         bound: no portfolio is below this.
-        nodes: how many relaxations were solved.
+        nodes: how many relaxations were solved; a part that the minimum of the whole obeys needs none.
         finished: whether the tree was closed: `bound` is then the optimum, to `tolerance` and the inner solver's gap.
     """
 
@@ -57,10 +57,12 @@ def branch_and_bound(
     heap: list[tuple[float, int, Mask, Point]] = []
     best, found = value, incumbent
 
-    def open_node(allowed: Mask, start: Array | None, above: float) -> None:
+    def open_node(allowed: Mask, parent: Point | None, above: float) -> None:
         nonlocal best, found, count, settled
-        count += 1
-        point = relax(mixed, allowed, start)
+        point = parent
+        if parent is None or not inherits(mixed, allowed, parent.weights):
+            count += 1
+            point = relax(mixed, allowed, *((incumbent,) if parent is None else (parent.weights, parent.cuts)))
         if point is None or max(point.bound, above) >= best - tolerance:
             return
         modes, missing = assign(mixed.choices, allowed, point.weights)
@@ -78,7 +80,7 @@ def branch_and_bound(
         else:
             settled = min(settled, max(point.bound, above))
 
-    open_node(root, incumbent, -np.inf)
+    open_node(root, None, -np.inf)
     while heap:
         bound, _, allowed, point = heapq.heappop(heap)
         if bound >= best - tolerance:
@@ -86,7 +88,7 @@ def branch_and_bound(
         if count >= most_nodes:
             return Proof(found, best, min(bound, settled), count, False)
         for child in _children(mixed, allowed, point):
-            open_node(child, point.weights, bound)
+            open_node(child, point, bound)
     return Proof(found, best, min(settled, best), count, True)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices, Limit
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program
+from portfolio_ebm.constraints.mixed.program import Array, Cut, Ints, Mask, Point, Program
 
 CUTS = 60
 
@@ -74,32 +74,44 @@ def hull(choices: Choices, allowed: Mask) -> tuple[Array, Array]:
     )
 
 
-def relax(mixed: Mixed, allowed: Mask, start: Array | None = None) -> Point | None:
+def relax(mixed: Mixed, allowed: Mask, start: Array | None = None, cuts: Sequence[Cut] = ()) -> Point | None:
     """The minimum over the node's relaxation, costs of decided modes included; None where it is empty.
 
     Args:
         start: (n,), a point whose cuts and names are tried first.
+        cuts: those of a node that this one is a part of.
     """
     c, p = mixed.choices, _with_tolls(mixed, allowed)
     lower, upper, rows, low, high = _box(mixed, allowed)
     x0 = None if start is None else c.weights(start)
-    for limit in c.limits:
-        for cut in _cuts(c, allowed, limit, x0, p.n):
-            rows, low, high = _with(rows, low, high, *cut)
+    sides = [Side.of(c, allowed, limit) for limit in c.limits]
+    taken = _taken([], [*(cut for side in sides for cut in _cuts(c, side, x0, p.n)), *cuts])
     near = start
     point: Point | None = None
     for _ in range(CUTS):
-        point = p.minimum(lower, upper, rows, low, high, near)
+        point = p.minimum(lower, upper, *_stacked(rows, low, high, taken), near)
         if point is None:
             return None
-        cuts = _violated(mixed, allowed, point.weights)
-        if not cuts:
+        broken = _violated(mixed, sides, point.weights)
+        if not broken:
             break
         near = point.weights
-        for cut in cuts:
-            rows, low, high = _with(rows, low, high, *cut)
+        taken = _taken(taken, broken)
     assert point is not None
-    return _plus(point, decided_cost(c, allowed))
+    tight = tuple(cut for cut in taken if not cut[1] + TOLERANCE < cut[0] @ point.weights < cut[2] - TOLERANCE)
+    return replace(_plus(point, decided_cost(c, allowed)), cuts=tight)
+
+
+def inherits(mixed: Mixed, allowed: Mask, w: Array) -> bool:
+    """Whether w (n,), the minimum of a node that this one is a part of, obeys this one's relaxation too: it is the
+    minimum here as well. Where modes cost something, what they cost differs, and the answer is no."""
+    c = mixed.choices
+    if c.priced:
+        return False
+    x, (low, high) = c.weights(w), hull(c, allowed)
+    if (x < low).any() or (x > high).any():
+        return False
+    return not _violated(mixed, [Side.of(c, allowed, limit) for limit in c.limits], w)
 
 
 def on_slice(mixed: Mixed, modes: Ints, start: Array | None = None) -> Point | None:
@@ -232,20 +244,37 @@ def _box(mixed: Mixed, allowed: Mask) -> tuple[Array, Array, Array, Array, Array
     return lower, np.where((upper < lower) & (upper > lower - TOLERANCE), lower, upper), rows, bottom, top
 
 
+def _stacked(rows: Array, low: Array, high: Array, cuts: Sequence[Cut]) -> tuple[Array, Array, Array]:
+    if not cuts:
+        return rows, low, high
+    more, below, above = zip(*cuts, strict=True)
+    return np.vstack([rows, *more]), np.append(low, below), np.append(high, above)
+
+
+def _taken(cuts: Sequence[Cut], more: Sequence[Cut]) -> list[Cut]:
+    """Both, of cuts with the same row the tighter one."""
+    found = {row.tobytes(): (row, below, above) for row, below, above in cuts}
+    for row, below, above in more:
+        key = row.tobytes()
+        _, least, most = found.get(key, (row, -np.inf, np.inf))
+        found[key] = (row, max(below, least), min(above, most))
+    return list(found.values())
+
+
 def _with(rows: Array, low: Array, high: Array, row: Array, below: float, above: float) -> tuple[Array, Array, Array]:
     return np.vstack([rows, row]), np.append(low, below), np.append(high, above)
 
 
-def _violated(mixed: Mixed, allowed: Mask, w: Array) -> list[tuple[Array, float, float]]:
+def _violated(mixed: Mixed, sides: Sequence[Side], w: Array) -> list[Cut]:
     """Cuts that the point breaks."""
     x, found = mixed.choices.weights(w), []
-    for limit in mixed.choices.limits:
-        cuts = _cuts(mixed.choices, allowed, limit, x, mixed.program.n)
+    for side in sides:
+        cuts = _cuts(mixed.choices, side, x, mixed.program.n)
         found += [cut for cut in cuts if not cut[1] - TOLERANCE <= cut[0] @ w <= cut[2] + TOLERANCE]
     return [*found, *_broken(mixed.caps, w)]
 
 
-def _broken(caps: Sequence[Cap], w: Array) -> list[tuple[Array, float, float]]:
+def _broken(caps: Sequence[Cap], w: Array) -> list[Cut]:
     """Cuts of the convex caps that the point breaks."""
     found = []
     for cap in caps:
@@ -255,9 +284,8 @@ def _broken(caps: Sequence[Cap], w: Array) -> list[tuple[Array, float, float]]:
     return found
 
 
-def _cuts(choices: Choices, allowed: Mask, limit: Limit, x: Array | None, n: int) -> list[tuple[Array, float, float]]:
+def _cuts(choices: Choices, side: Side, x: Array | None, n: int) -> list[Cut]:
     """The cuts of a limit with the pieces that are positive at x; without x, those that always are."""
-    side = Side.of(choices, allowed, limit)
     found = [_at_most(choices, side, x, n), _at_least(choices, side, x, n)]
     return [cut for cut in found if cut is not None]
 
@@ -286,7 +314,7 @@ class Side:
         )  # fmt: skip
 
 
-def _at_most(choices: Choices, s: Side, x: Array | None, n: int) -> tuple[Array, float, float] | None:
+def _at_most(choices: Choices, s: Side, x: Array | None, n: int) -> Cut | None:
     """sum of the counts (or masses) that each weight needs at least <= what is left."""
     limit, units = s.limit, s.limit.units
     if not np.isfinite(limit.most):
@@ -310,7 +338,7 @@ def _at_most(choices: Choices, s: Side, x: Array | None, n: int) -> tuple[Array,
     return (choices.spread(coefficient, n), -np.inf, float(rest)) if (coefficient != 0.0).any() else None
 
 
-def _at_least(choices: Choices, s: Side, x: Array | None, n: int) -> tuple[Array, float, float] | None:
+def _at_least(choices: Choices, s: Side, x: Array | None, n: int) -> Cut | None:
     """sum of the counts that each weight allows at most >= what is needed."""
     limit, units = s.limit, s.limit.units
     reach = s.open & (s.low > s.b)

@@ -27,6 +27,8 @@ from scipy.optimize import linprog
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Cut = tuple[Array, float, float]
+"""A row (n,), its least and its most."""
 
 FEASIBLE = 1e-10
 PRICE = 1e-10
@@ -122,12 +124,14 @@ class Point:
         value: the energy there.
         prices: Q w + c - A'v, what each name would change the energy by, (n,).
         bound: no point of the slice is below this.
+        cuts: rows beside the program's own that hold with equality, which every part of the slice has too.
     """
 
     weights: Array
     value: float
     prices: Array
     bound: float
+    cuts: tuple[Cut, ...] = ()
 
 
 @dataclass(frozen=True)

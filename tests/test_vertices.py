@@ -1,0 +1,128 @@
+"""Vertices of sums of hinges against a linear program, from starts near and far, with ties; a pool's bound is true."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+
+from portfolio_ebm.construction.duality import Box
+from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.tails import Pool, solvable, worst_mean
+from portfolio_ebm.context import Context
+from portfolio_ebm.energies.returns import Return
+from portfolio_ebm.energies.risk import CVaR, Variance
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.linear import Structured
+from portfolio_ebm.market.base import Outlook
+
+Array = NDArray[np.float64]
+CASES = ("plain", "rows", "floors", "short", "twins", "few", "ties")
+
+
+def pool(returns: Array, energy: Energy) -> Pool:
+    n = returns.shape[1]
+    market = Outlook(
+        mean=torch.tensor(returns.mean(0)), scenarios=torch.tensor(returns), marginals=None, horizon=1.0,
+        covariance=Structured(torch.eye(n).double(), torch.eye(n).double(), torch.zeros(n).double()),
+    )  # fmt: skip
+    ctx = Context(
+        assets=tuple(map(str, range(n))), market=market, held=None, tradeable=torch.ones(n, dtype=torch.bool), groups={}
+    )
+    return Pool(take_apart(energy, ctx))
+
+
+def problem(case: str, seed: int) -> tuple[Array, Box, Array]:
+    """Returns (S, n), rules, and a start."""
+    rng = np.random.default_rng(seed)
+    n, size = 12, 40 if case == "few" else 300
+    returns = 0.01 * (rng.standard_t(4, size=(size, n)) + rng.standard_t(4, size=(size, 1))) + 0.001 * rng.normal(
+        size=n
+    )
+    if case == "twins":
+        returns[:, n // 2 :] = returns[:, : n // 2]
+    if case == "ties":
+        returns = np.repeat(returns[:60], 5, axis=0).round(2)
+    rows, low, high = [np.ones(n)], [1.0], [1.0]
+    if case in ("rows", "twins"):
+        rows += [rng.uniform(size=n), np.arange(n) < 4.0, np.arange(n) < 4.0]
+        low += [-np.inf, 0.1, -np.inf]
+        high += [0.5, 0.3, 0.3]
+    lower, upper = np.zeros(n), np.full(n, 0.3)
+    if case == "short":
+        lower = np.full(n, -0.1)
+    if case == "floors":
+        lower, upper = np.where(rng.uniform(size=n) < 0.5, 0.02, 0.0), np.full(n, 0.15)
+        upper[0] = lower[0]
+    box = Box(lower, upper, np.array(rows), np.array(low), np.array(high), np.zeros(n), None)
+    return returns, box, np.clip(rng.dirichlet(np.ones(n)), lower, upper)
+
+
+def by_program(p: Pool, box: Box) -> float:
+    """The same minimum by a linear program in (w, t, u)."""
+    tail = p.tail
+    size = len(tail.losses)
+    cost = np.r_[p.formula.linear, tail.coefficient, np.full(size, tail.coefficient / tail.count)]
+    hinges = np.hstack([tail.losses, -np.ones((size, 1)), -np.eye(size)])
+    wide = np.hstack([box.rows, np.zeros((len(box.rows), 1 + size))])
+    above, below = np.isfinite(box.row_upper), np.isfinite(box.row_lower)
+    found = linprog(
+        cost, A_ub=np.vstack([hinges, wide[above], -wide[below]]),
+        b_ub=np.r_[np.zeros(size), box.row_upper[above], -box.row_lower[below]],
+        bounds=[*zip(box.lower, box.upper, strict=True), (None, None), *[(0, None)] * size],
+    )  # fmt: skip
+    assert found.status == 0
+    return float(found.fun)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("case", CASES)
+def test_the_minimum_is_that_of_a_linear_program(case: str, seed: int) -> None:
+    returns, box, start = problem(case, seed)
+    p = pool(returns, 0.7 * CVaR(0.9) + 0.2 * Return())
+    truth = by_program(p, box)
+    found = p.minimum(box, start)
+    assert found is not None
+    assert found.value == pytest.approx(truth, abs=1e-9)
+    assert truth - 1e-10 <= found.bound + 1e-9 and found.bound <= truth + 1e-10
+    assert (found.weights >= box.lower).all() and (found.weights <= box.upper).all()
+    at = box.rows @ found.weights
+    assert (at >= box.row_lower - 1e-10).all() and (at <= box.row_upper + 1e-10).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_from_the_minimum_of_a_neighbour(case: str) -> None:
+    returns, box, start = problem(case, 9)
+    p = pool(returns, CVaR(0.9))
+    first = p.minimum(box, start)
+    assert first is not None
+    out, into = int(first.weights.argmax()), int(first.weights.argmin())
+    lower, upper = box.lower.copy(), box.upper.copy()
+    upper[out] = lower[out]
+    lower[into] = min(lower[into] + 0.05, upper[into])
+    moved = replace(box, lower=lower, upper=upper)
+    found = p.minimum(moved, first.weights)
+    assert found is not None and found.value == pytest.approx(by_program(p, moved), abs=1e-9)
+
+
+def test_an_empty_slice_has_no_vertex() -> None:
+    returns, box, start = problem("plain", 0)
+    assert pool(returns, CVaR(0.9)).minimum(replace(box, upper=np.full(12, 0.05)), start) is None
+
+
+def test_what_is_solved_here() -> None:
+    returns, _, _ = problem("plain", 0)
+    assert solvable(pool(returns, CVaR() + Return()).formula)
+    assert not solvable(pool(returns, CVaR() + CVaR(0.9)).formula)
+    assert not solvable(pool(returns, CVaR() + Variance()).formula)
+
+
+def test_the_mean_of_the_worst_by_hand() -> None:
+    loss = np.array([1.0, 5.0, 3.0, 4.0, 2.0])
+    assert worst_mean(loss, 2.0) == 4.5
+    assert worst_mean(loss, 2.5) == pytest.approx((5 + 4 + 1.5) / 2.5)
+    assert worst_mean(loss, 5.0) == 3.0
