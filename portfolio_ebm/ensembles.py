@@ -15,11 +15,17 @@ import torch
 from pydantic import Field
 
 from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certificate import FEASIBLE
-from portfolio_ebm.construction.convex import minimum_under
+from portfolio_ebm.construction.convex import Minimum, minimum_under
 from portfolio_ebm.construction.excess import Unit, allowed_excess
+from portfolio_ebm.construction.formula import refuse_non_convex
 from portfolio_ebm.construction.mixing import Draws, draw
+from portfolio_ebm.construction.mixing_patterns import draw_patterns
 from portfolio_ebm.construction.near_optimal import Law, law_of
+from portfolio_ebm.construction.near_patterns import PatternLaw, law_with_choices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import SolverError, SpecError
@@ -70,9 +76,14 @@ class Distribution:
         diversity: mean of 1/2 sum |w - w'| over pairs of draws: the share of the portfolio that differs.
         dust: mean share of the portfolio in names below 0.1 %.
         left_out: names that stand where the optimum has them.
+        choices: the sets of held names met most often, at most 20: names, share of the draws, its standard error, the
+            least energy met above the optimum's.
         patterns: how many sets of held names occur; coverage: the chance that a new draw has one of them
             (Good and Turing).
-        r_hat: the largest of all weights and the energy; ess: the least of all weights that move.
+        r_hat: the largest of all weights and the energy; ess: the least of all weights that move. With a choice of
+            names both are of the energy, and of the names and patterns in 1 % of the draws or more.
+        apart: with a choice of names, the largest difference of any share or mean between chains that started at the
+            best portfolio and at random ones, in standard errors; 0 without.
         status: which kernel, the measure, how it ended.
 
     Example:
@@ -88,10 +99,12 @@ class Distribution:
     diversity: float
     dust: float
     left_out: tuple[str, ...]
+    choices: pd.DataFrame
     patterns: int
     coverage: float
     r_hat: float
     ess: float
+    apart: float
     status: Status
 
     def __str__(self) -> str:
@@ -105,32 +118,64 @@ def ensemble(
     """The distribution of portfolios that are nearly optimal, by exact kernels, or an error where they did not mix.
 
     The measure is Lebesgue's on the portfolios that obey the rules, within the names that are not `left_out`. The law
-    of a convex formula is log-concave: it has one mode, and that is the optimum.
+    of a convex formula under convex rules is log-concave: it has one mode, and that is the optimum.
+
+    Where the names held are a choice, each choice counts the same before E has its say. With exactly K names it is
+    Lebesgue measure on each choice's slice. With other numbers of names slices have different dimensions, and no
+    volume compares them; there the law on each choice's simplex {w >= min_weight, sum w = 1} is uniform with mass
+    one, and the further rules cut. Chains start at the best portfolio and at random ones and exchange places with
+    hotter ones; `choices`, `coverage` and `apart` say what they found.
+
+    5/10/40, 25/50 and 75-5-10 leave one dimension and Lebesgue measure; chains jump over the thresholds.
 
     Args:
-        energy, constraint: a convex formula and convex rules.
+        energy, constraint: a convex formula; convex rules, Cardinality, MinPosition (with a Budget, LongOnly, and no
+            other equation), and limits on heavy issuers.
         law: how near to the optimum.
         inputs: mean, covariance, scenarios, assets, held, groups and what else `optimize` takes.
 
     Raises:
-        SpecError: a term or a rule is not convex. DataError, ShapeError: as `optimize`.
+        SpecError: a term is not convex; a rule for which there is no exact kernel, with what to do.
+        DataError, ShapeError: as `optimize`.
         InfeasibleError: no portfolio obeys the rules.
         SolverError: the chains did not mix, and R-hat says so; nothing is reported.
 
-    Source: for the law and its temperature, construction/near_optimal.py; for the kernels, samplers/pair_gibbs.py.
+    Source: for the law and its temperature, construction/near_optimal.py and near_patterns.py; for the kernels,
+    samplers/pair_gibbs.py and pattern_gibbs.py.
     """
     law = law or Ensemble()
     ctx, names, _ = given_context(energy, constraint, **inputs)
-    region, best = minimum_under(energy, constraint, ctx)
-    if not best.status.ok:
-        raise SolverError(f"The optimum is not proven, so that no tolerance around it means anything. {best.status}")
+    rng, least = generator(seed, "ensemble", ctx.tradeable.device), NEAR if law.support == "near" else 0.0
+    region, best = _best(energy, constraint, ctx, rng)
     excess = allowed_excess(law.tolerance, law.unit, energy, best.weights, ctx)
-    prepared = law_of(energy, region, ctx, best, excess, NEAR if law.support == "near" else 0.0)
-    found = draw(prepared, law.chains, generator(seed, "ensemble", ctx.tradeable.device), moves=law.moves)
+    of = law_with_choices if region.discrete else law_of
+    prepared = of(energy, region, ctx, best, excess, least)
+    if isinstance(prepared, PatternLaw):
+        found = draw_patterns(prepared, law.chains, rng, moves=law.moves)
+    else:
+        found = draw(prepared, law.chains, rng, moves=law.moves)
     return _told(prepared, found, constraint, ctx, names or tuple(str(i) for i in range(ctx.n_assets)))
 
 
-def _told(law: Law, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]) -> Distribution:
+def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> tuple[Region, Minimum]:
+    """The rules as one region, and the optimum; where names are a choice, the best portfolio found."""
+    if constraint.convex:
+        region, best = minimum_under(energy, constraint, ctx)
+        if not best.status.ok:
+            raise SolverError(f"No optimum is proven, so that a tolerance around it means nothing. {best.status}")
+        return region, best
+    refuse_non_convex(energy)
+    if len(constraint.cases()) > 1:
+        raise SpecError("Either leaves sets that may overlap; ask for the distribution of each case by itself.")
+    found = AnnealedLangevin().build(energy, constraint, ctx, rng)
+    gap = "with no bound" if found.bound is None else f"proven within {max(found.energy - found.bound, 0.0):.1e}"
+    told = Status(True, gap)
+    return region_of(constraint, ctx), Minimum(found.weights, found.energy, found.bound, None, told)
+
+
+def _told(
+    law: Law | PatternLaw, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]
+) -> Distribution:
     w = torch.stack([law.whole(x.T) for x in found.x]).flatten(0, 1)
     for rule in constraint.rules():
         if not float(rule.residual(w, ctx).max()) <= FEASIBLE:
@@ -146,24 +191,50 @@ def _told(law: Law, found: Draws, constraint: Constraint, ctx: Context, names: t
         },
         index=pd.Index(names, name="asset"),
     )  # fmt: skip
-    patterns, times = np.unique(np.packbits(held.numpy(), axis=1), axis=0, return_counts=True)
-    least = float(found.sizes.min())
+    excess = found.energy.flatten() - law.best.value
+    choices, times = _choices(held, excess, found.energy.shape[1], names)
     out = tuple(name for i, name in enumerate(names) if bool(ess[i].isnan()))
     status = Status(
         True,
-        f"{len(w)} portfolios from exp(-E/T) by {found.kernel}, with respect to Lebesgue measure on the rules within "
-        f"{len(names) - len(out)} of {len(names)} names: R-hat {found.r_hat:.3f}, worth {least:.0f} independent draws.",
+        f"{len(w)} portfolios from exp(-E/T) by {found.kernel}, with respect to {law.measure}, within "
+        f"{len(names) - len(out)} of {len(names)} names: R-hat {found.r_hat:.3f}, worth {found.least:.0f} independent "
+        f"draws.{_beside(law, found, excess)}",
     )
     return Distribution(
         weights=weights, groups=_groups(w, law, ctx), draws=pd.DataFrame(w.numpy(), columns=list(names)),
-        excess=(found.energy.flatten() - law.best.value).numpy(), tolerated=law.excess,
+        excess=excess.numpy(), tolerated=law.excess,
         temperature=found.temperature, diversity=0.5 * float((w - w.roll(len(w) // 2 + 1, 0)).abs().sum(-1).mean()),
-        dust=float(torch.where(held, 0.0, w.abs()).sum(-1).mean()), left_out=out, patterns=len(patterns),
-        coverage=1.0 - float((times == 1).sum()) / len(w), r_hat=found.r_hat, ess=least, status=status,
+        dust=float(torch.where(held, 0.0, w.abs()).sum(-1).mean()), left_out=out, choices=choices,
+        patterns=len(times), coverage=1.0 - float((times == 1).sum()) / len(w), r_hat=found.r_hat, ess=found.least,
+        apart=found.apart, status=status,
     )  # fmt: skip
 
 
-def _groups(w: torch.Tensor, law: Law, ctx: Context) -> pd.DataFrame:
+def _beside(law: Law | PatternLaw, found: Draws, excess: torch.Tensor) -> str:
+    """What a reader has to know where names are a choice."""
+    if isinstance(law, Law):
+        return " The rules are not convex: other modes may have been missed." if law.heavy else ""
+    better = float(excess.min()) < -1e-9 * abs(law.best.value)
+    return (
+        f" Chains from the best portfolio ({law.best.status}) and from random ones differ by {found.apart:.1f} "
+        f"standard errors at most.{' A draw is better than the portfolio taken for the best.' if better else ''}"
+    )
+
+
+def _choices(
+    held: torch.Tensor, excess: torch.Tensor, chains: int, names: tuple[str, ...]
+) -> tuple[pd.DataFrame, torch.Tensor]:
+    """The most frequent sets of held names, held (draws, n), and how often each of all sets occurs."""
+    found, code, times = held.unique(dim=0, return_inverse=True, return_counts=True)
+    rows, share = [], times.to(excess.dtype) / len(held)
+    for k in times.sort(descending=True, stable=True).indices[:20].tolist():
+        each = (code == k).to(excess.dtype).reshape(-1, chains).mean(0)
+        who = ", ".join(name for name, here in zip(names, found[k].tolist(), strict=True) if here)
+        rows.append((who, float(share[k]), float(each.std()) / chains**0.5, float(excess[code == k].min())))
+    return pd.DataFrame(rows, columns=["names", "share", "error", "excess"]), times
+
+
+def _groups(w: torch.Tensor, law: Law | PatternLaw, ctx: Context) -> pd.DataFrame:
     rows, index = [], []
     for grouping, labels in ctx.groups.items():
         for label in dict.fromkeys(labels):

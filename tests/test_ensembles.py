@@ -90,11 +90,6 @@ def test_what_did_not_mix_is_not_reported() -> None:
         pe.ensemble(pe.Variance(), rules, covariance=cov, law=pe.Ensemble(0.5, chains=64, moves=1))
 
 
-def test_choices_of_names_are_refused() -> None:
-    with pytest.raises(SpecError, match="Cardinality"):
-        pe.ensemble(pe.Variance(), RULES & pe.Cardinality(at_most=2), scenarios=world(), groups=GROUPS)
-
-
 def test_resampling_the_market_is_something_else() -> None:
     ranges = pe.resampled_ranges(pe.Variance(), RULES, scenarios=world(), draws=40, block=5, groups=GROUPS)
     best = pe.optimize(pe.Variance(), RULES, scenarios=world(), groups=GROUPS, constructor=pe.Convex()).weights

@@ -12,9 +12,10 @@ from scipy import stats
 from torch import Tensor
 
 from portfolio_ebm.samplers.chords import fresh_on_chord, log_mass
+from portfolio_ebm.samplers.heavy import Heavy
 from portfolio_ebm.samplers.pair_gibbs import Target
 from portfolio_ebm.samplers.pattern_gibbs import PatternGibbs
-from portfolio_ebm.samplers.pattern_set import HELD, Heavy, PatternSet, simplex_sizes
+from portfolio_ebm.samplers.pattern_set import HELD, PatternSet, simplex_sizes
 from portfolio_ebm.samplers.polyhedron import Ball
 
 F64 = torch.float64
@@ -141,7 +142,7 @@ def test_every_chain_has_its_own_temperature() -> None:
 
 def test_heavy_units_stay_within_their_limit_and_the_law_within_it() -> None:
     p, target = names_of(6, 4, 4, 0.05), quadratic(6, seed=2)
-    heavy = Heavy(torch.tensor([0, 0, 1, 2, 3, 3]), torch.full((4,), 0.3, dtype=F64), 0.45)
+    heavy = Heavy(torch.tensor([0, 0, 1, 2, 3, 3]), torch.full((4,), 0.3, dtype=F64), 0.45, torch.zeros(4, dtype=F64))
     p = replace(p, heavy=(heavy,))
     truth = enumerated(p, target, 0.3, 0.05)
     x = truth[:, :1].expand(-1, 6000).contiguous()

@@ -14,6 +14,7 @@ from torch import Tensor
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.chords import draw_on_chord
 from portfolio_ebm.samplers.diagnostics import effective_size
+from portfolio_ebm.samplers.heavy import Heavy
 from portfolio_ebm.samplers.hit_and_run import HitAndRun, open_basis
 from portfolio_ebm.samplers.pair_gibbs import PairGibbs, Target, classes, spans
 from portfolio_ebm.samplers.polyhedron import Ball, Polyhedron, with_slack
@@ -267,3 +268,20 @@ def test_independent_kernels_agree_within_their_errors(n: int, name: str) -> Non
             means.append((statistic.mean((0, 1)), statistic.var((0, 1)) / size))
     for (a, va), (b, vb) in zip(means[:2], means[2:], strict=True):
         assert float(((a - b).abs() / (va + vb).sqrt()).max()) < 4.5
+
+
+def test_limits_on_heavy_units_cut_the_law_and_leave_the_rest() -> None:
+    n, target = 6, quadratic(6)
+    limit = Heavy(torch.tensor([0, 0, 1, 2, 3, 4]), torch.full((4,), 0.2, dtype=F64), 0.5, torch.zeros(4, dtype=F64))
+    draws = accepted(simplex(n), target, 0.3, 40_000)
+    truth = draws[:, limit.holds(draws)]
+    assert 0.2 < truth.shape[1] / draws.shape[1] < 0.9
+    x = truth[:, :1].expand(-1, 4000).contiguous()
+    found = PairGibbs(target, simplex(n), torch.ones(n), (limit,)).run(x, 0.3, 600, rng(4))
+    assert bool(limit.holds(found).all()) and float(simplex(n).violation(found).max()) < 1e-12
+    for k in range(n):
+        assert stats.ks_2samp(found[k], truth[k]).pvalue > 1e-3 / n
+    for unit in range(4):
+        heavy = [(limit.sums(x)[unit] > 0.2).to(F64) for x in (found, truth)]
+        error = (0.25 / 4000 + 0.25 / truth.shape[1]) ** 0.5
+        assert abs(float(heavy[0].mean() - heavy[1].mean())) < 4.5 * error

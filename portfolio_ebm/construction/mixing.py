@@ -39,9 +39,11 @@ class Draws:
         x: (draws, chains, d), in the law's coordinates.
         energy: (draws, chains), E of the whole portfolios.
         temperature: T.
-        r_hat: the largest over weights and energy; `sizes` (d,) the effective sample size of each coordinate's mean.
+        r_hat: the largest over weights and energy; `sizes` (d,) the effective sample size of each coordinate's mean,
+            `least` that of the quantity which it is least of, of all that had to mix.
         acceptance: of Metropolis steps, or 1 where every move is exact.
         kernel: its name, for the status.
+        apart: the largest difference between chains from different starts, in standard errors; 0 where not compared.
     """
 
     x: Tensor
@@ -49,8 +51,10 @@ class Draws:
     temperature: float
     r_hat: float
     sizes: Tensor
+    least: float
     acceptance: float
     kernel: str
+    apart: float = 0.0
 
 
 @dataclass
@@ -67,7 +71,7 @@ class _Chains:
     def run(self, temperature: float, moves: int, rng: torch.Generator, part: slice = slice(None)) -> None:
         law = self.law
         kernel: PairGibbs | HitAndRun = (
-            PairGibbs(law.target, law.polyhedron, self.activity)
+            PairGibbs(law.target, law.polyhedron, self.activity, law.heavy)
             if law.pairs
             else HitAndRun(law.target, law.polyhedron, self.basis)
         )
@@ -141,8 +145,9 @@ def draw(law: Law, chains: int, rng: torch.Generator, *, limit: float = R_HAT, m
                 f"The chains did not mix: R-hat is {worst:.3f} after {spent:,} moves of each, above {limit:g}, so that "
                 "nothing is said of the distribution; raise the tolerance or the budget of moves, or loosen what binds."
             )
+    sizes = effective_size(x)
     return Draws(
-        x=x, energy=energy, temperature=temperature, r_hat=worst, sizes=effective_size(x),
+        x=x, energy=energy, temperature=temperature, r_hat=worst, sizes=sizes, least=float(sizes.min()),
         acceptance=run.accepted / run.steps if run.steps else 1.0, kernel=_name(law),
     )  # fmt: skip
 

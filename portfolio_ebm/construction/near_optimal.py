@@ -31,6 +31,7 @@ from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Bound, Energy
 from portfolio_ebm.errors import SpecError
+from portfolio_ebm.samplers.heavy import Heavy
 from portfolio_ebm.samplers.pair_gibbs import Target, spans
 from portfolio_ebm.samplers.polyhedron import Ball, Polyhedron, with_slack
 
@@ -51,6 +52,7 @@ class Law:
         excess: the tolerated energy above the optimum.
         k: what the excess is divided by for the first guess of T.
         pairs: whether moves between two names reach all of the set.
+        heavy: limits on what heavy issuers weigh together, which cut the convex set.
     """
 
     kept: Tensor
@@ -63,6 +65,12 @@ class Law:
     excess: float
     k: float
     pairs: bool
+    heavy: tuple[Heavy, ...] = ()
+
+    @property
+    def measure(self) -> str:
+        """The measure in words."""
+        return "Lebesgue measure on the rules"
 
     def whole(self, x: Tensor) -> Tensor:
         """Portfolios (chains, n) of coordinates (d, chains)."""
@@ -79,22 +87,26 @@ class Law:
         return x.unsqueeze(-1).repeat(1, chains)
 
 
-def law_of(energy: Energy, region: Region, ctx: Context, best: Minimum, excess: float, least: float) -> Law:
-    """The law around `best` for an excess; names that cannot reach `least` are left out, none where it is 0.
+def law_of(
+    energy: Energy, region: Region, ctx: Context, best: Minimum, excess: float, least: float, *,
+    room: float | None = None,
+) -> Law:  # fmt: skip
+    """The law around `best` for an excess; names that cannot reach `least` are left out, none where it is 0. `room` is
+    the energy above what the multipliers in `best` are of, where that is not the excess.
 
     Raises:
         SpecError: no name is free to move.
     """
     region = region.folded()
     box, w = Box.of(region), best.weights
-    reach = _reach(best, box, excess)
+    reach = reach_of(best, box, excess if room is None else room)
     moving = torch.as_tensor(box.upper - box.lower > TOUCH)
     kept = (moving & ((w > box_tensor(box.lower, w) + TOUCH) | (reach >= least))).nonzero().squeeze(-1)
     if len(kept) < 2:
         raise SpecError(f"Within the tolerance no name is free to move{ctx.at}; raise it, or take support='all'.")
     base = w.clone()
-    polyhedron, added = with_slack(_polyhedron(region, box, kept, base))
-    target, other = _target(energy, region, ctx, best, kept)
+    polyhedron, added = with_slack(polyhedron_of(region, box, kept, base))
+    target, other = target_of(energy, region, ctx, best, kept)
     if added:
         zero = torch.zeros(1, dtype=w.dtype)
         target = Target(
@@ -105,7 +117,7 @@ def law_of(energy: Energy, region: Region, ctx: Context, best: Minimum, excess: 
     value = energy.bind(ctx)
     return Law(
         kept=kept, base=base, best=best, target=target, polyhedron=polyhedron,
-        energy=_inside(value, region) if other or region.curved else None, value=value, excess=excess,
+        energy=inside_of(value, region) if other or region.curved else None, value=value, excess=excess,
         k=_order(target, polyhedron, w[kept]), pairs=spans(polyhedron),
     )  # fmt: skip
 
@@ -115,7 +127,7 @@ def box_tensor(a: np.ndarray, like: Tensor) -> Tensor:
     return torch.as_tensor(a, dtype=like.dtype)
 
 
-def _reach(best: Minimum, box: Box, excess: float) -> Tensor:
+def reach_of(best: Minimum, box: Box, excess: float) -> Tensor:
     """By name, the weight to which the excess can bring it from its lower bound, to first order."""
     if best.duals is None:
         return torch.full_like(best.weights, torch.inf)
@@ -123,7 +135,7 @@ def _reach(best: Minimum, box: Box, excess: float) -> Tensor:
     return excess / cost.clamp_min(1e-300)
 
 
-def _polyhedron(region: Region, box: Box, kept: Tensor, base: Tensor) -> Polyhedron:
+def polyhedron_of(region: Region, box: Box, kept: Tensor, base: Tensor) -> Polyhedron:
     out = torch.ones(region.n, dtype=torch.bool)
     out[kept] = False
     rows = box_tensor(box.rows, base)
@@ -145,7 +157,7 @@ def _polyhedron(region: Region, box: Box, kept: Tensor, base: Tensor) -> Polyhed
     )  # fmt: skip
 
 
-def _target(energy: Energy, region: Region, ctx: Context, best: Minimum, kept: Tensor) -> tuple[Target, bool]:
+def target_of(energy: Energy, region: Region, ctx: Context, best: Minimum, kept: Tensor) -> tuple[Target, bool]:
     """The quadratic with kinks on the kept names, and whether there is more to the energy."""
     formula, w = take_apart(energy, ctx), best.weights
     other = bool(formula.tails or formula.smooth or formula.other)
@@ -173,7 +185,7 @@ def _target(energy: Energy, region: Region, ctx: Context, best: Minimum, kept: T
     return Target(0.5 * (inner + inner.T), (linear + matrix @ fixed)[kept], rate, centre), other
 
 
-def _inside(value: Bound, region: Region) -> Bound:
+def inside_of(value: Bound, region: Region) -> Bound:
     """E, infinite beyond the curved caps."""
     caps = region.curved
 

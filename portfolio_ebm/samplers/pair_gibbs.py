@@ -18,6 +18,7 @@ Sources: Geman and Geman (1984), IEEE PAMI 6; Neal, R. (2003), Slice sampling, A
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.chords import draw_on_chord
+from portfolio_ebm.samplers.heavy import Heavy
 from portfolio_ebm.samplers.polyhedron import Polyhedron
 
 BLOCK = 32
@@ -52,7 +54,8 @@ class Target:
 
 @dataclass(frozen=True)
 class PairGibbs:
-    """The kernel for one energy, one polyhedron and one choice of `activity` (n,).
+    """The kernel for one energy, one polyhedron and one choice of `activity` (n,); moves past a limit on heavy units
+    are not taken.
 
     Raises:
         SpecError: the polyhedron does not fix the sum (see `with_slack`), or its equations are not met by moves
@@ -66,6 +69,7 @@ class PairGibbs:
     target: Target
     polyhedron: Polyhedron
     activity: Tensor
+    heavy: tuple[Heavy, ...] = ()
     block: int = field(default=BLOCK)
 
     def __post_init__(self) -> None:
@@ -120,6 +124,7 @@ class PairGibbs:
             kinks = -temperature * torch.log1p(-draws)
         at = self.polyhedron.rows @ x
         balls = [ball.value(x) for ball in self.polyhedron.balls]
+        heavy = [_Running(limit, x) for limit in self.heavy]
         moved = torch.empty(chains, len(pairs), dtype=x.dtype, device=x.device)
         for k, (i, j) in enumerate(pairs):
             slope = torch.addmv(slopes[k], moved[:, :k], mixed[k, :k]) if k else slopes[k]
@@ -127,6 +132,10 @@ class PairGibbs:
             if kinks is not None:
                 low, high = self._sliced(x, i, j, low, high, kinks[:, k])
             t = draw_on_chord(slope, curvatures[k], temperature, low, high, noise[0, k], noise[1, k])
+            for one in heavy:
+                t = torch.where(one.after(i, j, t) <= one.limit.most, t, 0.0)
+            for one in heavy:
+                one.move(i, j, t)
             moved[:, k] = t
             self._move(x, i, j, t, at, balls)
 
@@ -203,6 +212,34 @@ class PairGibbs:
     @cached_property
     def _classes(self) -> Tensor:
         return classes(self.polyhedron)
+
+
+class _Running:
+    """The units' weights under a limit on heavy ones, (U + 1, chains), and what the heavy ones weigh, kept up to
+    date."""
+
+    def __init__(self, limit: Heavy, x: Tensor) -> None:
+        sums = limit.sums(x)
+        self.limit, self.mass = limit, limit.weight(sums)
+        self.sums = torch.cat([sums, torch.zeros_like(sums[:1])])
+        self.unit, self.over = limit.unit.tolist(), [*limit.over.tolist(), math.inf]
+
+    def after(self, i: int, j: int, t: Tensor) -> Tensor:
+        """What the heavy units weigh once t moved from j to i, (chains,)."""
+        u, v = self.unit[i], self.unit[j]
+        if u == v:
+            return self.mass
+        found = self.mass
+        for one, step in ((u, t), (v, -t)):
+            was, now = self.sums[one], self.sums[one] + step
+            found = found + now * (now > self.over[one]) - was * (was > self.over[one])
+        return found
+
+    def move(self, i: int, j: int, t: Tensor) -> None:
+        """Take the move."""
+        self.mass = self.after(i, j, t)
+        self.sums[self.unit[i]] += t
+        self.sums[self.unit[j]] -= t
 
 
 def _side(gap: Tensor, up: float, down: float) -> Tensor:

@@ -20,34 +20,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from portfolio_ebm.samplers.heavy import Heavy
 from portfolio_ebm.samplers.polyhedron import Ball
 
 HELD = 1e-9
 """A weight of at most this is not held."""
-
-
-@dataclass(frozen=True)
-class Heavy:
-    """The units above their threshold weigh at most `most` together.
-
-    Attributes:
-        unit: (n,), of every coordinate the number of its unit, or U where it has none.
-        over: (U,), the thresholds.
-    """
-
-    unit: Tensor
-    over: Tensor
-    most: float
-
-    def sums(self, x: Tensor) -> Tensor:
-        """The units' weights, (U + 1, chains), of x (n, chains)."""
-        return x.new_zeros(len(self.over) + 1, x.shape[1]).index_add(0, self.unit, x)
-
-    def holds(self, x: Tensor) -> Tensor:
-        """Whether the limit holds at x (n, chains), (chains,)."""
-        sums = self.sums(x)[:-1]
-        found: Tensor = (sums * (sums > self.over.unsqueeze(-1))).sum(0) <= self.most
-        return found
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,37 @@ Source: Liu, J. S. (2001), Monte Carlo Strategies in Scientific Computing, secti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import SolverError
-from portfolio_ebm.samplers.hit_and_run import HitAndRun
-from portfolio_ebm.samplers.pair_gibbs import PairGibbs
+from portfolio_ebm.samplers.pair_gibbs import Target
+
+
+class Moves(Protocol):
+    """A kernel for q = `target`, at one temperature or at one for each chain."""
+
+    @property
+    def target(self) -> Target: ...
+
+    def there_and_back(self, x: Tensor, temperature: Any, steps: int, rng: torch.Generator) -> Tensor:
+        """x (n, chains) after `steps` moves and the same in reverse order: a reversible step."""
 
 
 @dataclass(frozen=True)
 class Surrogate:
     """The kernel: `moves` for q, the true `energy` (chains, n) -> (chains,), and the number L of moves there."""
 
-    moves: PairGibbs | HitAndRun
+    moves: Moves
     energy: Bound
     length: int
 
-    def step(self, x: Tensor, value: Tensor, temperature: float, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, x: Tensor, value: Tensor, temperature: float | Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (n, chains) with its energies (chains,) after one step; and the probability with which it was taken.
 
         Raises:

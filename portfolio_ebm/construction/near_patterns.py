@@ -1,0 +1,289 @@
+"""The law exp(-E/T) where the names held are a choice, prepared for exact kernels.
+
+The measure: each pattern (set of names held) counts the same, and on its slice the law is uniform before E and the
+further rules have their say. For exactly K names that is Lebesgue measure on slices of one dimension, whatever the
+unit of weight. For other numbers of names slices of different dimensions meet, and "so much volume" means nothing
+without a unit; there each pattern's simplex {w >= min_weight, sum w = budget} is given mass 1, so that no pattern is
+likelier than another for the number of its names, and the further rules only cut. Lebesgue measure alone would make
+the odds of 5 names against 6 depend on whether weights are written in percent.
+
+Where a rule leaves no name the choice to be out (5/10/40, 25/50), the set has one dimension and Lebesgue measure is
+what is left; its limits on heavy issuers cut.
+
+Near support leaves out names that the relaxation proves to be out of reach: by its bound b and reduced cost r_i, a
+portfolio that holds i at v or more has E >= b + r_i v.
+
+Source for the mass on a simplex: Ferguson, T. (1973), A Bayesian analysis of some nonparametric problems, Annals of
+Statistics 1 (the Dirichlet law with all parameters one is uniform); for the bound, construction/duality.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from portfolio_ebm.constraints.mixed.choices import Choices, Limit
+from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.convex import Minimum, minimize
+from portfolio_ebm.construction.duality import Box
+from portfolio_ebm.construction.near_optimal import (
+    TOUCH,
+    Law,
+    box_tensor,
+    inside_of,
+    law_of,
+    polyhedron_of,
+    reach_of,
+    target_of,
+)
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Bound, Energy
+from portfolio_ebm.errors import SpecError
+from portfolio_ebm.samplers.heavy import Heavy
+from portfolio_ebm.samplers.pair_gibbs import Target
+from portfolio_ebm.samplers.pattern_set import HELD, PatternSet, simplex_sizes
+from portfolio_ebm.samplers.polyhedron import Polyhedron
+
+ROUNDING = 1e-10
+"""A weight this far above a limit counts as on it."""
+
+
+@dataclass(frozen=True)
+class PatternLaw:
+    """exp(-E/T) on the names `kept` (k,), the others standing at `base` (n,); see Law for what has the same name.
+
+    Attributes:
+        best: the best portfolio known; its value is what the excess is counted from.
+        patterns: the choice of names, and the measure.
+        measure: the measure in words.
+    """
+
+    kept: Tensor
+    base: Tensor
+    best: Minimum
+    target: Target
+    patterns: PatternSet
+    energy: Bound | None
+    value: Bound
+    excess: float
+    k: float
+    measure: str
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Portfolios (chains, n) of coordinates (k, chains)."""
+        w = self.base.expand(x.shape[1], -1).clone()
+        w[:, self.kept] = x.T
+        return w
+
+    def start(self, chains: int) -> Tensor:
+        """The best portfolio in the law's coordinates, (k, chains); what is not held is zero."""
+        x = self.best.weights[self.kept]
+        x = torch.where(x > HELD, x, torch.zeros_like(x))
+        return x.unsqueeze(-1).repeat(1, chains)
+
+
+def law_with_choices(
+    energy: Energy, region: Region, ctx: Context, best: Minimum, excess: float, least: float
+) -> Law | PatternLaw:
+    """The law around `best` for an excess; names that cannot reach `least` are left out, none where it is 0. A Law with
+    limits on heavy units where no rule lets a name be out.
+
+    Raises:
+        SpecError: rules for which no exact kernel is offered, by name, with what to do; or no name is free to move.
+    """
+    choices, hull = choices_of(region), hull_of(region).folded()
+    if region.grid is not None:
+        raise SpecError("RoundLots leaves single points, which have no density; leave it out and round what is drawn.")
+    if choices.priced:
+        raise SpecError("Costs of modes are not in this law; leave FixedCost out.")
+    box, w = Box.of(hull), best.weights
+    choices = choices.clipped(box.lower, box.upper)
+    lower, upper, out = _bounds(choices, box)
+    hull = _within_modes(hull, choices, upper)
+    box, relaxed = Box.of(hull), minimize(energy, hull, ctx)
+    room = best.value + excess - (relaxed.value if relaxed.bound is None else relaxed.bound)
+    if not bool(out.any()):
+        law = law_of(energy, hull, ctx, replace(best, duals=relaxed.duals), excess, least, room=room)
+        base = w.clone()
+        base[law.kept] = 0.0
+        heavy = _limits(choices, law.kept, base)[3]
+        short = law.polyhedron.n - len(law.kept)
+        return replace(law, heavy=tuple(replace(h, unit=pad(h.unit, (0, short), value=len(h.over))) for h in heavy))
+    kept = _kept(reach_of(relaxed, box, room), best, (lower, upper, out), least, ctx)
+    base = w.clone()
+    base[kept] = 0.0
+    _require_simplex(box, lower, kept, region)
+    polyhedron = polyhedron_of(hull, box, kept, w)
+    target, other = target_of(energy, hull, ctx, best, kept)
+    patterns, measure = _patterns(choices, polyhedron, (lower, upper, out), kept, base)
+    value = energy.bind(ctx)
+    return PatternLaw(
+        kept=kept, base=base, best=best, target=target, patterns=patterns,
+        energy=inside_of(value, hull) if other or hull.curved else None, value=value, excess=excess,
+        k=max(0.5 * (int((w[kept] > HELD).sum()) - 1), 0.5), measure=measure,
+    )  # fmt: skip
+
+
+Bounds = tuple[Tensor, Tensor, Tensor]
+"""By name: the least and the largest weight of a held name, (n,), and whether it may be out, bool (n,)."""
+
+
+def _bounds(c: Choices, box: Box) -> Bounds:
+    lower, upper = (box_tensor(part, torch.zeros(0, dtype=torch.float64)).clone() for part in (box.lower, box.upper))
+    out = torch.zeros(len(lower), dtype=torch.bool)
+    for u in range(c.units):
+        names, modes = c.name[c.unit == u], np.flatnonzero(c.exists[u])
+        zero = (c.lower[u, modes] == 0.0) & (c.upper[u, modes] == 0.0)
+        if len(names) > 1:
+            if (c.lower[u, modes] > TOUCH).any():
+                raise SpecError(
+                    "A group of names with a least weight, or none at all, is a choice that this law does not know; "
+                    "make the choice of single names."
+                )
+            continue
+        i, inner = int(names[0]), modes[~zero]
+        out[i] = bool(zero.any())
+        if not len(inner):
+            upper[i] = 0.0
+            continue
+        low = c.lower[u, inner]
+        if low.max() - low.min() > TOUCH:
+            raise SpecError(
+                f"Rule {c.limits[0].name if c.limits else 'of modes'} leaves a name several ranges apart from each "
+                "other; the distribution is offered for rules with one range beside being out."
+            )
+        lower[i], upper[i] = (
+            max(float(low.min()), float(lower[i])),
+            min(float(c.upper[u, inner].max()), float(upper[i])),
+        )
+    return lower, upper, out
+
+
+def _within_modes(hull: Region, c: Choices, upper: Tensor) -> Region:
+    """The hull, with the largest weight that any mode leaves each name and each issuer."""
+    hull = replace(hull, upper=hull.upper.minimum(upper))
+    for u in range(c.units):
+        names, most = c.name[c.unit == u], float(c.upper[u, c.exists[u]].max())
+        if len(names) > 1 and most < float(hull.upper[torch.as_tensor(names)].sum()):
+            row = torch.zeros(hull.n, dtype=hull.lower.dtype)
+            row[torch.as_tensor(names)] = 1.0
+            hull = hull.with_row(row, -torch.inf, most, "the largest weight of an issuer")
+    return hull
+
+
+def _kept(reach: Tensor, best: Minimum, bounds: Bounds, least: float, ctx: Context) -> Tensor:
+    lower, upper, out = bounds
+    moving = (upper - lower > TOUCH) | (out & (upper > TOUCH))
+    if least > 0.0:
+        moving &= (best.weights > TOUCH) | (reach >= lower.clamp_min(least)) | ~out
+    kept = moving.nonzero().squeeze(-1)
+    if len(kept) < 2:
+        raise SpecError(f"Within the tolerance no name is free to move{ctx.at}; raise it, or take support='all'.")
+    return kept
+
+
+def _require_simplex(box: Box, lower: Tensor, kept: Tensor, region: Region) -> None:
+    """The rules that the measure and the moves know: a fixed budget, nothing short, no other equation."""
+    if bool((lower[kept] < 0.0).any()):
+        raise SpecError("With a choice of names the distribution is offered without short positions; add LongOnly().")
+    rows = box_tensor(box.rows, lower)[:, kept]
+    equal = torch.as_tensor(box.row_upper - box.row_lower <= 1e-14)
+    whole = equal & (rows == rows[:, :1]).all(-1) & (rows[:, 0] != 0.0)
+    if not bool(whole.any()):
+        raise SpecError("With a choice of names the distribution needs a budget that is an equation; add Budget().")
+    others = (equal & ~whole & (rows != 0.0).any(-1)).nonzero().flatten().tolist()
+    if others:
+        names = region.names[others[0]] if others[0] < len(region.names) else "a rule"
+        raise SpecError(
+            f"{names} is an equation beside the budget, which changes of single names do not keep, so that no exact "
+            "kernel is offered with a choice of names; give it a range, with an upper end above its lower one."
+        )
+
+
+def _patterns(c: Choices, polyhedron: Polyhedron, bounds: Bounds, kept: Tensor, base: Tensor) -> tuple[PatternSet, str]:
+    lower, upper, out = (part[kept] for part in bounds)
+    total, rows = _budget(polyhedron)
+    counts, least, most, heavy = _limits(c, kept, base)
+    forced = (~out).nonzero().flatten().tolist()
+    counts += [(torch.eye(len(kept), dtype=base.dtype)[i], 1.0, math.inf) for i in forced]
+    floor = float(lower.min())
+    slots = int(min(most, len(kept), total / floor + 1e-9 if floor > HELD else math.inf))
+    least = max(int(least), 1)
+    sizes = simplex_sizes(slots, floor, total) if least < slots else torch.zeros(slots + 1, dtype=base.dtype)
+    while slots > least and not math.isfinite(float(sizes[slots])):
+        slots -= 1
+    if total - max(least, 1) * floor <= TOUCH and least > 1:
+        raise SpecError("The least weights use up the budget, so that each choice of names is a single portfolio.")
+    empty = torch.zeros(0, len(kept), dtype=base.dtype)
+    found = PatternSet(
+        lower=lower.clamp_min(HELD), upper=upper,
+        rows=polyhedron.rows[rows], row_lower=polyhedron.row_lower[rows], row_upper=polyhedron.row_upper[rows],
+        counts=torch.stack([one[0] for one in counts]) if counts else empty,
+        count_lower=torch.tensor([one[1] for one in counts], dtype=base.dtype),
+        count_upper=torch.tensor([one[2] for one in counts], dtype=base.dtype),
+        slots=slots, least=least, log_size=sizes[: slots + 1], balls=polyhedron.balls, heavy=tuple(heavy),
+    )  # fmt: skip
+    if least == slots:
+        return found, f"Lebesgue measure on the slices of exactly {slots} names, each choice counting the same"
+    return found, f"the measure that counts each choice of {least} to {slots} names once, uniform on its simplex"
+
+
+def _budget(p: Polyhedron) -> tuple[float, Tensor]:
+    """The sum that the budget fixes, and the rows that are not it."""
+    whole = p.equal & (p.rows == p.rows[:, :1]).all(-1)
+    at = int(whole.nonzero()[0])
+    return float(p.row_upper[at] / p.rows[at, 0]), (~whole).nonzero().flatten()
+
+
+def _limits(
+    c: Choices, kept: Tensor, base: Tensor
+) -> tuple[list[tuple[Tensor, float, float]], float, float, list[Heavy]]:
+    """The limits on numbers of names as (row (k,), least, most); least and most of all; and those on heavy units."""
+    counts, least, most, heavy = [], 0.0, math.inf, []
+    place = {int(name): i for i, name in enumerate(kept.tolist())}
+    for limit in c.limits:
+        if limit.mass:
+            heavy.append(_heavy(c, limit, kept, base))
+            continue
+        row, fixed = torch.zeros(len(kept), dtype=base.dtype), 0
+        for u in limit.units.tolist():
+            members = c.name[c.unit == u]
+            inner = [m for m in np.flatnonzero(c.exists[u]) if c.upper[u, m] > 0.0]
+            counted = [m for m in inner if m in limit.modes]
+            if not counted:
+                continue
+            if len(members) > 1 or len(counted) < len(inner):
+                raise SpecError(
+                    f"{limit.name} counts issuers, or names above a size; the distribution is offered where it is "
+                    "names held that are counted, and where heavy issuers are limited by their weight together."
+                )
+            i = place.get(int(members[0]))
+            if i is not None:
+                row[i] = 1.0
+            elif float(base[int(members[0])]) > HELD:
+                fixed += 1
+        if bool((row == 1.0).all()):
+            least, most = max(least, limit.least - fixed), min(most, limit.most - fixed)
+        elif bool(row.any()):
+            counts.append((row, limit.least - fixed, limit.most - fixed))
+    return counts, least, most, heavy
+
+
+def _heavy(c: Choices, limit: Limit, kept: Tensor, base: Tensor) -> Heavy:
+    """A limit on the weight of the units in some modes, as one on the units above what their other modes allow."""
+    index = {int(u): k for k, u in enumerate(limit.units.tolist())}
+    unit = torch.full((len(base),), len(index), dtype=torch.long)
+    over, counted = torch.full((len(index),), torch.inf, dtype=base.dtype), set(limit.modes)
+    for u, k in index.items():
+        unit[torch.as_tensor(c.name[c.unit == u])] = k
+        modes = np.flatnonzero(c.exists[u])
+        if any(m in counted for m in modes):
+            over[k] = max([float(c.upper[u, m]) for m in modes if m not in counted], default=0.0) + ROUNDING
+    fixed = base.new_zeros(len(index) + 1).index_add(0, unit, base)[:-1]
+    return Heavy(unit[kept], over, float(limit.most) + ROUNDING, fixed)
