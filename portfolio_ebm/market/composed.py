@@ -12,7 +12,8 @@ from torch import Tensor
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.market.base import Marginals, Market, Outlook, Rng, streams
 from portfolio_ebm.market.dependence import Dependence, scores
-from portfolio_ebm.market.scenarios import Scales, compound, simulate, stepwise, structured
+from portfolio_ebm.market.scenarios import Scales, simulate, stepwise, structured
+from portfolio_ebm.market.stale import parted, stand, thinned
 from portfolio_ebm.models.calibration import DEGREE
 from portfolio_ebm.models.conditional import Conditional, State, shape_nodes, truncated_shape
 from portfolio_ebm.models.families import Mixed
@@ -113,6 +114,7 @@ class FactorEBMMarket(Market):
         beta: each factor's beta to the market, (K,), zero for the market itself.
         market: the market's column, or None.
         factor_mean, residual_mean: shrunk means a period, (K,) and (n,).
+        share: probability of each asset to stand still, (n,), where stale prices have an atom (`stale`), or None.
 
     Example:
         >>> market.log_prob(torch.cat([factor_returns, asset_returns], -1))      # nats
@@ -132,6 +134,7 @@ class FactorEBMMarket(Market):
     market: int | None
     factor_mean: Tensor
     residual_mean: Tensor
+    share: Tensor | None = None
 
     @property
     def time_saved(self) -> float:
@@ -166,6 +169,7 @@ class FactorEBMMarket(Market):
         """
         require_last(r, len(self.series), "FactorEBMMarket")
         with torch.no_grad():
+            r, log_mass = self._parted(r)
             x, eps = split(r, self.beta, self.loadings, self.market)
             found: dict[str, Tensor] = {}
             for block, value, labels, name in (
@@ -175,7 +179,17 @@ class FactorEBMMarket(Market):
                 single, joint = block.log_probs(value)
                 found |= {label: -single[..., i] for i, label in enumerate(labels)}
                 found[f"{name} dependence"] = -joint
+            for i, name in enumerate(self.assets if self.share is not None else ()):
+                found[f"{name} residual"] = found[f"{name} residual"] - log_mass[..., i]
             return found
+
+    def _parted(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """The row r with stale assets as NaN, and the assets' log probabilities of having stood still or moved."""
+        k = len(self.factors)
+        if self.share is None:
+            return r, torch.zeros_like(r[..., k:])
+        moved, log_mass = parted(r[..., k:], self.share)
+        return torch.cat([r[..., :k], moved], -1), log_mass
 
     def log_prob(self, r: Tensor) -> Tensor:
         """log p of the next day's factor and asset returns r (..., K + n) in decimals, nats."""
@@ -187,7 +201,7 @@ class FactorEBMMarket(Market):
         with torch.no_grad():
             x = self.blocks[0].sample(n, stream)
             eps = self.blocks[1].sample(n, stream)
-            assets = x @ self.loadings.mT + eps
+            assets = self._stand(x @ self.loadings.mT + eps, stream)
             factors = x if self.market is None else x + self.beta * x[:, self.market : self.market + 1]
             return torch.cat([factors, assets], -1)
 
@@ -207,7 +221,10 @@ class FactorEBMMarket(Market):
             parts = tuple((block.dependence, block.correlation) for block in self.blocks)
             step = self.loadings @ self.factor_mean + self.residual_mean
             innovations = simulate(scales, parts, horizon, n, stream)
-            return stepwise(innovations, self.loadings, step).transpose(0, 1)
+            return self._stand(stepwise(innovations, self.loadings, step), stream).transpose(0, 1)
+
+    def _stand(self, assets: Tensor, rng: torch.Generator) -> Tensor:
+        return assets if self.share is None else stand(assets, self.share, rng)
 
     def outlook(self, horizon: int, rng: torch.Generator) -> Outlook:
         """Mean, structured covariance, scenarios and free-energy tables over the next `horizon` periods.
@@ -224,11 +241,15 @@ class FactorEBMMarket(Market):
             parts = tuple((block.dependence, block.correlation) for block in self.blocks)
             innovations = simulate(scales, parts, horizon, self.spec.scenarios, rng)
             step = self.loadings @ self.factor_mean + self.residual_mean
+            covariance = structured(variance, self.loadings, *expected)
+            steps = self._stand(stepwise(innovations, self.loadings, step), rng)
+            if self.share is not None:
+                covariance, step = thinned(covariance, step, self.share, horizon), (1 - self.share) * step
             return Outlook(
                 mean=horizon * step,
-                covariance=structured(variance, self.loadings, *expected),
-                scenarios=compound(innovations, self.loadings, step),
-                marginals=self._marginals(law, variance),
+                covariance=covariance,
+                scenarios=torch.expm1(torch.log1p(steps).sum(0)),
+                marginals=None if self.share is not None else self._marginals(law, variance),
                 horizon=float(horizon),
             )
 

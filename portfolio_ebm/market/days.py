@@ -22,6 +22,7 @@ from portfolio_ebm.market.base import DRAWS, Market, Outlook, Rng, streams
 from portfolio_ebm.market.composed import Block, FactorEBMMarket, log_probs, pooled, split
 from portfolio_ebm.market.dependence import Dependence, scores
 from portfolio_ebm.market.stacked import StackedMarket
+from portfolio_ebm.market.stale import parted
 from portfolio_ebm.market.states import Series
 from portfolio_ebm.market.training import FEW, YOUNG, Calendar
 from portfolio_ebm.models.conditional import Conditional
@@ -95,6 +96,7 @@ class FittedWindow:
     Attributes:
         dates: (T,).
         loadings: (T + 1, n, K); beta: (T + 1, K); means: of factors (T + 1, K) and residuals (T + 1, n).
+        shares: probabilities of standing still, (T + 1, n), or None; see `stale`.
         market: the market's column, or None where the factors are taken as they are.
     """
 
@@ -108,6 +110,7 @@ class FittedWindow:
     loadings: Array
     beta: Array
     means: tuple[Array, Array]
+    shares: Array | None = None
 
     @property
     def status(self) -> Status:
@@ -161,6 +164,7 @@ class FittedWindow:
             market=self.market,
             factor_mean=torch.from_numpy(self.means[0][t].copy()),
             residual_mean=torch.from_numpy(self.means[1][t].copy()),
+            share=None if self.shares is None else torch.from_numpy(self.shares[t].copy()),
         )
 
 
@@ -287,6 +291,10 @@ def _log_prob(window: FittedWindow, rows: NDArray[np.intp], r: Tensor) -> Tensor
     flat = r.reshape(len(rows), r.shape[1:-1].numel(), r.shape[-1])
     beta, b = torch.from_numpy(window.beta[rows])[:, None], torch.from_numpy(window.loadings[rows])
     total = torch.zeros(flat.shape[:-1], dtype=r.dtype)
+    if window.shares is not None:
+        k = len(window.factors)
+        moved, log_mass = parted(flat[..., k:], torch.from_numpy(window.shares[rows])[:, None])
+        flat, total = torch.cat([flat[..., :k], moved], -1), log_mass.sum(-1)
     values = split(flat, beta, b, window.market)
     for block, x in zip(window.blocks, values, strict=True):
         single, joint = log_probs(block.law(rows), block.dependence, block.correlation(rows), x)

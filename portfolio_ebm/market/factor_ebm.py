@@ -26,6 +26,7 @@ from portfolio_ebm.market.dependence import Dependence, DependenceEnergy, Moving
 from portfolio_ebm.market.loadings import loadings, orthogonalise
 from portfolio_ebm.market.parts import Density, Factor, Residual, factor, known_loadings, plain
 from portfolio_ebm.market.parts import names as names_of
+from portfolio_ebm.market.stale import without_stale
 from portfolio_ebm.market.states import FAMILY, Series, states
 from portfolio_ebm.market.states import family as layout
 from portfolio_ebm.market.store import Store
@@ -166,6 +167,8 @@ class FactorEBM(MarketModel):
         reference = past.factor_returns[calendar.start :, past.factors.index(name)]
         check_factors(raw, names, past, self.min_history)
         check_assets(returns, past)
+        left = self.residual if isinstance(self.residual, Residual) else Residual(self.residual)
+        returns, standing = without_stale(returns) if left.stale else (returns, None)
         market = names.index(name) if name in names else None
         x, beta = raw, np.zeros((len(raw) + 1, len(names)))
         apart = self.orthogonalise == "market"
@@ -180,7 +183,6 @@ class FactorEBM(MarketModel):
         own = {"orthogonalised": apart}
         joint = own | {"factors": list(names), "market": name} | ({"groups": list(labels)} if labels else {})
         shared = (returns, reference, raw) if known is None else (returns, reference, raw, known)
-        left = self.residual if isinstance(self.residual, Residual) else Residual(self.residual)
         parts = (
             _Inputs("factor", names, states(x, reference), own, (raw, reference), settings),
             _Inputs(
@@ -202,6 +204,7 @@ class FactorEBM(MarketModel):
                 _shrunk_means(x, past.periods_per_year, self.sharpe_prior),
                 _shrunk_means(loaded.residuals, past.periods_per_year, self.sharpe_prior / 2),
             ),
+            shares=standing,
         )
 
     def _fitted(self, inputs: _Inputs, calendar: Calendar) -> Fitted:

@@ -49,6 +49,9 @@ class Residual(Spec):
     Attributes:
         density: the laws' family; "ewma" keeps the untrained EWMA Student-t law.
         calibrated: adds each asset's calibration energy.
+        stale: gives an asset that often does not move an atom at a return of zero (`market.stale`); days on which
+            it stood still then teach its energy and its loadings nothing. Such a market has no tables of independent
+            parts: free energies come from scenarios.
 
     Example:
         >>> FactorEBM(residual=Residual("student", calibrated=True))
@@ -56,6 +59,7 @@ class Residual(Spec):
 
     density: Density | Literal["ewma"] = "energy"
     calibrated: bool = False
+    stale: bool = False
 
 
 def plain(part: str | Factor) -> str | Factor:

@@ -103,13 +103,9 @@ def simulate(
     return torch.stack(steps)
 
 
-def compound(innovations: Tensor, loadings: Tensor, mean: Tensor) -> Tensor:
-    """Simple returns over the holding period, (size, n), from innovations (h, size, K + n), B (n, K), means (n,)."""
-    return torch.expm1(torch.log1p(stepwise(innovations, loadings, mean)).sum(0))
-
-
 def stepwise(innovations: Tensor, loadings: Tensor, mean: Tensor) -> Tensor:
-    """Simple returns of every step (h, size, n), each held above -99 %; arguments as `compound`."""
+    """Simple returns of every step (h, size, n), each held above -99 %, from innovations e (h, size, K + n), B (n, K)
+    and means (n,)."""
     k = loadings.shape[1]
     return (mean + innovations[..., :k] @ loadings.mT + innovations[..., k:]).clamp_min(FLOOR)
 

@@ -20,7 +20,7 @@ from portfolio_ebm.market.composed import Block, FactorEBMMarket
 from portfolio_ebm.market.dependence import scores
 from portfolio_ebm.market.pinning import Pinned, log_t
 from portfolio_ebm.market.scenarios import Scales
-from portfolio_ebm.market.steps import Drawn, Limit, Steps, hold, steps_of
+from portfolio_ebm.market.steps import Drawn, Limit, SampledSteps, Steps, hold, steps_of
 from portfolio_ebm.market.variances import advance
 from portfolio_ebm.models.conditional import Shape, truncated_shape
 from portfolio_ebm.models.density import interpolate
@@ -35,6 +35,8 @@ KNOTS = 8192
 
 @steps_of.register
 def _(market: FactorEBMMarket, *, path: bool) -> Steps:
+    if market.share is not None:  # an asset at zero has a probability there and no density
+        return SampledSteps(market)
     return FactorEBMSteps.of(market, path=path)
 
 
