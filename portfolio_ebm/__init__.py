@@ -21,6 +21,7 @@ _HOMES = {
     "BorrowCost": "energies.impact",
     "Box": "constraints.weights",
     "BoxReturn": "energies.robust",
+    "BranchAndBound": "construction.certifier",
     "Budget": "constraints.weights",
     "CDaR": "energies.drawdown",
     "CVaR": "energies.risk",
@@ -140,6 +141,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.constraints.trading import Participation, Turnover
     from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
     from portfolio_ebm.construction.annealed import AnnealedLangevin
+    from portfolio_ebm.construction.certifier import BranchAndBound
     from portfolio_ebm.construction.convex import Convex
     from portfolio_ebm.construction.least_trade import LeastTrade
     from portfolio_ebm.construction.naive import EqualWeight
@@ -204,6 +206,7 @@ __all__ = [
     "BorrowCost",
     "Box",
     "BoxReturn",
+    "BranchAndBound",
     "Budget",
     "CDaR",
     "CVaR",

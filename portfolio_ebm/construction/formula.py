@@ -211,13 +211,13 @@ def without_tickets(energy: Energy, ctx: Context) -> tuple[Energy, float]:
     return add(rest), sum(tickets)
 
 
-def refuse_non_convex(energy: Energy) -> None:
-    """Raise SpecError, naming the term, where a formula is not convex."""
+def refuse_non_convex(energy: Energy, who: str = "Convex()") -> None:
+    """Raise SpecError, naming the term, where a formula is not convex; `who` is the constructor that refuses."""
     for part in energy.terms():
         term = part.energy
         if term.curvature == "none" or not isinstance(term, ConvexEnergy):
             raise SpecError(
-                f"{term!r} is not convex in the weights, and Convex() takes convex terms only; "
+                f"{term!r} is not convex in the weights, and {who} takes convex terms only; "
                 "use constructor=AnnealedLangevin()."
             )
         if part.coefficient < 0.0 and term.curvature != "affine":

@@ -115,7 +115,7 @@ def choosing_engine(
 ) -> tuple[Found, float] | None:
     """Scored swaps over exact inner solves, and branch and bound; None where no choice has a portfolio."""
     plan = Plan(effort.chains, effort.walkers, effort.sweeps, effort.swaps, effort.nodes)
-    seen = choose(mixed_of(formula, region, ticket), plan, rng, partial(_nearby, region=region))
+    seen = choose(mixed_of(formula, region, ticket), plan, rng, partial(nearby, region=region))
     if seen is None:
         return None
     place = region.lower
@@ -140,7 +140,7 @@ def choosing_engine(
     return found, seen.bound + formula.constant
 
 
-def _nearby(w: NDArray[np.float64], region: Region) -> NDArray[np.float64] | None:
+def nearby(w: NDArray[np.float64], region: Region) -> NDArray[np.float64] | None:
     """A portfolio of the region near w, (n,); None where it is empty."""
     try:
         found = project_region(torch.as_tensor(w).to(region.lower), region).weights

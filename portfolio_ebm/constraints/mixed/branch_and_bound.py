@@ -2,7 +2,7 @@
 
 Best first: the node with the lowest bound is opened, the unit that misses by most is decided, one child a mode (a mode
 and the rest, where there are more than two). A node whose bound is not below the incumbent is closed. The least bound
-of the open nodes is a valid lower bound whenever the search is stopped.
+of the open nodes is a valid lower bound whenever the search is stopped: by its count of nodes, by a clock, or by hand.
 
 Source: Land and Doig (1960), Econometrica 28; Bienstock (1996), Computational study of a family of mixed-integer
 quadratic programming problems, Mathematical Programming 74, for branching on names held.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,8 @@ class Proof:
         value: its energy, +inf without one.
         bound: no portfolio is below this.
         nodes: how many relaxations were solved; a part that the minimum of the whole obeys needs none.
-        finished: whether the tree was closed: `bound` is then the optimum, to `tolerance` and the inner solver's gap.
+        finished: whether the tree was closed: `bound` is then within `tolerance` and the inner solver's gap of `value`.
+        interrupted: whether it was ended by hand.
     """
 
     weights: Array | None
@@ -37,16 +39,19 @@ class Proof:
     bound: float
     nodes: int
     finished: bool
+    interrupted: bool = False
 
 
 def branch_and_bound(
     mixed: Mixed, *, incumbent: Array | None = None, value: float = np.inf, tolerance: float = 1e-9,
-    most_nodes: int = 1_000_000,
+    most_nodes: int = 1_000_000, stop: Callable[[], bool] | None = None,
 ) -> Proof:  # fmt: skip
     """Prove `incumbent` (n,) of energy `value` optimal to `tolerance` (absolute), or find a better one.
 
     Args:
         most_nodes: relaxations to solve at most.
+        stop: asked before each node is opened; True ends the search. With it a KeyboardInterrupt ends the search as
+            well, and is not raised.
     """
     root = mixed.root()
     if most_nodes == 0:
@@ -63,7 +68,11 @@ def branch_and_bound(
         if parent is None or not inherits(mixed, allowed, parent.weights):
             count += 1
             point = relax(mixed, allowed, *((incumbent,) if parent is None else (parent.weights, parent.cuts)))
-        if point is None or max(point.bound, above) >= best - tolerance:
+        if point is None:
+            return
+        if max(point.bound, above) >= best - tolerance:
+            # Closed, and what it might yet save within the tolerance is part of the bound.
+            settled = min(settled, max(point.bound, above))
             return
         modes, missing = assign(mixed.choices, allowed, point.weights)
         if missing.any():
@@ -72,7 +81,7 @@ def branch_and_bound(
         extra = mixed.choices.cost[np.arange(len(modes)), modes].sum()
         real = mixed.program.value(point.weights) + float(extra)
         if real < best:
-            best, found = real, point.weights
+            found, best = point.weights, real
         # Costs that the relaxation has only enveloped are decided further down; else the node is solved, and what is
         # left between its value and its bound is the inner solver's own gap.
         if mixed.choices.priced and (allowed.sum(axis=1) > 1).any() and real > point.bound + tolerance:
@@ -80,15 +89,23 @@ def branch_and_bound(
         else:
             settled = min(settled, max(point.bound, above))
 
-    open_node(root, None, -np.inf)
-    while heap:
-        bound, _, allowed, point = heapq.heappop(heap)
-        if bound >= best - tolerance:
-            return Proof(found, best, min(bound, settled, best), count, True)
-        if count >= most_nodes:
-            return Proof(found, best, min(bound, settled), count, False)
-        for child in _children(mixed, allowed, point):
-            open_node(child, point, bound)
+    level = -np.inf
+    try:
+        open_node(root, None, level)
+        while heap:
+            # Noted before the node leaves the heap: an interrupt may find it opened by half.
+            level = heap[0][0]
+            if level >= best - tolerance:
+                return Proof(found, best, min(level, settled, best), count, True)
+            if count >= most_nodes or (stop is not None and stop()):
+                return Proof(found, best, min(level, settled), count, False)
+            _, _, allowed, point = heapq.heappop(heap)
+            for child in _children(mixed, allowed, point):
+                open_node(child, point, level)
+    except KeyboardInterrupt:
+        if stop is None:
+            raise
+        return Proof(found, best, min(level, settled), count, False, interrupted=True)
     return Proof(found, best, min(settled, best), count, True)
 
 

@@ -1,0 +1,198 @@
+"""BranchAndBound: the best portfolio of a convex formula under any rule, with the proof or how far it has come.
+
+    incumbent E(w) from the chains (choosing.py)     bound b = least relaxation of the open nodes, b <= E* <= E(w)
+
+The tree stops when E(w) - b is within `gap`, when its clock runs out, or by hand; b is valid whenever it stops.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import regions_of
+from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, branch_and_bound
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.ablation import BEFORE, FINAL
+from portfolio_ebm.construction.base import Constructor, Solution
+from portfolio_ebm.construction.certificate import certify
+from portfolio_ebm.construction.choosing import FIRST_LOOK, Plan, choose, mixed_of
+from portfolio_ebm.construction.convex import minimize
+from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
+from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.stages import Found, in_lots, nearby
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Bound, Energy, breakdown
+from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.types import Status
+
+WALKERS, SWEEPS = 8, 6
+
+
+@dataclass
+class Clock:
+    """When to stop; `cut` stops at once."""
+
+    end: float
+
+    def over(self) -> bool:
+        return time.monotonic() >= self.end
+
+    def cut(self) -> None:
+        self.end = -np.inf
+
+    def share(self, cases: int) -> Callable[[], bool]:
+        """The clock of the next of so many cases: an equal part of what is left."""
+        now = time.monotonic()
+        end = now + max(self.end - now, 0.0) / cases
+        return lambda: time.monotonic() >= min(end, self.end)
+
+
+@dataclass(frozen=True)
+class Task:
+    """The formula without its tickets, what a ticket costs, the whole formula bound, where, and the clock."""
+
+    rest: Energy
+    ticket: float
+    value: Bound
+    ctx: Context
+    clock: Clock
+
+
+class BranchAndBound(Constructor):
+    """Branch and bound under a clock, from an incumbent of the chains: for proofs that AnnealedLangevin leaves open.
+
+    Takes convex formulas, `FixedCost` included, under any rule. The Solution's `bound` is a true lower bound however
+    the tree ended, and the status says how. KeyboardInterrupt ends a tree that has an incumbent and hands both back;
+    before that, and after it, it is raised as ever. In a walk-forward it ends the tree of the date at hand.
+
+    Stopped by its clock, the same seed does not give the same bits; AnnealedLangevin counts its nodes instead.
+
+    Attributes:
+        time_limit: wall-clock seconds of one call; read between nodes, so that the chains, which run once in any case,
+            and the node at hand may exceed it. Cases of `Either` share it.
+        gap: an optimum within this is proven, as a fraction of the sizes of the formula's terms.
+        chains: roundings of the relaxation that the incumbent is looked for from.
+
+    Example:
+        >>> Strategy("exact", market=LedoitWolf(lookback=500), energy=Variance(), constraint=Budget() & LongOnly()
+        ...          & Cardinality(at_most=20, min_weight=0.01), constructor=BranchAndBound(time_limit=60, gap=1e-4))
+
+    Source: Land, A. H. and Doig, A. G. (1960), An automatic method of solving discrete programming problems,
+    Econometrica 28.
+    """
+
+    time_limit: float = Field(default=60.0, gt=0.0)
+    gap: float = Field(default=1e-9, ge=0.0)
+    chains: int = Field(default=64, ge=1)
+
+    def build(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Solution:
+        """See Constructor.
+
+        Raises:
+            SpecError: a term is not convex; names it.
+            InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
+            SolverError: no minimum was reached.
+        """
+        rest, ticket = without_tickets(energy, ctx)
+        refuse_non_convex(rest, "BranchAndBound()")
+        task = Task(rest, ticket, energy.bind(ctx), ctx, Clock(time.monotonic() + self.time_limit))
+        found: list[Found] = []
+        bounds: list[float | None] = []
+        try:
+            regions = regions_of(constraint, ctx)
+            for place, region in enumerate(regions):
+                one, bound = self._case(task, region, rng, task.clock.share(len(regions) - place))
+                found += [] if one is None else [one]
+                bounds.append(bound)
+        except InfeasibleError as error:
+            raise explain_infeasible(constraint, ctx) from error
+        if not found:
+            raise explain_infeasible(constraint, ctx)
+        best = min(found, key=lambda one: float(task.value(one.weights)))
+        known = [bound for bound in bounds if bound is not None]
+        least = min(known) if len(known) == len(bounds) else None
+        said = best.message if len(found) == 1 else f"Best of {len(found)} cases. {best.message}"
+        return certify(
+            best.weights, energy, constraint, ctx, bound=least, status=Status(True, said), rng=rng,
+            ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics,
+        )  # fmt: skip
+
+    def _case(
+        self, task: Task, region: Region, rng: torch.Generator, stop: Callable[[], bool]
+    ) -> tuple[Found | None, float | None]:
+        """The best of one case, None where it is empty, and its bound; of fractions where whole lots are asked for."""
+        loose = region.ungridded()
+        try:
+            if loose.discrete or task.ticket > 0.0:
+                found, bound = self._tree(task, loose, rng, stop)
+            else:
+                found, bound = _one_solve(task.rest, loose, task.ctx)
+        except InfeasibleError:
+            return None, np.inf
+        if found is None or region.grid is None:
+            return found, bound
+        return in_lots(found, task.value, region), bound
+
+    def _tree(
+        self, task: Task, region: Region, rng: torch.Generator, stop: Callable[[], bool]
+    ) -> tuple[Found | None, float | None]:
+        formula = take_apart(task.rest, task.ctx)
+        mixed = mixed_of(formula, region, task.ticket)
+        plan = Plan(self.chains, WALKERS, SWEEPS, swaps=True, nodes=FIRST_LOOK)
+        seen = choose(mixed, plan, rng, partial(nearby, region=region))
+        if seen is None:
+            return None, np.inf
+        proof, bound = seen.proof, seen.bound
+        weights, value = seen.weights, seen.value
+        size = sum(abs(float(s)) for s in breakdown(task.rest, _tensor(weights, region), task.ctx).values())
+        if not proof.finished and value - bound > self.gap * size:
+            proof = branch_and_bound(
+                mixed, incumbent=weights, value=value, tolerance=self.gap * size, most_nodes=10**9, stop=stop
+            )
+            if proof.weights is not None and proof.value < value:
+                weights, value = proof.weights, proof.value
+            bound = min(max(proof.bound, bound), value)
+            if proof.interrupted:
+                task.clock.cut()
+        relative = (value - bound) / max(size, 1e-300)
+        proven = proof.finished or relative <= self.gap
+        found = Found(
+            _tensor(weights, region), _sentence(proof, relative, self, proven),
+            {BEFORE: seen.value + formula.constant, FINAL: value + formula.constant},
+            _tensor(seen.starts, region),
+            {
+                "nodes": float(proof.nodes), "proven": float(proven), "patterns seen": float(seen.seen),
+                "chain agreement": seen.agreement,
+            },
+        )  # fmt: skip
+        return found, bound + formula.constant
+
+
+def _one_solve(rest: Energy, region: Region, ctx: Context) -> tuple[Found, float | None]:
+    """Nothing to branch on: the convex minimum."""
+    found = minimize(rest, region, ctx)
+    message = f"Nothing to branch on: energy and rules are convex. {found.status}"
+    return Found(found.weights, message, {FINAL: found.value}, found.weights.unsqueeze(0), {}), found.bound
+
+
+def _sentence(proof: Proof, relative: float, asked: BranchAndBound, proven: bool) -> str:
+    if proven:
+        return f"Branch and bound closed, so the optimum is proven to {asked.gap:.1e} ({proof.nodes} nodes)."
+    ended = "was interrupted" if proof.interrupted else f"was stopped by its clock of {asked.time_limit:g} s"
+    return (
+        f"Branch and bound {ended} after {proof.nodes} nodes; the portfolio is at most {relative:.2e} of the terms' "
+        "sizes above the optimum."
+    )
+
+
+def _tensor(w: object, region: Region) -> Tensor:
+    return torch.as_tensor(w).to(region.lower)
