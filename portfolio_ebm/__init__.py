@@ -57,6 +57,7 @@ _HOMES = {
     "Herfindahl": "energies.diversification",
     "Historical": "market.historical",
     "Independent": "market.dependence.independent",
+    "Learned": "energies.learned",
     "LeastTrade": "construction.least_trade",
     "LedoitWolf": "market.ledoit_wolf",
     "Leverage": "constraints.leverage",
@@ -81,6 +82,7 @@ _HOMES = {
     "RIC2550": "constraints.diversified",
     "Relaxed": "constraints.envelope",
     "Residual": "market.parts",
+    "Recipe": "energies.learned",
     "RegimeGauge": "market.anomaly.gauge",
     "Result": "backtesting.result",
     "Return": "energies.returns",
@@ -124,6 +126,7 @@ _HOMES = {
     "resampled_ranges": "ensembles",
     "score": "market.score",
     "score_summary": "market.score",
+    "train": "learning",
 }
 
 if TYPE_CHECKING:
@@ -161,6 +164,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.fixed import FixedCost
     from portfolio_ebm.energies.free_energy import FactorRisk
     from portfolio_ebm.energies.impact import BorrowCost, MarketImpact
+    from portfolio_ebm.energies.learned import Learned, Recipe
     from portfolio_ebm.energies.ratio import MaximumDiversification, MaxRatio, MeanVolatility
     from portfolio_ebm.energies.returns import Return
     from portfolio_ebm.energies.risk import CVaR, Variance
@@ -170,6 +174,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.energy import breakdown
     from portfolio_ebm.ensembles import Distribution, Ensemble, ensemble, resampled_ranges
     from portfolio_ebm.frontiers import Frontier, frontier
+    from portfolio_ebm.learning import train
     from portfolio_ebm.many import Allocations, optimize_many
     from portfolio_ebm.market.anomaly.gauge import RegimeGauge, regime_gauge
     from portfolio_ebm.market.anomaly.report import AnomalyReport, anomaly_report
@@ -240,6 +245,7 @@ __all__ = [
     "Herfindahl",
     "Historical",
     "Independent",
+    "Learned",
     "LeastTrade",
     "LedoitWolf",
     "Leverage",
@@ -260,6 +266,7 @@ __all__ = [
     "Participation",
     "QuarterEnd",
     "Quarterly",
+    "Recipe",
     "RegimeGauge",
     "Relaxed",
     "Residual",
@@ -304,6 +311,7 @@ __all__ = [
     "resampled_ranges",
     "score",
     "score_summary",
+    "train",
 ]
 
 

@@ -2,6 +2,7 @@
 
     PortfolioEBMError
     |-- SpecError        a strategy, term or rule that says something impossible
+    |   `-- LookAheadError  a decision that would use what was not known yet
     |-- DataError        a file, series or date that cannot be used as it is
     |-- ShapeError       a tensor of the wrong shape
     |-- FitError         an energy model that could not be trained
@@ -23,6 +24,10 @@ class PortfolioEBMError(Exception):
 
 class SpecError(PortfolioEBMError, ValueError):
     """A strategy, term or rule that says something impossible."""
+
+
+class LookAheadError(SpecError):
+    """A decision that would use what was not known yet; no row of a backtest, it ends it."""
 
 
 class DataError(PortfolioEBMError, ValueError):

@@ -158,10 +158,14 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
         past, held_weights(held, past.assets, place), None if outlook is None else outlook.to(place), horizon,
         strategy.capital, place,
     )  # fmt: skip
-    check(strategy.energy, ctx)
+    # Here, not on top: learning walks strategies over the past, and so stands on this module.
+    from portfolio_ebm.learning import learnt
+
+    energy, anew = learnt(strategy, past, seed)
+    check(energy, ctx)
     rng = generator(seed, f"{past.date}/construction", place)
-    solution = build_relaxed(strategy.constructor, strategy.energy, strategy.constraint, ctx, rng, strategy.relax)
-    refitted = () if market is None else market.refitted
+    solution = build_relaxed(strategy.constructor, energy, strategy.constraint, ctx, rng, strategy.relax)
+    refitted = (() if market is None else market.refitted) + anew
     period = _in_words(horizon, past.dates)
     return record(
         solution, past.assets, refitted=refitted, horizon=horizon, date=past.date, period=period,

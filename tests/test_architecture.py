@@ -21,7 +21,7 @@ ORDER = (
     ("energies",),
     ("constraints",),
     ("construction",),
-    ("allocation", "strategy", "optimization", "frontiers", "ensembles", "many"),
+    ("allocation", "strategy", "optimization", "frontiers", "ensembles", "many", "learning"),
     ("backtesting", "orders"),
     ("report",),
     ("cli",),

@@ -1,4 +1,4 @@
-"""portfolio-ebm backtest | rebalance | check STRATEGY.py;  portfolio-ebm anomalies;  data fetch | doctor
+"""portfolio-ebm backtest | rebalance | check | train STRATEGY.py;  portfolio-ebm anomalies;  data fetch | doctor
 
 Exit code 0 means success, 2 bad input with one sentence on stderr; a bug gives its traceback and 1. Results go to
 stdout, progress to stderr. Everything heavy is imported inside the commands, so that --help answers at once.
@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from portfolio_ebm.cli import anomalies, data, strategies
+from portfolio_ebm.cli import anomalies, data, strategies, training
 from portfolio_ebm.errors import PortfolioEBMError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(strategies.backtest)
 app.command()(strategies.rebalance)
 app.command()(strategies.check)
+app.command()(training.train)
 app.command()(anomalies.anomalies)
 app.add_typer(data.app, name="data")
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from portfolio_ebm.data.align import last_prices
+from portfolio_ebm.data.calendar import periods_per_year
+from portfolio_ebm.data.frozen import frozen
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -73,3 +77,27 @@ class Past:
 
     def __len__(self) -> int:
         return len(self.dates)
+
+    def until(self, row: int) -> Past:
+        """What was known at the close of an earlier row; groups and membership are not remembered and stay as they
+        are; a name with a price at that row is tradeable.
+
+        Example:
+            >>> past.until(len(past) - 22)
+        """
+        end = row + 1
+        seen = self.returns if self.price_history is None else self.price_history
+
+        def cut(item: Array | None) -> Array | None:
+            return None if item is None else item[:end]
+
+        return replace(
+            self, dates=self.dates[:end], returns=self.returns[:end], factor_returns=self.factor_returns[:end],
+            tradeable=frozen(np.isfinite(seen[row])), leaving=frozen(np.zeros(len(self.assets), dtype=bool)),
+            prices=None if self.price_history is None else frozen(last_prices(self.price_history[:end])),
+            volume=cut(self.volume), cash_rate=cut(self.cash_rate), benchmark=cut(self.benchmark),
+            price_history=cut(self.price_history), periods_per_year=periods_per_year(self.dates[:end]),
+            forecasts={name: item[:end] for name, item in self.forecasts.items()},
+            signals={name: item[:end] for name, item in self.signals.items()},
+            benchmark_weights={name: item[:end] for name, item in self.benchmark_weights.items()},
+        )  # fmt: skip

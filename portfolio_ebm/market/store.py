@@ -120,6 +120,20 @@ class Store:
                 raise StoreError(f"{file}: cannot be written ({error}); free space or set {ENVIRONMENT}.") from error
         return Entry(kept, dict(facts))
 
+    def describe(self, name: str, facts: Mapping[str, Any]) -> None:
+        """The facts of `name` as JSON beside it, for people; what is read back is the fit's own header.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        file = self.path(name)
+        if file is None:
+            return
+        try:
+            _write(file.with_suffix(".json"), json.dumps(dict(facts), indent=2, sort_keys=True).encode() + b"\n")
+        except OSError as error:
+            raise StoreError(f"{file}: cannot be written ({error}); free space or set {ENVIRONMENT}.") from error
+
 
 def _checksum(tensors: Mapping[str, Tensor], words: str) -> str:
     digest = hashlib.sha256(words.encode())

@@ -1,0 +1,90 @@
+"""Problems with every rule and every kind of term mixed: none infeasible, no crash, nothing silent.
+
+    python benchmarks/mixed_problems.py [--problems 10000] [--jobs 2] [--seed 0] [--seconds INF]
+
+The problems and what is demanded of an answer are those of tests/cases_mixed.py: 6 to 12 names, one to six terms,
+convex ones and others, tickets, under two to seven rules of every kind there is. One in twenty has a NaN
+planted. Every wrong one is printed; the exit code is then 1. `gave up` is a SolverError, `not offered` a combination
+refused by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from cases_mixed import outcome, problem
+
+KINDS = ("proven", "bounded", "found", "infeasible", "gave up", "not offered", "refused", "NaN refused", "crashed")
+
+
+def one(seed: int) -> tuple[str, str, str, float]:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    began = time.process_time()
+    try:
+        found = outcome(problem(seed))
+    except Exception as error:  # a crash is the one thing that must not pass unseen
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        return "crashed", said, f"problem({seed})", time.process_time() - began
+    return found.kind, found.wrong, f"problem({seed}): {found.message}", time.process_time() - began
+
+
+def answers(count: int, seed: int, jobs: int) -> Iterator[tuple[str, str, str, float]]:
+    seeds = np.random.default_rng(seed).integers(10**9, size=count).tolist()
+    if jobs == 1:
+        yield from map(one, seeds)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from pool.map(one, seeds, chunksize=20)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=10_000)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no new problem after so many")
+    parser.add_argument("--verbose", action="store_true", help="print also what was not offered or given up on")
+    asked = parser.parse_args()
+    kinds: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    began, spent = time.time(), []
+    for kind, what, where, seconds in answers(asked.problems, asked.seed, asked.jobs):
+        kinds[kind] += 1
+        spent.append(seconds)
+        if what:
+            wrong[kind if kind == "crashed" else what.split(" by ")[0]] += 1
+        if what or (asked.verbose and kind in ("gave up", "not offered", "refused")):
+            print(f"{kind}, {what}: {where}", flush=True)
+        if time.time() - began > asked.seconds:
+            break
+    table = Table(title=f"{len(spent)} problems")
+    table.add_column("how it ended")
+    table.add_column("problems", justify="right")
+    for name in KINDS:
+        table.add_row(name, str(kinds[name]))
+    for name, count in wrong.items():
+        table.add_row(f"wrong: {name}", str(count))
+    Console(width=110).print(table)
+    print(f"{np.median(spent):.2f} CPU s in the middle, {max(spent):.1f} at most. {sum(wrong.values())} wrong.")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Every rule and every kind of term at once; benchmarks/mixed_problems.py counts more of them."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from cases_mixed import outcome, problem
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_some_problems(seed: int) -> None:
+    found = outcome(problem(seed))
+    assert not found.wrong, found
+
+
+def test_a_planted_nan_is_refused() -> None:
+    broken = [case for case in map(problem, range(120)) if case.broken][:3]
+    assert len(broken) == 3
+    for case in broken:
+        assert outcome(case).kind == "NaN refused"
+
+
+@pytest.mark.slow
+def test_some_hundreds_of_problems() -> None:
+    warnings.simplefilter("ignore")
+    found = [(seed, outcome(problem(seed))) for seed in range(1000, 1200)]
+    assert not [(seed, one) for seed, one in found if one.wrong]
+    answered = sum(one.kind in ("proven", "bounded", "found") for _, one in found)
+    assert answered > 100
