@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,10 +115,21 @@ def test_the_bound_is_below_what_longer_search_finds() -> None:
     assert ten.bound <= best.energy + 1e-12 and ten.energy >= best.energy - 1e-9
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """SIGINT raises, also where a shell in the background has it ignored; no alarm is left behind."""
+    alarm = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGALRM, alarm)
+
+
+@pytest.mark.usefixtures("listening")
 def test_an_interrupt_hands_back_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A real SIGINT within the first tree; the other case of Either then gets no time of its own."""
     tree, called = certifier.branch_and_bound, []
-    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 
     def interrupted(*args: Any, **options: Any) -> Any:
         called.append(None)
@@ -126,17 +138,14 @@ def test_an_interrupt_hands_back_what_is_known(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(certifier, "branch_and_bound", interrupted)
     began = time.monotonic()
-    try:
-        found = built(BranchAndBound(time_limit=600.0), Variance(), Either(HARD, HARD & Box(upper=0.3)), hard())
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+    found = built(BranchAndBound(time_limit=600.0), Variance(), Either(HARD, HARD & Box(upper=0.3)), hard())
     assert time.monotonic() - began < 100.0
     assert len(called) == 2 and ("interrupted" in found.status.message or "clock" in found.status.message)
     assert found.bound is not None and 0.0 < found.bound < found.energy
     assert max(found.residuals.values()) <= 1e-9
 
 
+@pytest.mark.usefixtures("listening")
 def test_an_interrupt_before_there_is_an_incumbent_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def chains(*args: Any) -> None:
         signal.raise_signal(signal.SIGINT)
