@@ -193,7 +193,8 @@ def _size(term: Energy, ctx: Context, draw: Draw) -> float:
     values = term.bind(ctx)(torch.tensor(draw.dirichlet(np.ones(ctx.n_assets), 8)))
     spread, level = float(values.max() - values.min()), float(values.abs().max())
     found = spread if spread > 1e-9 * level else level
-    return found if found > 0.0 and math.isfinite(found) else 1.0
+    # What is a rounding of zero is not to be scaled up to matter.
+    return found if found > 1e-12 and math.isfinite(found) else 1.0
 
 
 def _with_nan(draw: Draw, ctx: Context, energy: Energy) -> tuple[Context, bool]:

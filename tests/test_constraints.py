@@ -276,6 +276,22 @@ def test_the_energy_is_zero_where_the_rule_holds_and_a_spec(name: str) -> None:
     assert isinstance(term, Relaxed) and Energy.from_json(term.model_dump_json()) == term
 
 
+@pytest.mark.parametrize("name", ["LongOnly", "Budget"])
+def test_the_energy_is_the_same_to_cvxpy(name: str) -> None:
+    """The nearest point is minimised inside the expression; both faces agree, and so does the optimum."""
+    rule = {"LongOnly": LongOnly(), "Budget": Budget() & Box(upper=0.3)}[name]
+    term, pull = rule.energy(3.0), torch.linspace(-1.0, 1.0, N, dtype=F64)
+    w = cp.Variable(N)
+    task = cp.Problem(cp.Minimize(term.to_cvxpy(w, context()) + 0.5 * cp.sum_squares(w - 2.0 * pull.numpy())))
+    task.solve(solver=cp.CLARABEL)
+    found = torch.tensor(w.value)
+    energy = term.bind(context())
+    assert task.value == pytest.approx(float(energy(found) + 0.5 * (found - 2.0 * pull).square().sum()), rel=1e-6)
+    # The least of k/2 d(w)^2 + 1/2 |w - y|^2 stands at (k P y + y) / (k + 1).
+    nearest = rule.project(2.0 * pull, context()).weights
+    assert torch.allclose(found, (3.0 * nearest + 2.0 * pull) / 4.0, atol=1e-5)
+
+
 # ---- All -----------------------------------------------------------------------------------------------
 
 

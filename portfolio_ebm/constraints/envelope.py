@@ -11,6 +11,7 @@ from typing import Any
 
 import cvxpy as cp
 import torch
+from cvxpy.transforms.indicator import indicator
 from pydantic import Field
 from torch import Tensor
 
@@ -83,7 +84,7 @@ class Relaxed(ConvexEnergy):
         return energy
 
     def to_cvxpy(self, w: Any, ctx: Context) -> Any:
-        """k / 2 * min over v in the rule of ||w - v||^2, v minimised inside.
+        """k / 2 ||w - v||^2 with v in the rule: to be minimised, over v as well.
 
         Raises:
             SpecError: the rule is not convex.
@@ -91,5 +92,5 @@ class Relaxed(ConvexEnergy):
         if not self.rule.convex:
             raise SpecError(f"{self!r} is not convex: its rule is a choice of names; use AnnealedLangevin().")
         nearest = cp.Variable(ctx.n_assets)
-        inner = cp.Problem(cp.Minimize(0.5 * self.k * cp.sum_squares(w - nearest)), self.rule.to_cvxpy(nearest, ctx))
-        return cp.partial_optimize(inner, opt_vars=[nearest], solver=cp.CLARABEL)
+        # The rule rides in the expression; cvxpy's partial minimisation fails beside a quadratic term.
+        return 0.5 * self.k * cp.sum_squares(w - nearest) + indicator(self.rule.to_cvxpy(nearest, ctx))
