@@ -140,7 +140,7 @@ class BranchAndBound(Constructor):
             return None, np.inf
         if found is None or region.grid is None:
             return found, bound
-        return in_lots(found, task.value, region), bound
+        return in_lots(found, task.value, region, True, rng), bound
 
     def _tree(
         self, task: Task, region: Region, rng: torch.Generator, stop: Callable[[], bool]
