@@ -92,7 +92,7 @@ def test_a_clock_leaves_a_true_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     short, longer = (built(BranchAndBound(time_limit=limit), Variance(), HARD, ctx) for limit in (10.0, 200.0))
     assert "stopped by its clock of 10 s" in short.status.message
     assert short.bound is not None and longer.bound is not None
-    assert 10.0 < short.diagnostics["nodes"] < longer.diagnostics["nodes"] < 500.0
+    assert short.diagnostics["nodes"] < longer.diagnostics["nodes"] < 500.0
     assert 0.0 < short.bound < longer.bound <= min(short.energy, longer.energy)
 
 

@@ -107,7 +107,7 @@ class Program:
             lower, upper: (n,), in place of the program's. rows, row_lower, row_upper: all rows, in place of its own.
             start: (n,), a point near the answer.
         """
-        if (lower > upper + FEASIBLE).any():
+        if (lower > upper + FEASIBLE).any() or (row_lower > row_upper + FEASIBLE).any():
             return None
         slice_ = _Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
         found = _plain(slice_, start) if not self.kinked else _kinked(slice_, start)
