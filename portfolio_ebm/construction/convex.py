@@ -18,6 +18,7 @@ from torch import Tensor
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
+from portfolio_ebm.construction.cuts import by_cuts
 from portfolio_ebm.construction.duality import Box, Duals, prove
 from portfolio_ebm.construction.engines import Found, active_set, interior, no_minimum, rules, scale_of, through_cvxpy
 from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
@@ -94,9 +95,10 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     if np.array_equal(box.lower, box.upper):
         return _only_point(formula, box, region)
     best: Minimum | None = None
-    for engine in (linear_program, free_minimum, lambda f, b: active_set(f, b, start), interior):
-        # The fast engines know box, rows and one turnover cap; other caps go to cvxpy.
-        found = engine(formula, box) if formula.exact and not box.caps else None
+    polyhedral = formula.exact and not box.caps
+    fast = (linear_program, free_minimum, lambda f, b: active_set(f, b, start)) if polyhedral else ()
+    for engine in (*fast, interior):
+        found = engine(formula, box)
         if found is not None:
             minimum = _proven(formula, box, region, found)
             if not _usable(minimum, box):
@@ -111,7 +113,11 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
         and best.value - best.bound <= 1e-6 * _size(formula, box, best.value)
     ):
         return best
-    last = _proven(formula, box, region, through_cvxpy(formula, box))
+    oracle = through_cvxpy(formula, box)
+    last = _proven(formula, box, region, oracle)
+    if np.isfinite(last.value) and not last.status.ok:
+        closer = by_cuts(formula, box, oracle, _size(formula, box, last.value))
+        last = last if closer is None else _proven(formula, box, region, closer)
     if not np.isfinite(last.value):
         raise SolverError(no_minimum("infeasible", formula))
     if not _usable(last, box):
@@ -170,7 +176,7 @@ def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum
         bound, kkt, multipliers = proof.bound, proof.kkt, proof.duals
     gap = np.inf if bound is None else (value - bound) / _size(formula, box, value)
     # A conic solver's own residual is to its tolerance: it is told, and the gap decides.
-    ok = gap <= KKT or (kkt is not None and kkt <= KKT and found.duals is not None)
+    ok = gap <= KKT or (kkt is not None and kkt <= KKT and (found.duals is not None or found.own))
     said = f"gap {max(value - bound, 0.0):.1e}" if bound is not None else "no bound"
     said += f", KKT residual {kkt:.1e}" if kkt is not None else ""
     sentence = (

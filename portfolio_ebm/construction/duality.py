@@ -1,14 +1,18 @@
 """What proves a minimum: a lower bound and a KKT residual from given multipliers, checked in O(S n).
 
-For a convex E = phi + sum c_j CVaR_j + rate |w - held|_1, any slope of the tails L'q (0 <= q <= c/(S(1-a)), sum q = c),
-any row multipliers nu and any turnover multiplier tau >= 0 give, for every w of the region,
+For a convex E and caps g_k(w) <= limit_k, every multiplier says a function below E on the whole region, made of an
+affine part and of one piecewise linear function for each name:
 
-    E(w) >= phi(w*) - g'w* - sum_j max(nu_j lo_j, nu_j up_j over the side it pulls) - tau cap
-            + sum_i min over [lower_i, upper_i] of  r_i w + rate |w - held_i| + tau |w - anchor_i|,
-    g = grad phi(w*),  r = g + L'q + A'nu.
+    smooth      phi(w*) + grad phi(w*)'(w - w*)
+    tail        (L w - m)'q,                        0 <= q <= c/count, sum q = c
+    hinges      sum_s q_s (a_s'w - b_s),            0 <= q <= price
+    square      y kink(w) - y^2 / 4c,               y >= 0
+    row         nu (A w - its side),                the side by the sign of nu
+    cap         lambda (g(w) - limit), lambda >= 0: an L1 ball as it is, a tail by its q, an ellipsoid by its
+                tangent at w*: lambda (s'(w - centre) - limit), s = S (w* - centre) / g(w*)
 
-Each minimum is over a piecewise linear function of one variable, so it stands on a kink or an end. The bound is
-true whatever solver the multipliers came from; it is tight when they are optimal.
+The least value of their sum over the box stands, name by name, on a kink or an end, and is a lower bound on E over the
+region, whatever solver the multipliers came from; it is tight when they are optimal.
 
 Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization, section 5.2.
 """
@@ -21,21 +25,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from portfolio_ebm.constraints.caps import Cap
+from portfolio_ebm.constraints.caps import Ball, Cap, Ellipsoid
+from portfolio_ebm.constraints.caps import Tail as TailCap
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.formula import Formula, Tail
+from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.construction.pieces import Kink, Tail
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Multipliers:
-    """Duals of one solution: `tails` one vector q per CVaR term, `rows` signed (positive: the upper side pulls),
-    `turnover` non-negative."""
+    """Duals of one solution: `tails` one vector q per tail, those of the formula's pieces last, `rows` signed
+    (positive: the upper side pulls), `turnover` non-negative, `hinges` and `squares` of the pieces, `caps` one for each
+    cap of the box, and `cap_tails` the q of each cap that is a tail, nothing for the others."""
 
     tails: tuple[Array, ...]
     rows: Array
     turnover: float
+    hinges: tuple[Array, ...] = ()
+    squares: tuple[float, ...] = ()
+    caps: tuple[float, ...] = ()
+    cap_tails: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,14 @@ class Box:
                 np.minimum(upper, self.anchor + self.turnover),
             )
             lower, upper = np.minimum(lower, self.upper), np.maximum(upper, self.lower)
+        for cap in self.caps:
+            if np.isfinite(lower).all() and np.isfinite(upper).all():
+                break
+            low, high = _reach(cap)
+            lower, upper = (
+                np.minimum(np.maximum(lower, low), self.upper),
+                np.maximum(np.minimum(upper, high), self.lower),
+            )
         for _ in range(3):
             if np.isfinite(lower).all() and np.isfinite(upper).all():
                 break
@@ -109,6 +128,22 @@ class Box:
                 _tighten(row, high, lower, upper)
                 _tighten(-row, -low, lower, upper)
         return lower, upper
+
+
+def _reach(cap: Cap) -> tuple[Array, Array]:
+    """The least and the largest weight of each name that an L1 ball or an ellipsoid allows."""
+    if isinstance(cap, Ball):
+        centre, up, down = (x.numpy() for x in (cap.centre, cap.up, cap.down))
+        with np.errstate(divide="ignore"):
+            return centre - cap.limit / down, centre + cap.limit / up
+    n = cap.centre.shape[0] if isinstance(cap, Ellipsoid) else 0
+    if isinstance(cap, Ellipsoid):
+        values, vectors = np.linalg.eigh(cap.matrix.dense().numpy())
+        if values.min() > 1e-9 * values.max():
+            # max w_i - c_i over the ellipsoid is limit * sqrt of the inverse's diagonal; rounding is given away.
+            width = cap.limit * (1.0 + 1e-6) * np.sqrt((vectors**2 / values).sum(1))
+            return cap.centre.numpy() - width, cap.centre.numpy() + width
+    return np.full(n, -np.inf) if n else np.array(-np.inf), np.full(n, np.inf) if n else np.array(np.inf)
 
 
 def _tighten(row: Array, high: float, lower: Array, upper: Array) -> None:
@@ -146,7 +181,7 @@ def tail_duals(tail: Tail, q: Array) -> Array:
 
 def best_tail(tail: Tail, w: Array) -> Array:
     """The subgradient weights at w: the worst scenarios at their cap, the last by its fraction."""
-    order = np.argsort(-(tail.losses @ w), kind="stable")
+    order = np.argsort(-tail.loss(w), kind="stable")
     whole = min(int(np.floor(tail.count)), len(order))
     q = np.zeros(len(order))
     q[order[:whole]] = tail.cap
@@ -157,83 +192,156 @@ def best_tail(tail: Tail, w: Array) -> Array:
 
 @dataclass(frozen=True)
 class Proof:
-    """A lower bound on E over the region, and the KKT residual relative to the largest slope; None where the
-    region is open on a side on which no bound exists. `duals` are the multipliers that were used."""
+    """A lower bound on E over the region, and the KKT residual relative to the largest slope of any single term; the
+    bound is None where the region is open on a side on which no bound exists. `duals` are the multipliers used."""
 
     bound: float | None
     kkt: float
     duals: Duals
 
 
+@dataclass
+class _Below:
+    """A function below E on the region: constant + slope'w + sum of kinks; `loose` is how far it is below the parts
+    that it stands for at w, the smooth ones aside, and `size` the largest slope among these."""
+
+    w: Array
+    constant: float
+    slope: Array
+    kinks: list[Kink]
+    loose: float
+    size: float
+
+    def add(self, pull: Array, constant: float, value: float) -> None:
+        """pull'w + constant <= what has `value` at w."""
+        self.slope = self.slope + pull
+        self.constant += constant
+        self.loose += abs(value - float(pull @ self.w) - constant)
+
+    def bend(self, kink: Kink, constant: float, value: float) -> None:
+        """kink(w) + constant <= what has `value` at w."""
+        self.kinks.append(kink)
+        self.constant += constant
+        self.loose += abs(value - kink.value(self.w) - constant)
+
+
 def prove(formula: Formula, box: Box, w: Array, duals: Multipliers) -> Proof:
-    """Bound and KKT residual at w (n,) for a formula without other terms."""
-    value, gradient = formula.slope(w)
-    tails = [tail_duals(tail, q) for tail, q in zip(formula.tails, duals.tails, strict=True)]
-    pulls = [tail.losses.T @ q for tail, q in zip(formula.tails, tails, strict=True)]
+    """Bound and KKT residual at w (n,) for a formula of known terms and pieces."""
     rows = np.where((duals.rows > 0.0) & np.isfinite(box.row_upper), duals.rows, 0.0)
     rows = np.where((duals.rows < 0.0) & np.isfinite(box.row_lower), duals.rows, rows)
     tau = max(duals.turnover, 0.0) if box.turnover is not None else 0.0
-    slope = gradient + sum(pulls, np.zeros_like(w)) + box.rows.T @ rows
-    held = formula.held if formula.held is not None else np.zeros_like(w)
-    scale = max([float(np.abs(x).max()) for x in (gradient, *pulls, np.array([formula.cost]))], default=1.0) or 1.0
-
+    below = _of_terms(formula, w, duals)
+    scale = below.size or 1.0
+    caps = _of_caps(below, box, duals)
+    if tau > 0.0:
+        below.bend(Kink.even(box.anchor, tau), -tau * (box.turnover or 0.0), 0.0)
     side = np.where(rows > 0.0, box.row_upper, box.row_lower)
     support = float(sum(r * s for r, s in zip(rows, side, strict=True) if r != 0.0))
+    slope = below.slope + box.rows.T @ rows
     lower, upper = box.implied()
-    least = _least(slope, formula.cost, held, tau, box.anchor, lower, upper)
+    least = _least(slope, below.kinks, lower, upper)
     bound: float | None = None
     if least is not None:
-        bound = value - float(gradient @ w) - support - tau * (box.turnover or 0.0) + least
-    elif not formula.smooth and not formula.tails and formula.cost == 0.0 and tau == 0.0 and formula.curve is not None:
-        bound = _by_curvature(value, rows, support, box, w, slope, formula.smooth_part(w)[2], formula.evaluate(w))
+        bound = below.constant - support + least
+    elif not formula.models and not duals.tails and not duals.hinges and not below.kinks and not any(caps):
+        bound = _by_curvature(formula, rows, support, box, w, slope)
 
-    stationary, duals_low, duals_high = _stationarity(slope, formula.cost, held, tau, box, w)
-    stationary = stationary / scale
-    slack = np.abs(rows) * np.abs(np.where(rows != 0.0, box.rows @ w - np.where(rows != 0.0, side, 0.0), 0.0)) / scale
-    # How far the tails' weights are from being the worst ones.
-    lost = sum(
-        abs(float(best_tail(t, w) @ (t.losses @ w)) - float(p @ w)) for t, p in zip(formula.tails, pulls, strict=True)
-    )
-    idle = tau * abs(box.turnover - float(np.abs(w - box.anchor).sum())) if box.turnover is not None else 0.0
-    kkt = max(float(stationary.max(initial=0.0)), float(slack.max(initial=0.0)), (lost + idle) / scale)
-    return Proof(bound, kkt, Duals(rows, duals_low, duals_high, tau))
+    stationary, duals_low, duals_high = _stationarity(slope, below.kinks, box, w)
+    slack = np.abs(rows) * np.abs(np.where(rows != 0.0, box.rows @ w - np.where(rows != 0.0, side, 0.0), 0.0))
+    kkt = max(float(stationary.max(initial=0.0)), float(slack.max(initial=0.0)), below.loose) / scale
+    return Proof(bound, kkt, Duals(rows, duals_low, duals_high, tau, caps))
 
 
-def _least(
-    slope: Array, cost: float, held: Array, tau: float, anchor: Array, lower: Array, upper: Array
-) -> float | None:
-    """sum_i min over [lower_i, upper_i] of slope_i w + cost |w - held_i| + tau |w - anchor_i|; None if unbounded."""
-    reach = cost + tau
-    if ((~np.isfinite(upper) & (slope < -reach)) | (~np.isfinite(lower) & (slope > reach))).any():
+def _of_terms(formula: Formula, w: Array, duals: Multipliers) -> _Below:
+    """What the formula's terms say."""
+    pieces = formula.pieces
+    value, gradient = formula.slope(w)
+    below = _Below(w, value - float(gradient @ w), gradient, [], 0.0, formula.largest(w))
+    for tail, given in zip(formula.tails + (() if pieces is None else pieces.tails), duals.tails, strict=True):
+        q = tail_duals(tail, given)
+        pull = tail.losses.T @ q
+        below.add(pull, -float(np.sum(q * tail.moved)), float(best_tail(tail, w) @ tail.loss(w)))
+        below.size = max(below.size, float(np.abs(pull).max(initial=0.0)))
+    if formula.cost > 0.0 and formula.held is not None:
+        below.kinks.append(Kink.even(formula.held, formula.cost))
+    if pieces is not None:
+        below.kinks.extend(pieces.kinks)
+        for hinges, given in zip(pieces.hinges, duals.hinges, strict=True):
+            q = np.clip(given, 0.0, hinges.price)
+            pull = hinges.rows.T @ q
+            below.add(pull, -float(q @ hinges.offsets), hinges.price * float(np.maximum(hinges.gaps(w), 0.0).sum()))
+            below.size = max(below.size, float(np.abs(pull).max(initial=0.0)))
+        for square, dual in zip(pieces.squares, duals.squares, strict=True):
+            y = max(dual, 0.0)
+            squared = square.coefficient * square.kink.value(w) ** 2
+            below.bend(square.kink.scaled(y), -y * y / (4.0 * square.coefficient), squared)
+    for kink in below.kinks:
+        below.size = max(below.size, float(np.maximum(kink.up, kink.down).max(initial=0.0)))
+    return below
+
+
+def _of_caps(below: _Below, box: Box, duals: Multipliers) -> tuple[float, ...]:
+    """Add what each cap says by its multiplier; the multipliers that were used."""
+    used = []
+    for cap, given, q in zip(box.caps, duals.caps, duals.cap_tails, strict=True):
+        dual = max(given, 0.0)
+        point = torch.as_tensor(below.w, dtype=torch.float64)
+        used.append(dual)
+        if dual == 0.0:
+            continue
+        if isinstance(cap, Ball):
+            centre, up, down = (x.numpy() for x in (cap.centre, cap.up, cap.down))
+            below.bend(Kink(centre, dual * up, dual * down), -dual * cap.limit, 0.0)
+        elif isinstance(cap, Ellipsoid):
+            slope = dual * cap.slope(point).numpy()
+            below.add(slope, -float(slope @ cap.centre.numpy()) - dual * cap.limit, 0.0)
+        elif isinstance(cap, TailCap):
+            tail = Tail(dual, cap.losses.numpy(), cap.count)
+            below.add(tail.losses.T @ tail_duals(tail, q), -dual * cap.limit, 0.0)
+        else:
+            used[-1] = 0.0
+    return tuple(used)
+
+
+def _least(slope: Array, kinks: list[Kink], lower: Array, upper: Array) -> float | None:
+    """sum_i min over [lower_i, upper_i] of slope_i w + sum_k kink_k,i(w); None if unbounded."""
+    zero = np.zeros_like(slope)
+    right = slope + sum((kink.up for kink in kinks), zero)
+    left = slope - sum((kink.down for kink in kinks), zero)
+    if ((~np.isfinite(upper) & (right < 0.0)) | (~np.isfinite(lower) & (left > 0.0))).any():
         return None
+    centres = [np.clip(kink.centre, lower, upper) for kink in kinks] or [np.clip(zero, lower, upper)]
     # A finite stand-in for an open end on which the function does not fall: never the smallest.
-    ends = [np.where(np.isfinite(end), end, np.clip(held, lower, upper)) for end in (lower, upper)]
-    points = np.stack([*ends, np.clip(held, lower, upper), np.clip(anchor, lower, upper)])
-    return float((slope * points + cost * np.abs(points - held) + tau * np.abs(points - anchor)).min(0).sum())
+    ends = [np.where(np.isfinite(end), end, centres[0]) for end in (lower, upper)]
+    points = np.stack([*ends, *centres])
+    values = slope * points
+    for kink in kinks:
+        move = points - kink.centre
+        values += kink.up * np.maximum(move, 0.0) + kink.down * np.maximum(-move, 0.0)
+    return float(values.min(0).sum())
 
 
-def _by_curvature(
-    value: float, rows: Array, support: float, box: Box, w: Array, slope: Array, hessian: Array, energy: float
-) -> float | None:
+def _by_curvature(formula: Formula, rows: Array, support: float, box: Box, w: Array, slope: Array) -> float | None:
     """For a strictly convex quadratic on an open box: the least value of the Lagrangian over all w."""
     closed = np.isfinite(box.lower) & np.isfinite(box.upper) & (box.lower == box.upper)
     free = ~closed
-    inner = hessian[np.ix_(free, free)]
+    inner = formula.smooth_part(w)[2][np.ix_(free, free)]
     if not free.any() or np.linalg.eigvalsh(inner).min() <= 1e-12 * np.abs(inner).max():
         return None
     left = slope[free]
-    return energy + float(rows @ (box.rows @ w)) - support - 0.5 * float(left @ np.linalg.solve(inner, left))
+    low = 0.5 * float(left @ np.linalg.solve(inner, left))
+    return formula.evaluate(w) + float(rows @ (box.rows @ w)) - support - low
 
 
-def _stationarity(slope: Array, cost: float, held: Array, tau: float, box: Box, w: Array) -> tuple[Array, Array, Array]:
-    """Distance of zero from slope + cost d|w - held| + tau d|w - anchor| + the box's normal cone, by name, and the
+def _stationarity(slope: Array, kinks: list[Kink], box: Box, w: Array) -> tuple[Array, Array, Array]:
+    """Distance of zero from the slope, the kinks' subgradients and the box's normal cone together, by name, and the
     least multipliers of the lower and the upper ends that bring it there."""
     near = 1e-9
     low, high = slope.copy(), slope.copy()
-    for size, point in ((cost, held), (tau, box.anchor)):
-        at = np.abs(w - point) <= near
-        low = low + np.where(at, -size, size * np.sign(w - point))
-        high = high + np.where(at, size, size * np.sign(w - point))
+    for kink in kinks:
+        move = w - kink.centre
+        low += np.where(move > near, kink.up, -kink.down)
+        high += np.where(move < -near, -kink.down, kink.up)
     at_low, at_high = w <= box.lower + near, w >= box.upper - near
     up, down = np.maximum(low, 0.0), np.maximum(-high, 0.0)
     off = np.where(at_low, 0.0, up) + np.where(at_high, 0.0, down)

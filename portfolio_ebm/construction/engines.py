@@ -1,8 +1,8 @@
 """The three engines behind `minimize`: active set, interior point, cvxpy; each gives weights and multipliers.
 
-The active set (daqp) takes strictly convex quadratics on polyhedra; the interior point takes CVaR, |trade| costs, a
-turnover cap and smooth terms too; cvxpy with Clarabel takes whatever is convex. All work on an objective scaled to
-order one: portfolio energies are near 1e-5, below what solvers' tolerances see.
+The active set (daqp) takes strictly convex quadratics on polyhedra; the interior point takes smooth terms, the pieces
+of pieces.py and every cap too; cvxpy with Clarabel takes whatever is convex. All work on an objective scaled to order
+one: portfolio energies are near 1e-5, below what solvers' tolerances see.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from portfolio_ebm.construction.columns import by_columns, by_daqp
 from portfolio_ebm.construction.duality import Box, Duals, Multipliers
 from portfolio_ebm.construction.formula import Formula
-from portfolio_ebm.construction.interior import Ended, Program, interior_point
+from portfolio_ebm.construction.interior import interior_point
+from portfolio_ebm.construction.lowering import lowered, program_of, read, sides
 from portfolio_ebm.energy import to_cvxpy
 from portfolio_ebm.errors import SolverError
 
@@ -36,7 +37,7 @@ CLOSED = 3e-9
 @dataclass(frozen=True)
 class Found:
     """What an engine gives: weights, and multipliers that prove them. Cvxpy, on terms only it knows, gives a bound, a
-    KKT residual and multipliers of the rules of its own instead."""
+    KKT residual and multipliers of the rules of its own instead; cutting planes give `own` ones."""
 
     weights: Array
     duals: Multipliers | None
@@ -44,6 +45,7 @@ class Found:
     bound: float | None = None
     kkt: float | None = None
     rules: Duals | None = None
+    own: bool = False
 
 
 def scale_of(formula: Formula, box: Box) -> float:
@@ -86,125 +88,18 @@ def active_set(formula: Formula, box: Box, start: Array | None = None) -> Found 
 
 
 def interior(formula: Formula, box: Box) -> Found | None:
-    """The minimum of a formula whose terms are all known, by the interior point; None where it fails."""
+    """The minimum of a formula of known terms, pieces and caps, by the interior point; None where it fails."""
     free = box.upper - box.lower > 1e-14
-    scale = scale_of(formula, box)
-    program, start, layout = _program(formula, box, free, scale)
+    parts = lowered(formula, box, free, scale_of(formula, box), np.where(free, inside(box), box.lower))
+    if parts is None:
+        return None
     with np.errstate(all="ignore"):
-        ended = interior_point(program, start)
+        ended = interior_point(program_of(parts), parts.start)
     if not ended.converged:
         return None
-    return _read(formula, box, free, scale, ended, layout)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where things stand in z = (free weights, one t per tail, one v per free name under a turnover cap)."""
-
-    n_free: int
-    n_tails: int
-    equal: Mask
-    above: Mask
-    below: Mask
-
-
-def _program(formula: Formula, box: Box, free: Mask, scale: float) -> tuple[Program, Array, _Layout]:
-    w0 = np.where(free, inside(box), box.lower)
-    fixed = np.where(free, 0.0, box.lower)
-    k, j = int(free.sum()), len(formula.tails)
-    capped = box.turnover is not None
-    size = k + j + (k if capped else 0)
-    equal = box.row_upper - box.row_lower <= 1e-14
-    above, below = ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
-
-    # Under a turnover cap from the same weights, |w - held| is v already: a hinge beside it would be degenerate.
-    shared = capped and formula.held is not None and np.array_equal(formula.held, box.anchor)
-    hinges, offsets, weights = _hinges(formula, free, fixed, scale, size, kinks=formula.cost > 0.0 and not shared)
-    part = np.zeros((len(box.rows), size))
-    part[:, :k] = box.rows[:, free]
-    moved = box.rows @ fixed
-    rows = [part[above], -part[below]]
-    limits = [(box.row_upper - moved)[above], -(box.row_lower - moved)[below]]
-    lower, upper = np.full(size, -np.inf), np.full(size, np.inf)
-    lower[:k], upper[:k] = box.lower[free], box.upper[free]
-    start = np.zeros(size)
-    start[:k] = w0[free]
-    for i, tail in enumerate(formula.tails):
-        start[k + i] = np.quantile(tail.losses @ w0, max(1.0 - tail.count / len(tail.losses), 0.0))
-    if capped:
-        more_rows, more_limits = _turnover_rows(box, free, size)
-        rows.append(more_rows)
-        limits.append(more_limits)
-        start[k + j :] = np.abs(w0 - box.anchor)[free] + 0.01
-    fall = np.zeros(size)
-    fall[slice(k + j, None) if shared else slice(0, k)] = scale * formula.cost * (1.0 if shared else -1.0)
-    fall[k : k + j] = [scale * tail.coefficient for tail in formula.tails]
-
-    def model(z: Array) -> tuple[Array, Array]:
-        w = fixed.copy()
-        w[free] = z[:k]
-        _, g, h = formula.smooth_part(w)
-        gradient, hessian = fall.copy(), np.zeros((size, size))
-        gradient[:k] += scale * g[free]
-        hessian[:k, :k] = scale * h[np.ix_(free, free)]
-        return gradient, hessian
-
-    program = Program(
-        model=model, hinges=hinges, offsets=offsets, weights=weights, rows=np.concatenate(rows),
-        limits=np.concatenate(limits), equal=part[equal], targets=(box.row_upper - moved)[equal],
-        lower=lower, upper=upper,
-    )  # fmt: skip
-    return program, start, _Layout(k, j, equal, above, below)
-
-
-def _turnover_rows(box: Box, free: Mask, size: int) -> tuple[Array, Array]:
-    """v >= w - anchor, v >= anchor - w, and sum v within what the fixed names leave of the cap; v stands last in z."""
-    k = int(free.sum())
-    rows = np.zeros((2 * k + 1, size))
-    rows[:k, :k], rows[k : 2 * k, :k] = np.eye(k), -np.eye(k)
-    rows[:k, size - k :] = rows[k : 2 * k, size - k :] = -np.eye(k)
-    rows[-1, size - k :] = 1.0
-    spent = float(np.abs(box.lower - box.anchor)[~free].sum())
-    return rows, np.concatenate([box.anchor[free], -box.anchor[free], [(box.turnover or 0.0) - spent]])
-
-
-def _hinges(
-    formula: Formula, free: Mask, fixed: Array, scale: float, size: int, *, kinks: bool
-) -> tuple[Array, Array, Array]:
-    """Scenarios above t, and cost * |x| = 2 cost * (x)_+ - cost * x for each free name."""
-    k = int(free.sum())
-    blocks, offsets, weights = [np.zeros((0, size))], [np.zeros(0)], [np.zeros(0)]
-    for i, tail in enumerate(formula.tails):
-        block = np.zeros((len(tail.losses), size))
-        block[:, :k] = tail.losses[:, free]
-        block[:, k + i] = -1.0
-        blocks.append(block)
-        offsets.append(-(tail.losses @ fixed))
-        weights.append(np.full(len(block), scale * tail.cap))
-    if kinks and formula.held is not None:
-        block = np.zeros((k, size))
-        block[:, :k] = np.eye(k)
-        blocks.append(block)
-        offsets.append(formula.held[free])
-        weights.append(np.full(k, 2.0 * scale * formula.cost))
-    return np.concatenate(blocks), np.concatenate(offsets), np.concatenate(weights)
-
-
-def _read(formula: Formula, box: Box, free: Mask, scale: float, ended: Ended, layout: _Layout) -> Found:
-    w = np.where(free, 0.0, box.lower)
-    w[free] = ended.z[: layout.n_free]
-    tails, at = [], 0
-    for tail in formula.tails:
-        tails.append(ended.q[at : at + len(tail.losses)] / scale)
-        at += len(tail.losses)
-    rows = np.zeros(len(box.rows))
-    rows[layout.equal] = ended.equal_dual
-    n_above, n_below = int(layout.above.sum()), int(layout.below.sum())
-    rows[layout.above] += ended.row_dual[:n_above]
-    rows[layout.below] -= ended.row_dual[n_above : n_above + n_below]
-    turnover = float(ended.row_dual[-1]) if box.turnover is not None else 0.0
+    w, duals = read(parts, ended.z, ended.q, ended.row_dual, ended.equal_dual)
     engine = f"interior point, {ended.steps} steps" + (", then exact on its active set" if ended.exact else "")
-    return Found(w, Multipliers(tuple(tails), rows / scale, turnover / scale), engine)
+    return Found(w, duals, engine)
 
 
 def through_cvxpy(formula: Formula, box: Box) -> Found:
@@ -309,9 +204,7 @@ def rules(w: Any, box: Box) -> dict[str, Any]:
 
 def _sides(box: Box) -> tuple[Mask, Mask, Mask, Mask, Mask]:
     """Finite lower and upper ends by name; equal, upper-bounded and lower-bounded rows."""
-    equal = box.row_upper - box.row_lower <= 1e-14
-    above, below = ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
-    return np.isfinite(box.lower), np.isfinite(box.upper), equal, above, below
+    return np.isfinite(box.lower), np.isfinite(box.upper), *sides(box)
 
 
 def _duals(walls: dict[str, Any], box: Box, weights: Array, scale: float) -> Duals | None:

@@ -2,28 +2,30 @@
 
     E(w) = 1/2 w'Mw + m'w + k  +  sum c_j CVaR_j(w)  +  rate * sum |w - held|  +  smooth terms  +  other terms
 
-"Other" are convex terms that only cvxpy knows; they send the whole formula there.
+"Other" are convex terms with none of these faces: `pieces` tells what they consist of (pieces.py), or that only cvxpy
+knows one of them, which sends the whole formula there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from portfolio_ebm.construction.pieces import Pieces, Smooth, Tail, pieces_of
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
+from portfolio_ebm.energies.deviation import away
 from portfolio_ebm.energies.diversification import NegativeEntropy
+from portfolio_ebm.energies.entropic import EVaR
 from portfolio_ebm.energies.faces import SmoothEnergy
 from portfolio_ebm.energies.fixed import FixedCost
 from portfolio_ebm.energies.risk import CVaR
 from portfolio_ebm.energies.tracking import TrackingError
-from portfolio_ebm.energy import Bound, ConvexEnergy, Energy, Quadratic, Scaled, add
+from portfolio_ebm.energy import Bound, ConvexEnergy, Energy, Scaled, add
 from portfolio_ebm.errors import ShapeError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.types import as_numpy
@@ -32,20 +34,6 @@ Array = NDArray[np.float64]
 
 SMALL = 200
 """Up to so many names M is formed at once; beyond, only where its entries are needed."""
-
-
-@dataclass(frozen=True)
-class Tail:
-    """c * CVaR: the loss of each scenario is a row of `losses` (S, n); `count` scenarios make the tail."""
-
-    coefficient: float
-    losses: Array
-    count: float
-
-    @property
-    def cap(self) -> float:
-        """The most weight one scenario can carry: c / (S (1 - level))."""
-        return self.coefficient / self.count
 
 
 @dataclass(frozen=True)
@@ -60,7 +48,7 @@ class Formula:
         cost: coefficient of sum |w - held|; zero where nothing is held.
         held: (n,) or None.
         smooth: coefficient and Newton model of each smooth term.
-        other: terms only cvxpy knows.
+        other: terms of any other kind.
     """
 
     energy: Energy
@@ -72,7 +60,7 @@ class Formula:
     tails: tuple[Tail, ...]
     cost: float
     held: Array | None
-    smooth: tuple[tuple[float, Callable[[Tensor], Quadratic]], ...]
+    smooth: tuple[Smooth, ...]
     other: tuple[Scaled, ...]
 
     @property
@@ -81,8 +69,13 @@ class Formula:
 
     @property
     def exact(self) -> bool:
-        """Whether the fast engines know every term."""
+        """Whether the fast engines know every term, without pieces."""
         return not self.other
+
+    @cached_property
+    def pieces(self) -> Pieces | None:
+        """What `other` consists of; None where only cvxpy knows one of them."""
+        return pieces_of(self.other, self.ctx)
 
     @property
     def nonnegative(self) -> bool:
@@ -132,29 +125,51 @@ class Formula:
         loadings, core, diagonal = self._factors
         return np.asarray(loadings @ (core @ (loadings.T @ w)) + diagonal * w)
 
+    @property
+    def models(self) -> tuple[Smooth, ...]:
+        """Coefficients and Newton models of all smooth terms and pieces."""
+        return self.smooth if self.pieces is None else self.smooth + self.pieces.smooth
+
     def slope(self, w: Array) -> tuple[float, Array]:
-        """Value and gradient at w of the quadratic and the smooth terms together."""
+        """Value and gradient at w of the quadratic and the smooth terms and pieces together."""
+        value, gradient, _ = self._expanded(w, None)
+        return value, gradient
+
+    def _expanded(self, w: Array, hessian: Array | None) -> tuple[float, Array, Array | None]:
+        """Value, gradient, and `hessian` with those of the smooth terms added in place."""
         value, gradient = self.constant + float(self.linear @ w), self.linear.copy()
         if self.curve is not None:
             pull = self._bent(w)
             value, gradient = value + 0.5 * float(pull @ w), gradient + pull
+        if self.pieces is not None:
+            value += self.pieces.constant + float(self.pieces.linear @ w)
+            gradient = gradient + self.pieces.linear
         point = torch.as_tensor(w, dtype=torch.float64)
-        for coefficient, model in self.smooth:
+        for coefficient, model in self.models:
             face = model(point)
             bend = np.zeros_like(w) if face.matrix is None else as_numpy(face.matrix.matvec(point))
             value += coefficient * float(face(point))
             gradient = gradient + coefficient * (bend + as_numpy(face.linear))
-        return value, gradient
+            if hessian is not None and face.matrix is not None:
+                hessian += coefficient * as_numpy(face.matrix.dense())
+        return value, gradient, hessian
+
+    def largest(self, w: Array) -> float:
+        """The largest slope at w of any single part of the quadratic and smooth terms: they may cancel in the sum."""
+        parts = [self.linear] + ([] if self.curve is None else [self._bent(w)])
+        parts += [] if self.pieces is None else [self.pieces.linear]
+        point = torch.as_tensor(w, dtype=torch.float64)
+        for coefficient, model in self.models:
+            face = model(point)
+            bend = np.zeros_like(w) if face.matrix is None else as_numpy(face.matrix.matvec(point))
+            parts.append(coefficient * (bend + as_numpy(face.linear)))
+        return max(float(np.abs(part).max(initial=0.0)) for part in parts)
 
     def smooth_part(self, w: Array) -> tuple[float, Array, Array]:
-        """Value, gradient and Hessian at w of the quadratic and the smooth terms together."""
+        """Value, gradient and Hessian at w of the quadratic and the smooth terms and pieces together."""
         hessian = np.zeros((self.n, self.n)) if self.matrix is None else self.matrix.copy()
-        point = torch.as_tensor(w, dtype=torch.float64)
-        for coefficient, model in self.smooth:
-            face = model(point)
-            if face.matrix is not None:
-                hessian += coefficient * as_numpy(face.matrix.dense())
-        return *self.slope(w), hessian
+        value, gradient, _ = self._expanded(w, hessian)
+        return value, gradient, hessian
 
 
 def take_apart(energy: Energy, ctx: Context) -> Formula:
@@ -185,6 +200,9 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
         elif isinstance(term, CVaR):
             losses = as_numpy(term.losses(ctx))
             tails.append(Tail(c, losses, term.tail(losses.shape[0])))
+        elif isinstance(term, EVaR) and term.worst(ctx):
+            # Of so few scenarios it is the largest loss, which no Newton model knows.
+            tails.append(Tail(c, -as_numpy(away(ctx, term.centred)), 1.0))
         elif isinstance(term, TradingCost):
             cost += c * term.rate if ctx.held is not None else 0.0
         elif isinstance(term, SmoothEnergy) or (isinstance(term, TrackingError) and term.smooth):

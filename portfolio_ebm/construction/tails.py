@@ -17,7 +17,8 @@ import numpy as np
 
 from portfolio_ebm.constraints.mixed.program import Array, Ints, Point
 from portfolio_ebm.construction.duality import Box, tail_duals
-from portfolio_ebm.construction.formula import Formula, Tail
+from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.construction.pieces import Tail
 from portfolio_ebm.construction.vertices import Hinges, Vertex, descend
 
 SHARE, MORE = 2.0, 40

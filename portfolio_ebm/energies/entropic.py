@@ -130,6 +130,10 @@ class EVaR(SmoothEnergy):
 
         return energy
 
+    def worst(self, ctx: Context) -> bool:
+        """Whether the tail is no more than one scenario, so that E is the largest loss."""
+        return ctx.scenarios.shape[-2] * (1.0 - self.level) <= 1.0 + 1e-12
+
     def taylor(self, ctx: Context) -> Callable[[Tensor], Quadratic]:
         """Gradient -R'p, Hessian g [Cov_p(R) - Cov_p(R, l) Cov_p(l, R) / Var_p(l)]."""
         rows = away(ctx, self.centred)
@@ -155,7 +159,7 @@ class EVaR(SmoothEnergy):
     def to_cvxpy(self, w: Any, ctx: Context) -> Any:
         rows = away(ctx, self.centred).detach().cpu().numpy()
         size = len(rows)
-        if size * (1.0 - self.level) <= 1.0 + 1e-12:
+        if self.worst(ctx):
             return cp.max(-(rows @ w))
         t, top, u = cp.Variable(nonneg=True), cp.Variable(), cp.Variable(size)
         cone = cp.constraints.ExpCone(-(rows @ w) - top, t * np.ones(size), u)

@@ -1,0 +1,281 @@
+"""A formula under rules as the Program of the interior point, and the end of it read back as multipliers.
+
+z = (free weights, one t for each tail, one s for each square). A tail is t + hinges above t; a kink is hinges on single
+names, the same ones for all kinks of one centre; a cap of such parts is a row that charges for their hinges; an
+ellipsoid is a curve, in squares relative to its limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from portfolio_ebm.constraints.caps import Ball, Cap, Ellipsoid
+from portfolio_ebm.constraints.caps import Tail as TailCap
+from portfolio_ebm.construction.duality import Box, Multipliers
+from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.construction.pieces import Kink, Square, Tail
+from portfolio_ebm.construction.program import Array, Curved, Model, Program
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class _Block:
+    """Hinges (rows z - offsets)_+ with their prices, and what row j charges for them."""
+
+    rows: Array
+    offsets: Array
+    prices: Array
+    charges: dict[int, Array] = field(default_factory=dict)
+
+
+@dataclass
+class Lowered:
+    """A Program under construction.
+
+    Attributes:
+        free: bool (n,). fixed: (n,), the weights that cannot move, zero where free. fall: the linear part of phi.
+        slopes, limits: rows that charge. corners: the block of each centre of kinks. tails, hinges: the blocks of the
+        formula's. caps: by cap of the box its row or curve, its block where it is a tail, and the unit of its row.
+    """
+
+    formula: Formula
+    box: Box
+    free: Mask
+    scale: float
+    size: int
+    fixed: Array
+    fall: Array
+    start: Array
+    blocks: list[_Block] = field(default_factory=list)
+    slopes: list[Array] = field(default_factory=list)
+    limits: list[float] = field(default_factory=list)
+    corners: dict[bytes, _Block] = field(default_factory=dict)
+    tails: list[_Block] = field(default_factory=list)
+    hinges: list[_Block] = field(default_factory=list)
+    curved: list[Curved] = field(default_factory=list)
+    caps: list[tuple[int, _Block | None, float]] = field(default_factory=list)
+
+    @property
+    def k(self) -> int:
+        return int(self.free.sum())
+
+    def scenarios(self, losses: Array, moved: float | Array, price: float, column: int | None = None) -> _Block:
+        """Hinges above the entry `column` of z, or above zero, for each row of `losses` (S, n)."""
+        rows = np.zeros((len(losses), self.size))
+        rows[:, : self.k] = losses[:, self.free]
+        if column is not None:
+            rows[:, column] = -1.0
+        offsets = np.zeros(len(losses)) + moved - losses @ self.fixed
+        self.blocks.append(_Block(rows, offsets, np.full(len(losses), price)))
+        return self.blocks[-1]
+
+    def cornered(self, centre: Array) -> _Block:
+        """The hinges w_i - centre_i of all free names."""
+        key = centre.tobytes()
+        if key not in self.corners:
+            self.blocks.append(_Block(np.eye(self.k, self.size), centre[self.free], np.zeros(self.k)))
+            self.corners[key] = self.blocks[-1]
+        return self.corners[key]
+
+    def sided(self, kink: Kink) -> tuple[Array, Array]:
+        """(sizes, slopes) of the free names: the kink is size (w - centre)_+ + slope (w - centre), without a corner
+        where the box leaves one side only."""
+        above, below = self.box.lower >= kink.centre, self.box.upper <= kink.centre
+        sizes = np.where(above | below, 0.0, kink.up + kink.down)
+        return sizes[self.free], np.where(above, kink.up, -kink.down)[self.free]
+
+    def pay(self, kink: Kink) -> None:
+        """Add the kink to the objective."""
+        sizes, slopes = self.sided(kink)
+        block = self.cornered(kink.centre)
+        block.prices = block.prices + self.scale * sizes
+        self.fall[: self.k] += self.scale * slopes
+
+    def charge(self, kink: Kink, limit: float, column: int | None = None) -> int:
+        """Add the rule kink(w) <= limit, or kink(w) <= limit + z[column]: its row."""
+        still = np.where(self.free, 0.0, 1.0)
+        spent = Kink(kink.centre, kink.up * still, kink.down * still).value(self.fixed)
+        sizes, slopes = self.sided(kink)
+        slope = np.zeros(self.size)
+        slope[: self.k] = slopes
+        if column is not None:
+            slope[column] = -1.0
+        left = limit - spent + float(slopes @ kink.centre[self.free])
+        return self.row(slope, left, self.cornered(kink.centre), sizes)
+
+    def row(self, slope: Array, limit: float, block: _Block, charges: Array) -> int:
+        """Add slope'z + charges'(hinges of the block) <= limit: its place among the rows."""
+        self.slopes.append(slope)
+        self.limits.append(limit)
+        block.charges[len(self.slopes) - 1] = charges
+        return len(self.slopes) - 1
+
+    @property
+    def squares(self) -> tuple[Square, ...]:
+        pieces = self.formula.pieces
+        return () if pieces is None else pieces.squares
+
+    def used(self) -> list[Mask]:
+        """By block, the hinges that somebody pays for."""
+        return [
+            (block.prices > 0.0) | np.any([charge > 0.0 for charge in block.charges.values()], axis=0)
+            for block in self.blocks
+        ]
+
+
+def lowered(formula: Formula, box: Box, free: Mask, scale: float, near: Array) -> Lowered | None:
+    """The parts of the Program of `scale` times the formula, around `near` (n,), strictly inside the box; None where
+    a term or a cap is of no known kind."""
+    pieces = formula.pieces
+    if pieces is None or not all(isinstance(cap, (Ball, Ellipsoid, TailCap)) for cap in box.caps):
+        return None
+    own = formula.tails + pieces.tails
+    k, more = int(free.sum()), sum(isinstance(cap, TailCap) for cap in box.caps)
+    size = k + len(own) + more + len(pieces.squares)
+    fixed = np.where(free, 0.0, box.lower)
+    found = Lowered(formula, box, free, scale, size, fixed, np.zeros(size), np.zeros(size))
+    found.start[:k] = near[free]
+    for column, tail in enumerate(own, start=k):
+        found.tails.append(found.scenarios(tail.losses, tail.moved, scale * tail.cap, column))
+        found.fall[column] = scale * tail.coefficient
+        found.start[column] = _quantile(tail, near)
+    for hinges in pieces.hinges:
+        found.hinges.append(found.scenarios(hinges.rows, hinges.offsets, scale * hinges.price))
+    for kink in pieces.kinks:
+        found.pay(kink)
+    if formula.cost > 0.0 and formula.held is not None:
+        found.pay(Kink.even(formula.held, formula.cost))
+    # The turnover's row is the first, the squares' are the next.
+    if box.turnover is not None:
+        found.charge(Kink.even(box.anchor, 1.0), box.turnover)
+    for column, square in enumerate(pieces.squares, start=k + len(own)):
+        found.charge(square.kink, 0.0, column)
+        found.start[column] = square.kink.value(near) + 0.01
+    column = size - more
+    for cap in box.caps:
+        _cap(found, cap, column, near)
+        column += isinstance(cap, TailCap)
+    return found
+
+
+def _quantile(tail: Tail, w: Array) -> float:
+    loss = tail.loss(w)
+    return float(np.quantile(loss, max(1.0 - tail.count / len(loss), 0.0)))
+
+
+def _cap(found: Lowered, cap: Cap, column: int, near: Array) -> None:
+    """Add a cap of the box; `column` is the t of the next tail."""
+    free, k = found.free, found.k
+    if isinstance(cap, Ball):
+        kink = Kink(cap.centre.numpy(), cap.up.numpy(), cap.down.numpy())
+        found.caps.append((found.charge(kink, cap.limit), None, 1.0))
+    elif isinstance(cap, Ellipsoid):
+        matrix, away = cap.matrix.dense().numpy() / cap.limit**2, found.fixed - cap.centre.numpy()
+        whole, pull = np.zeros((found.size, found.size)), np.zeros(found.size)
+        whole[:k, :k], pull[:k] = matrix[np.ix_(free, free)], (matrix @ away)[free]
+        found.caps.append((len(found.curved), None, 1.0))
+        found.curved.append(Curved(whole, pull, 0.5 * float(away @ matrix @ away) - 0.5))
+    elif isinstance(cap, TailCap):
+        losses = cap.losses.numpy()
+        unit = max(abs(cap.limit), float(np.abs(losses).mean())) or 1.0
+        tail = Tail(1.0, losses / unit, cap.count)
+        block = found.scenarios(tail.losses, 0.0, 0.0, column)
+        slope = np.zeros(found.size)
+        slope[column] = 1.0
+        row = found.row(slope, cap.limit / unit, block, np.full(len(losses), 1.0 / cap.count))
+        found.caps.append((row, block, unit))
+        found.start[column] = _quantile(tail, near)
+
+
+def program_of(found: Lowered) -> Program:
+    """The Program of the parts."""
+    box, free, k, used = found.box, found.free, found.k, found.used()
+    equal, above, below = sides(box)
+    part = np.zeros((len(box.rows), found.size))
+    part[:, :k] = box.rows[:, free]
+    moved = box.rows @ found.fixed
+    lower, upper = np.full(found.size, -np.inf), np.full(found.size, np.inf)
+    lower[:k], upper[:k] = box.lower[free], box.upper[free]
+    charges = np.zeros((len(found.slopes), sum(int(mask.sum()) for mask in used)))
+    at = 0
+    for block, mask in zip(found.blocks, used, strict=True):
+        for j, sizes in block.charges.items():
+            charges[j, at : at + int(mask.sum())] = sizes[mask]
+        at += int(mask.sum())
+
+    def joined(parts: list[Array], none: Array) -> Array:
+        return np.concatenate([none, *(one[mask] for one, mask in zip(parts, used, strict=True))])
+
+    return Program(
+        model=_model(found), hinges=joined([block.rows for block in found.blocks], np.zeros((0, found.size))),
+        offsets=joined([block.offsets for block in found.blocks], np.zeros(0)),
+        weights=joined([block.prices for block in found.blocks], np.zeros(0)),
+        rows=np.concatenate([np.array(found.slopes).reshape(-1, found.size), part[above], -part[below]]),
+        limits=np.concatenate([found.limits, (box.row_upper - moved)[above], -(box.row_lower - moved)[below]]),
+        equal=part[equal], targets=(box.row_upper - moved)[equal], lower=lower, upper=upper, charges=charges,
+        curved=tuple(found.curved),
+    )  # fmt: skip
+
+
+def sides(box: Box) -> tuple[Mask, Mask, Mask]:
+    """Rows that are equations, and of the others those with an upper and with a lower end."""
+    equal = box.row_upper - box.row_lower <= 1e-14
+    return equal, ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
+
+
+def _model(found: Lowered) -> Model:
+    """phi of the Program."""
+    formula, free, k, scale = found.formula, found.free, found.k, found.scale
+    first = k + len(found.tails)
+
+    def model(z: Array) -> tuple[Array, Array]:
+        w = found.fixed.copy()
+        w[free] = z[:k]
+        _, g, h = formula.smooth_part(w)
+        gradient, hessian = found.fall.copy(), np.zeros((found.size, found.size))
+        gradient[:k] += scale * g[free]
+        hessian[:k, :k] = scale * h[np.ix_(free, free)]
+        for column, square in enumerate(found.squares, start=first):
+            gradient[column] += 2.0 * scale * square.coefficient * z[column]
+            hessian[column, column] += 2.0 * scale * square.coefficient
+        return gradient, hessian
+
+    return model
+
+
+def read(found: Lowered, z: Array, q: Array, row_dual: Array, equal_dual: Array) -> tuple[Array, Multipliers]:
+    """Weights (n,) and multipliers, in the energy's own units, at an end of the Program."""
+    box, scale = found.box, found.scale
+    w = found.fixed.copy()
+    w[found.free] = z[: found.k]
+    duals, at = {}, 0
+    for block, mask in zip(found.blocks, found.used(), strict=True):
+        duals[id(block)] = np.zeros(len(mask))
+        duals[id(block)][mask] = q[at : at + int(mask.sum())] / scale
+        at += int(mask.sum())
+    equal, above, below = sides(box)
+    rows, own = np.zeros(len(box.rows)), len(found.slopes)
+    rows[equal] = equal_dual
+    middle = own + int(above.sum())
+    rows[above] += row_dual[own:middle]
+    rows[below] -= row_dual[middle : middle + int(below.sum())]
+    curves = row_dual[len(row_dual) - len(found.curved) :]
+    first = int(box.turnover is not None)
+    caps, cap_tails = [], []
+    for cap, (place, tail, unit) in zip(box.caps, found.caps, strict=True):
+        cap_tails.append(np.zeros(0) if tail is None else duals[id(tail)] / unit)
+        dual = float(row_dual[place]) / unit
+        if isinstance(cap, Ellipsoid):
+            # Of 1/2 (g / limit)^2 the slope is g / limit^2 that of g.
+            dual = float(curves[place]) * float(cap.value(torch.as_tensor(w))) / cap.limit**2
+        caps.append(dual / scale)
+    return w, Multipliers(
+        tuple(duals[id(block)] for block in found.tails), rows / scale, float(row_dual[0]) / scale if first else 0.0,
+        tuple(duals[id(block)] for block in found.hinges),
+        tuple(float(x) / scale for x in row_dual[first : first + len(found.squares)]), tuple(caps), tuple(cap_tails),
+    )  # fmt: skip
