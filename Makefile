@@ -18,7 +18,7 @@ help:
 	@echo "make bench     the benchmarks behind the numbers in the documents"
 	@echo "make bench-data    what the data doctor finds of planted faults, and how fast a cache loads"
 	@echo "make bench-terms   each objective's optimum and time beside other libraries; 10,000 problems against Clarabel"
-	@echo "make bench-optimizer  draws a second of nearly optimal portfolios; turnover saved by LeastTrade; choices of names beside SCIP and HiGHS"
+	@echo "make bench-optimizer  draws a second of nearly optimal portfolios; turnover saved by LeastTrade; choices of names and index tracking beside SCIP, HiGHS, skfolio; problems with all rules mixed"
 	@echo "make bench-market  the market model scored day by day beside others; writes docs/EVIDENCE.md"
 
 setup: $(STAMP)
@@ -72,6 +72,8 @@ bench-optimizer: $(STAMP)
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/least_trade.py
 	$(BIN)/python -m benchmarks.optimizer
+	$(BIN)/python -m benchmarks.optimizer.tracking
+	$(BIN)/python benchmarks/mixed_problems.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

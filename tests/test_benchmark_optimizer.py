@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,3 +61,20 @@ def test_the_formula_is_the_evaluators_energy() -> None:
 
     found = pe.optimize(formula(SMALL), rules(SMALL), **inputs(SMALL))
     assert found.energy == pytest.approx(SMALL.energy(found.weights.to_numpy()), abs=1e-12)
+
+
+def test_tracking_is_the_variance_of_what_is_left_of_the_index(tmp_path: Path) -> None:
+    """Made-up prices: the quadratic with its constant is var(R w - r), and so is the variance of R - r."""
+    from benchmarks.optimizer.tracking import tracked
+
+    rng = np.random.default_rng(0)
+    prices = 50.0 * np.exp(np.cumsum(0.02 * rng.standard_normal((6, 80)), axis=1))
+    index = prices[:3].mean(0) * (1.0 + 0.001 * rng.standard_normal(80))
+    np.savez(tmp_path / "indtrack1.npz", prices=prices, index=index)
+    problem, constant, away = tracked(tmp_path, 1, 3)
+    w = rng.dirichlet(np.ones(6))
+    returns, market = prices[:, 1:] / prices[:, :-1] - 1.0, index[1:] / index[:-1] - 1.0
+    truth = float(np.var(w @ returns - market))
+    assert problem.energy(w) + constant == pytest.approx(truth, rel=1e-10)
+    assert float(np.var(away @ w)) == pytest.approx(truth, rel=1e-10)
+    assert ours(problem).weights is not None
