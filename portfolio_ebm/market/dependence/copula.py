@@ -45,7 +45,10 @@ def log_copula(x: Tensor, correlation: Tensor, freedom: float) -> Tensor:
 
 def observed(x: Tensor, correlation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(x with zeros where missing, the Cholesky factor of R with missing names set apart, which are there)."""
-    on = (~torch.isnan(x)).to(x)
+    missing = torch.isnan(x)
+    on = (~missing).to(x)
+    if not bool(missing.any()):
+        return x, torch.linalg.cholesky(correlation), on
     eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     r = correlation * (on[..., :, None] * on[..., None, :]) * (1 - eye) + eye
     return torch.nan_to_num(x), torch.linalg.cholesky(r), on

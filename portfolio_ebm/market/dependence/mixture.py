@@ -207,8 +207,9 @@ class _Value(torch.autograd.Function):
         z = (inverse @ x[..., None]).squeeze(-1)
         square = (z * x).sum(-1)
         gain = torch.ones_like(square) if math.isinf(nu) else (nu + on.sum(-1)) / (nu + square)
-        gradient = 0.5 * (gain[:, None, None] * z[:, :, None] * z[:, None, :] - inverse)
-        gradient = gradient * on[:, :, None] * on[:, None, :]
+        gradient = inverse.baddbmm_((gain[:, None] * z)[..., None], z[:, None], beta=-0.5, alpha=0.5)
+        if not bool(on.all()):
+            gradient = gradient * on[:, :, None] * on[:, None, :]
         gradient.diagonal(dim1=-2, dim2=-1).zero_()  # it is one, whatever R says
         context.save_for_backward(gradient)
         return log_copula_of_root(x, root, on, nu)
