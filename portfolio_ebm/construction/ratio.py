@@ -1,4 +1,4 @@
-"""The exact minimum of a ratio G(w) / R(w) over convex rules, by a short sequence of convex problems.
+"""The exact minimum of a ratio G(w) / R(w) over convex rules, by one convex problem or a short sequence of them.
 
     F(c) = min over w of  G(w) + c R(w)       falls below zero exactly where some portfolio has G/R < -c,
 
@@ -8,9 +8,9 @@ the rules and F(c) >= f (f <= 0, both proven by `minimize`),
 
     G(w) / R(w) >= -c + f / R_0      for every portfolio: the bound.
 
-Charnes and Cooper's homogeneous form, min R(y) over G(y) = -1 with every rule scaled by a variable, is the same
-problem when R is positively homogeneous. Here each step is a problem that the exact engines know, with every rule as it
-is.
+Where G is affine, R doubles with the portfolio and the rules are linear, Charnes and Cooper's homogeneous form is one
+program instead (homogeneous.py). Under other rules each of Dinkelbach's steps is a problem that the engines know, with
+every rule as it is.
 
 Source: Dinkelbach, W. (1967), On nonlinear fractional programming, Management Science 13(7); Charnes, A. and Cooper,
 W. W. (1962), Programming with linear fractional functionals, Naval Research Logistics Quarterly 9.
@@ -18,8 +18,14 @@ W. W. (1962), Programming with linear fractional functionals, Naval Research Log
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
+from portfolio_ebm.constraints.combine import region_residual
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.convex import Minimum, minimize
+from portfolio_ebm.construction.convex import FEASIBLE, Minimum, minimize
+from portfolio_ebm.construction.homogeneous import best_ratio
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.ratio import Ratio
 from portfolio_ebm.energy import Energy, Scaled
@@ -56,10 +62,38 @@ def minimize_ratio(part: Scaled, region: Region, ctx: Context) -> Minimum:
     """
     energy = part.energy
     assert isinstance(energy, Ratio)
-    top, bottom = energy.numerator, energy.denominator
     # Without bounds on the weights the problem at a c too small falls without end: they are lent, and must not bind.
     lent = not bool((region.lower.isfinite() & region.upper.isfinite()).all())
-    region = region.with_box(-WIDE, WIDE) if lent else region
+    bounded = region.with_box(-WIDE, WIDE) if lent else region
+    found = at_once(energy, region, bounded, ctx)
+    found = by_steps(energy, bounded, ctx) if found is None else found
+    if lent and float(found.weights.abs().max()) > 0.99 * WIDE:
+        raise SolverError(
+            f"{energy!r}{ctx.at}: the best ratio is only reached by ever larger long and short positions; bound the "
+            "weights, or their sum."
+        )
+    c = part.coefficient
+    return replace(found, value=c * found.value, bound=None if found.bound is None else c * found.bound)
+
+
+def at_once(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> Minimum | None:
+    """The least ratio by the homogeneous form; None where that is not the problem, or is not proven."""
+    best = best_ratio(energy, region, bounded, ctx)
+    if best is None or not best.value - best.bound <= PROVEN * abs(best.value):
+        return None
+    weights = torch.as_tensor(best.weights).to(bounded.lower)
+    if not float(region_residual(weights, bounded)) <= FEASIBLE:
+        return None
+    said = f"Exact minimum of a ratio in one convex program, by {best.engine}: gap {best.value - best.bound:.1e}."
+    return Minimum(weights, best.value, best.bound, None, Status(True, said))
+
+
+def by_steps(energy: Ratio, region: Region, ctx: Context) -> Minimum:
+    """The least ratio over a region with bounds on the weights, by Dinkelbach's steps.
+
+    Raises: as `minimize_ratio`.
+    """
+    top, bottom = energy.numerator, energy.denominator
     safest = minimize(bottom, region, ctx)
     least = safest.bound
     if least is None or not least > 0.0:
@@ -89,21 +123,9 @@ def minimize_ratio(part: Scaled, region: Region, ctx: Context) -> Minimum:
         if gained <= TIGHT * abs(value):
             break
     bound = min(bound, value)
-    if lent and float(weights.abs().max()) > 0.99 * WIDE:
-        raise SolverError(
-            f"{energy!r}{ctx.at}: the best ratio is only reached by ever larger long and short positions; bound the "
-            "weights, or their sum."
-        )
     ok = value - bound <= PROVEN * abs(value)
     proof = f"gap {value - bound:.1e}"
     sentence = (
         f"{'Exact minimum' if ok else 'Minimum, not proven to 1e-7,'} of a ratio in {steps} convex steps: {proof}."
     )
-    c = part.coefficient
-    return Minimum(
-        weights=weights,
-        value=c * value,
-        bound=c * bound,
-        kkt=None,
-        status=Status(ok, sentence),
-    )
+    return Minimum(weights, value, bound, None, Status(ok, sentence))
