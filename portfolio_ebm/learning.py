@@ -6,7 +6,7 @@ then, and held to the next decision:
     U(w) = R - g/2 V - cost rate * sum |w - held|
 
 R the return of the holding period, V the variance of its daily returns times their number. The energy is fitted so that
-lower energies go with higher utilities (training/listwise.py); costs are known and stand beside it.
+lower energies go with higher utilities (training/ranking.py); costs are known and stand beside it.
 
 Strictly causal: an example is used where its holding period has ended by the last date of the past that is given, and
 its features are those of the past cut at its own decision.
@@ -37,10 +37,10 @@ from portfolio_ebm.errors import DataError, FitError, SpecError
 from portfolio_ebm.market.store import Store, key
 from portfolio_ebm.models.deep_sets import deep_set, initial
 from portfolio_ebm.strategy import Strategy, surroundings
-from portfolio_ebm.training.listwise import Lists, fit_ranking, rank_correlation
+from portfolio_ebm.training.ranking import Lists, fit_ranking, rank_correlation
 from portfolio_ebm.types import generator
 
-VERSION = 1
+VERSION = 2
 """Raised when the same configuration and data would train to something else."""
 DELAY = 1
 """Periods from a decision to its trade."""

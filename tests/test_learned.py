@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from portfolio_ebm.market.moments import SampleMoments
 from portfolio_ebm.market.store import Store
 from portfolio_ebm.models.deep_sets import deep_set, initial
 from portfolio_ebm.strategy import Strategy, rebalance
-from portfolio_ebm.training.listwise import Lists, fit_ranking, loss_of, rank_correlation
+from portfolio_ebm.training.ranking import Lists, fit_ranking, loss_of, rank_correlation
 from portfolio_ebm.types import bps, generator
 
 F64 = torch.float64
@@ -111,11 +112,27 @@ def test_ranking_finds_a_planted_utility_and_imitation_its_best() -> None:
         a = found.parameters["a"]
         assert float(a[1] / a[0]) == pytest.approx(-0.5, abs=0.1) and abs(float(a[2])) < 0.1 * float(a[0])
     assert found.step > 0
-    # Where the law of the energy is that of the utility, the loss is its entropy, and E is -U but for a constant.
-    q = torch.softmax(truth, -1)
-    entropy = -(q * q.log()).sum(-1).mean()
-    assert float(loss_of(3.0 - truth, truth, 1.0, "ranking")) == pytest.approx(float(entropy), rel=1e-12)
+    # By hand: two items apart by log 3 at T = 2, the better one lower, then higher.
+    pair, wide = torch.tensor([[0.0, 2.0 * math.log(3.0)]], dtype=F64), torch.tensor([[5.0, 1.0]], dtype=F64)
+    assert float(loss_of(pair, wide, 2.0, "ranking")) == pytest.approx(math.log(4.0 / 3.0), rel=1e-12)
+    assert float(loss_of(-pair, wide, 2.0, "ranking")) == pytest.approx(math.log(4.0), rel=1e-12)
+    assert float(loss_of(-pair, wide, 2.0, "imitation")) == pytest.approx(math.log(4.0), rel=1e-12)
     assert torch.equal(rank_correlation(-truth, truth), torch.ones(60, dtype=F64))
+
+
+def test_noise_that_is_fair_is_not_liked() -> None:
+    """Half of the items have ten times the noise and a little less utility: ranking sees that, imitation does not."""
+    rng = torch.Generator().manual_seed(4)
+    loud = (torch.arange(16) % 2).double().expand(400, 16)
+    noise = torch.randn((400, 16), generator=rng, dtype=F64)
+    utility = -0.3 * loud + noise * (0.2 + 1.8 * loud)
+    found = {}
+    for objective in ("ranking", "imitation"):
+        lists = Lists(utility, lambda theta, rows: theta["a"] * loud[rows])
+        found[objective] = float(
+            fit_ranking(lists, {"a": torch.zeros(1, dtype=F64)}, objective=objective, rate=0.05).parameters["a"]
+        )
+    assert found["ranking"] > 0.1 and found["imitation"] < -1.0, found
 
 
 # What training may know -----------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
     E(w, z) = T DeepSet(w, z, s),     z_i = features of asset i across the section,  s = features of the portfolio
 
-T is the unit of utility it was trained with (training/listwise.py), so that E is minus the utility of a holding period,
-up to a constant of the date. z: the market's mean, volatility and correlation with the equal-weighted portfolio, then
-the forecasts by name, each standardised over the tradeable names; s: volatility of the portfolio over the mean one of
+T is the unit of utility it was trained with (training/ranking.py), so that E is about minus the utility of a holding
+period, up to a constant of the date. z: the market's mean, volatility and correlation with the equal-weighted portfolio,
+then the forecasts by name, each standardised over the tradeable names; s: volatility of the portfolio over the mean one of
 the names, sum of weights and of squared weights. Nothing here knows the order of the assets, or how many there are.
 """
 
@@ -25,7 +25,7 @@ from portfolio_ebm.errors import LookAheadError, SpecError, StoreError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.store import Store
 from portfolio_ebm.models.deep_sets import deep_set
-from portfolio_ebm.training.listwise import Objective
+from portfolio_ebm.training.ranking import Objective
 from portfolio_ebm.types import Spec, lift, require_last
 
 CLIP = 3.0
@@ -38,8 +38,8 @@ class Recipe(Spec):
     """How an energy is learnt from the past: see `train`.
 
     Attributes:
-        objective: "ranking", the law exp(-E / T) over sampled portfolios matches that of their realised net utility;
-            "imitation", the portfolio that was best in hindsight has the lowest energy.
+        objective: "ranking", of two sampled portfolios the one with the higher realised net utility has the lower
+            energy; "imitation", the one that was best in hindsight has the lowest: luck is imitated too, so it likes risk.
         risk_aversion: g in the utility R - g/2 V - costs: R the return over the holding period, V the variance of its
             daily returns times their number.
         forecasts: names of the panel's forecasts that are features, beside the market's estimates.
@@ -65,7 +65,7 @@ class Recipe(Spec):
 class Learned(Energy):
     """A neural energy of the weights, trained by `train` or `portfolio-ebm train`; see energies/learned.py.
 
-    Units: minus the utility of a holding period, up to a constant of the date. It is not convex: AnnealedLangevin
+    Units: about minus the utility of a holding period, up to a constant of the date. It is not convex: AnnealedLangevin
     searches it with its gradient engine, and no bound is known. Costs of trading are no part of it: beside it stands
     TradingCost.
 

@@ -1,16 +1,18 @@
-"""Listwise training of energies: lists of items with a utility each, and a Boltzmann law that is to rank them.
+"""Training energies to rank: lists of items with a utility each, and an energy that is to be lower where it is higher.
 
-    p_E(j) = exp(-E_j / T) / sum_k exp(-E_k / T),      loss = mean over lists of  -sum_j q_j log p_E(j)
+    ranking     P(i beats j) = 1 / (1 + exp(-(E_j - E_i) / T)),  loss = - mean of log P(i beats j), pairs with U_i > U_j
+    imitation   p_E(j) = exp(-E_j / T) / sum_k exp(-E_k / T),    loss = - mean over lists of log p_E(the best item)
 
-    ranking     q_j = exp(U_j / T) / sum_k exp(U_k / T): where p_E = q, E is -U up to a constant a list, in U's own unit
-    imitation   q is one on the item of the highest utility (InfoNCE with it as the positive)
+Utilities are noisy. `ranking` asks which of two did better, so symmetric noise favours neither, and E is about minus the
+utility. `imitation` (InfoNCE with the best in hindsight as the positive) asks who won, and of many items one of the
+noisiest wins: it learns to like risk. So would a softmax of the utilities, as E exp(U / T) grows with their variance.
 
 T is the mean standard deviation of the utility within a list. The last lists are held out: the parameters kept are
 those of the step with the least loss on them.
 
-Sources: Cao, Z., Qin, T., Liu, T.-Y., Tsai, M.-F. and Li, H. (2007), Learning to rank: from pairwise approach to
-listwise approach, ICML; van den Oord, A., Li, Y. and Vinyals, O. (2018), Representation learning with contrastive
-predictive coding, arXiv:1807.03748; Kingma, D. P. and Ba, J. (2015), Adam, ICLR.
+Sources: Burges, C. et al. (2005), Learning to rank using gradient descent, ICML; van den Oord, A., Li, Y. and Vinyals,
+O. (2018), Representation learning with contrastive predictive coding, arXiv:1807.03748; Kingma, D. P. and Ba, J.
+(2015), Adam, ICLR.
 """
 
 from __future__ import annotations
@@ -59,19 +61,21 @@ class Ranked:
 
 
 def loss_of(energy: Tensor, utility: Tensor, temperature: float, objective: Objective) -> Tensor:
-    """The listwise cross-entropy of energies (D, C) under utilities (D, C), ()."""
-    if objective == "ranking":
-        target = torch.softmax(utility / temperature, -1)
-    else:
-        target = torch.zeros_like(utility).scatter(-1, utility.argmax(-1, keepdim=True), 1.0)
-    return -(target * torch.log_softmax(-energy / temperature, -1)).sum(-1).mean()
+    """The loss of energies (D, C) under utilities (D, C), (); pairs of equal utility say nothing."""
+    if objective == "imitation":
+        best = utility.argmax(-1, keepdim=True)
+        return -torch.log_softmax(-energy / temperature, -1).gather(-1, best).mean()
+    better = (utility.unsqueeze(-1) - utility.unsqueeze(-2)).sign()
+    odds = (energy.unsqueeze(-2) - energy.unsqueeze(-1)) / temperature
+    pairs = better > 0.0
+    return (torch.nn.functional.softplus(-odds) * pairs).sum() / pairs.sum().clamp_min(1)
 
 
 def fit_ranking(
     lists: Lists, start: Mapping[str, Tensor], *, objective: Objective = "ranking", held: int = 0, steps: int = 300,
     rate: float = 0.01, decay: float = 1e-3,
 ) -> Ranked:  # fmt: skip
-    """Adam on the listwise loss, from `start`.
+    """Adam on the loss, from `start`.
 
     Args:
         held: how many of the last lists are held out; with 0 the last step is kept.
