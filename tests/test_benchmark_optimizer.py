@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.optimizer.problem import Problem, formula, inputs, rules, worst_mean
-from benchmarks.optimizer.sides import greedy, on_choice, ours, rounding
+from benchmarks.optimizer.sides import greedy, on_choice, ours, polished, rounding
 
 COVARIANCE = np.diag([0.01, 0.02, 0.04, 0.08])
 MEAN = np.array([0.01, 0.02, 0.03, 0.04])
@@ -21,7 +21,9 @@ def test_energy_is_the_sum_by_hand() -> None:
     scenarios = np.tile(np.array([[0.1, 0, 0, 0], [-0.2, 0, 0, 0.0]]), (20, 1))
     held = np.array([0.5, 0.5, 0.0, 0.0])
     problem = replace(SMALL, tail=1.0, scenarios=scenarios, held=held, ticket=0.001, turnover=1.0)
-    assert problem.parts(w) == pytest.approx((2.0 * 0.25 * 0.09, -0.5 * 0.025, 0.1, 0.002))
+    problem = replace(problem, volume=np.array([4.0, 4.0, 4.0, 2.0]), capital=8.0)
+    impact = (0.1 * 0.0 + np.sqrt(0.02) * np.sqrt(8.0 / 4.0) + np.sqrt(0.08) * np.sqrt(8.0 / 2.0)) * 0.5**1.5
+    assert problem.parts(w) == pytest.approx((2.0 * 0.25 * 0.09, -0.5 * 0.025, 0.1, 0.002, impact))
 
 
 def test_worst_twentieth_counts_the_last_scenario_by_its_fraction() -> None:
@@ -40,6 +42,9 @@ def test_worst_twentieth_counts_the_last_scenario_by_its_fraction() -> None:
         ({"names": 0, "floor": 0.0, "limits": "RIC 25/50"}, [0.25, 0.25, 0.25, 0.25], 0.5),
         ({"names": 0, "floor": 0.0, "limits": "UCITS"}, [0.7, 0.1, 0.1, 0.1], 0.6),
         ({"held": np.array([1.0, 0, 0, 0]), "turnover": 0.8}, [0.5, 0.5, 0, 0], 0.2),
+        ({"cash": 0.15}, [0.5, 0.4, 0, 0], 0.0),
+        ({"cash": 0.15}, [0.5, 0.2, 0, 0], 0.15),
+        ({"lots": np.full(4, 0.2), "cash": 0.5}, [0.4, 0.45, 0, 0], 0.05),
     ],
 )  # fmt: skip
 def test_violation_names_the_rule_broken_by_most(change: dict[str, object], w: list[float], broken: float) -> None:
@@ -78,3 +83,20 @@ def test_tracking_is_the_variance_of_what_is_left_of_the_index(tmp_path: Path) -
     assert problem.energy(w) + constant == pytest.approx(truth, rel=1e-10)
     assert float(np.var(away @ w)) == pytest.approx(truth, rel=1e-10)
     assert ours(problem).weights is not None
+
+
+def test_trades_in_lots_are_judged_and_solved_alike_by_all_sides() -> None:
+    pytest.importorskip("pyscipopt")
+    from benchmarks.optimizer.solvers import scip
+
+    held = np.array([0.5, 0.25, 0.25, 0.0])
+    problem = replace(
+        SMALL, held=held, ticket=5e-4, turnover=0.6, volume=np.full(4, 50.0), capital=4.0, lots=np.full(4, 0.05),
+        cash=0.1, names=3,
+    )  # fmt: skip
+    mine = ours(problem).weights
+    theirs = polished(problem, scip(problem, 20.0, None, problem.scale(held)).weights)
+    assert problem.violation(mine) <= 1e-9
+    assert problem.violation(theirs) <= 1e-9
+    assert problem.energy(mine) == pytest.approx(problem.energy(theirs), abs=1e-8)
+    assert problem.energy(mine) <= problem.energy(rounding(problem).weights) + 1e-12

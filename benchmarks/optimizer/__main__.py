@@ -44,9 +44,12 @@ record for exactly ten names) and how far its worst point is above it; times are
 at each point until it has proven it or its clock stops it.
 
 `rounding` relaxes, keeps the largest names and solves again (a fund's limits: the largest names above 5 % that fit;
-tickets: the optimum without tickets). `greedy` adds the name of the least slope and solves again. In brackets: the
-time of both over ours. A solver's polished weights and the two textbook sides use this library's own convex
-solver on the names chosen, so that what is compared is the choice. Not here: whole lots."""
+trades: the optimum without tickets, cut to whole lots). `greedy` adds the name of the least slope and solves again. In
+brackets: the time of both over ours. A solver's polished weights and the two textbook sides use this library's own
+convex solver on the names chosen, so that what is compared is the choice.
+
+`trades`: 225 names from about equal weights in 45, a ticket, 3/2 impact and a turnover cap; with `lots`, whole lots of
+100 and up to 2 % cash. SCIP has the impact as one power cone a name, its lots as whole numbers (to 1e-9 there)."""
 
 
 def excess(problem: Problem, found: Found, best: float) -> float | None:
@@ -164,6 +167,8 @@ def single(kind: str, data: Path, full: bool) -> Iterator[Problem]:
     else:
         for rate, turnover in ((1e-4, 0.5), (5e-4, 0.5), (5e-4, 1.0)):
             yield instances.tickets(returns, 100, rate, turnover)
+        for trade in instances.TRADES:
+            yield instances.trading(returns, trade)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,44 @@ def tail(returns: Array, n: int, scenarios: int, limits: str = "", names: int = 
     return Problem(
         f"CVaR, {n} x {scenarios:,}, {rule}", mean, covariance, scenarios=returns[-scenarios:, :n], tail=1.0,
         limits=limits, names=names, floor=floor,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trade:
+    """One case of trading: the ticket, the turnover, whole lots or not, and how many names may be held (0: any)."""
+
+    ticket: float
+    turnover: float
+    lots: bool
+    names: int = 0
+    floor: float = 0.0
+
+
+TRADES = (
+    Trade(1e-4, 0.5, True), Trade(5e-4, 0.5, True), Trade(5e-4, 1.0, True), Trade(0.0, 0.5, True),
+    Trade(5e-4, 0.5, False), Trade(5e-4, 1.0, False, 40), Trade(5e-4, 0.8, True, 30), Trade(2e-4, 1.5, True, 20, 0.01),
+)  # fmt: skip
+
+
+def trading(returns: Array, trade: Trade, n: int = 225, capital: float = 2e6, seed: int = 0) -> Problem:
+    """From about equal weights in a fifth of the names, in whole lots of 100; prices and volumes are drawn.
+
+    Prices are around 60, volumes around a day's capital in each name, so that a trade of a hundredth of the capital
+    moves its price by a tenth of the volatility of a day.
+    """
+    rng = np.random.default_rng(seed)
+    mean, covariance = moments(returns, n)
+    lots = 100.0 * np.round(60.0 * np.exp(0.5 * rng.normal(size=n)), 2) / capital
+    volume = MONTH * capital * np.exp(rng.normal(size=n))
+    even = np.where(np.arange(n) % 5 == 0, 1.0 / len(range(0, n, 5)), 0.0)
+    held = np.floor(even / lots) * lots if trade.lots else even
+    names = f", {trade.names} names" if trade.names else ""
+    return Problem(
+        f"trades: {1e4 * trade.ticket:g} bps, turnover {trade.turnover:g}{', lots' if trade.lots else ''}{names}",
+        mean, covariance, risk=2.5, reward=1.0, held=held, ticket=trade.ticket, turnover=trade.turnover,
+        volume=volume, capital=capital, lots=lots if trade.lots else None, cash=0.02 if trade.lots else 0.0,
+        names=trade.names, floor=trade.floor,
     )  # fmt: skip
 
 

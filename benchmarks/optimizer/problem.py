@@ -31,11 +31,15 @@ FUNDS = {"UCITS": Limits(0.05, 0.10, 0.40), "RIC 25/50": Limits(0.05, 0.25, 0.50
 
 @dataclass(frozen=True)
 class Problem:
-    """min risk w'Sw - reward mean'w + tail CVaR_95(-Rw) + ticket #traded, w >= 0, sum w = 1, and the rules given.
+    """min risk w'Sw - reward mean'w + tail CVaR_95(-Rw) + ticket #traded + impact, over w >= 0, sum w = 1, and rules.
+
+    The impact is sum_i s_i |w_i - held_i|^(3/2) sqrt(capital / volume_i), s the volatilities; none without `volume`.
 
     Attributes:
         names: how many are held at most, or exactly; 0 where any number may be. floor: the least weight of one held.
         limits: those of a fund. turnover: at most this much is bought and sold against `held`.
+        volume: money traded a period (n,). lots: the weight of one lot of each name (n,); sum w is then in
+            [1 - cash, 1].
     """
 
     label: str
@@ -52,18 +56,30 @@ class Problem:
     held: Array | None = None
     ticket: float = 0.0
     turnover: float = np.inf
+    volume: Array | None = None
+    capital: float = 1.0
+    lots: Array | None = None
+    cash: float = 0.0
+
+    @property
+    def impact(self) -> Array:
+        """What |trade|^(3/2) of each name costs, (n,)."""
+        if self.volume is None:
+            return np.zeros(self.n)
+        return np.asarray(np.sqrt(np.diag(self.covariance) * self.capital / self.volume))
 
     @property
     def n(self) -> int:
         return len(self.mean)
 
-    def parts(self, w: Array) -> tuple[float, float, float, float]:
+    def parts(self, w: Array) -> tuple[float, float, float, float, float]:
         """Each term's share of the energy at w (n,)."""
         risk = self.risk * float(w @ self.covariance @ w)
         reward = -self.reward * float(self.mean @ w)
         tail = self.tail * worst_mean(self.scenarios @ w) if self.scenarios is not None and self.tail else 0.0
-        traded = 0 if self.held is None else int((np.abs(w - self.held) > HELD).sum())
-        return risk, reward, tail, self.ticket * traded
+        trades = np.zeros(self.n) if self.held is None else np.abs(w - self.held)
+        impact = float(self.impact @ trades**1.5)
+        return risk, reward, tail, self.ticket * int((trades > HELD).sum()), impact
 
     def energy(self, w: Array) -> float:
         return float(sum(self.parts(w)))
@@ -74,7 +90,10 @@ class Problem:
 
     def violation(self, w: Array) -> float:
         """By how much w (n,) breaks the rule that it breaks by most; names too many or too few count as 1."""
-        broken = [abs(float(w.sum()) - 1.0), float(-w.min())]
+        total = float(w.sum())
+        broken = [total - 1.0, 1.0 - self.cash - total, float(-w.min())]
+        if self.lots is not None:
+            broken.append(float(np.abs(w - np.round(w / self.lots) * self.lots).max()))
         held = w > HELD
         if self.names:
             broken.append(float(held.sum() > self.names) or float(self.exactly and held.sum() < self.names))
@@ -115,12 +134,15 @@ def formula(problem: Problem, ticket: bool = True) -> Energy:
         terms.append(problem.tail * pe.CVaR(0.95))
     if ticket and problem.ticket:
         terms.append(pe.FixedCost(rate=problem.ticket))
+    if problem.volume is not None:
+        terms.append(pe.MarketImpact())
     return sum(terms[1:], start=terms[0])
 
 
 def rules(problem: Problem, choice: bool = True) -> Constraint:
     """The rules; without `choice` the convex ones alone."""
-    found: list[Constraint] = [pe.Budget(), pe.LongOnly()]
+    whole = pe.Budget(at_least=1.0 - problem.cash) if problem.cash else pe.Budget()
+    found: list[Constraint] = [whole, pe.LongOnly()]
     if problem.held is not None:
         found.append(pe.Turnover(problem.turnover))
     if problem.limits and not choice:
@@ -130,6 +152,8 @@ def rules(problem: Problem, choice: bool = True) -> Constraint:
     if problem.names and choice:
         number = {"exactly" if problem.exactly else "at_most": problem.names}
         found.append(pe.Cardinality(min_weight=problem.floor, **number))
+    if problem.lots is not None and choice:
+        found.append(pe.RoundLots())
     return reduce(and_, found)
 
 
@@ -140,4 +164,8 @@ def inputs(problem: Problem) -> dict[str, object]:
         given["scenarios"] = problem.scenarios
     if problem.held is not None:
         given["held"] = problem.held
+    if problem.volume is not None:
+        given |= {"volume": problem.volume, "capital": problem.capital}
+    if problem.lots is not None:
+        given |= {"prices": problem.lots * problem.capital, "capital": problem.capital}
     return given

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import portfolio_ebm as pe
-from benchmarks.optimizer.problem import FUNDS, HELD, Array, Problem, formula, inputs, rules
+from benchmarks.optimizer.problem import FEASIBLE, FUNDS, HELD, Array, Problem, formula, inputs, rules
 from portfolio_ebm.errors import InfeasibleError
 
 
@@ -32,7 +32,7 @@ def ours(problem: Problem, seed: int = 0) -> Found:
 
 
 def relaxed(problem: Problem) -> Array:
-    """The optimum without the choice and without tickets."""
+    """The optimum without the choice, without tickets and lots."""
     found = pe.optimize(
         formula(problem, ticket=False), rules(problem, choice=False), constructor=pe.Convex(), **inputs(problem)
     )
@@ -40,16 +40,13 @@ def relaxed(problem: Problem) -> Array:
 
 
 def on_choice(problem: Problem, chosen: Array) -> Array | None:
-    """The optimum where only `chosen` (n,) of the names are held, above the threshold, or traded; None: none is."""
+    """The optimum where only `chosen` (n,) of the names are held, or above the threshold; None: none is."""
     caps, floors, extra = {}, {}, rules(problem, choice=False)
     given = inputs(problem)
     for k in range(problem.n):
         if problem.limits:
             fund = FUNDS[problem.limits]
             caps[f"a{k}"] = fund.largest if chosen[k] else fund.threshold
-        elif problem.ticket and problem.held is not None:
-            if not chosen[k]:
-                caps[f"a{k}"] = floors[f"a{k}"] = float(problem.held[k])
         elif chosen[k]:
             floors[f"a{k}"] = problem.floor
         else:
@@ -67,16 +64,39 @@ def on_choice(problem: Problem, chosen: Array) -> Array | None:
 
 
 def choice_of(problem: Problem, w: Array, tolerance: float) -> Array:
-    """What w (n,) chose: names held, above the threshold, or traded."""
+    """What w (n,) chose: names held, or above the threshold."""
     if problem.limits:
         return w > FUNDS[problem.limits].threshold + tolerance
-    if problem.ticket and problem.held is not None:
-        return np.abs(w - problem.held) > tolerance
     return w > tolerance
+
+
+def on_trades(problem: Problem, w: Array) -> Array | None:
+    """The optimum where what w (n,) leaves as held stays, what it sells is sold, and the rest is traded; None: none is.
+
+    Whole lots are those nearest to w.
+    """
+    assert problem.held is not None
+    if problem.lots is not None:
+        return np.asarray(np.round(w / problem.lots) * problem.lots)
+    still, sold = np.abs(w - problem.held) <= 1e-6, w <= 1e-6
+    low = np.where(still, problem.held, np.where(sold, 0.0, problem.floor))
+    high = np.where(still, problem.held, np.where(sold, 0.0, 1.0))
+    box = pe.Box(
+        floors={f"a{k}": float(v) for k, v in enumerate(low)}, caps={f"a{k}": float(v) for k, v in enumerate(high)}
+    )
+    plain = formula(problem, ticket=False)
+    try:
+        found = pe.optimize(plain, rules(problem, choice=False) & box, constructor=pe.Convex(), **inputs(problem))
+    except InfeasibleError:
+        return None
+    return found.weights.to_numpy()
 
 
 def polished(problem: Problem, w: Array) -> Array:
     """The optimum on what w (n,), feasible to a millionth, chose; w itself where no portfolio is on that choice."""
+    if problem.held is not None:
+        better = on_trades(problem, w)
+        return w if better is None or problem.violation(better) > FEASIBLE else better
     choice = choice_of(problem, w, 1e-6)
     if problem.names and choice.sum() > problem.names:
         choice = np.isin(np.arange(problem.n), np.argsort(-w)[: problem.names])
@@ -88,7 +108,8 @@ def rounding(problem: Problem) -> Found:
     """Relax, keep the largest, solve again. For a fund's limits: the largest above the threshold, as many as fit."""
     start = time.process_time()
     w = relaxed(problem)
-    if problem.ticket:
+    if problem.held is not None:
+        w = w if problem.lots is None else np.floor(w / problem.lots + HELD) * problem.lots
         return Found(w, time.process_time() - start)
     order = np.argsort(-w, kind="stable")
     if problem.limits:
@@ -104,7 +125,7 @@ def rounding(problem: Problem) -> Found:
 
 def greedy(problem: Problem) -> Found:
     """Names added one at a time, each the one of the least slope where the others are optimal; the best on the way."""
-    if not problem.names:
+    if not problem.names or problem.held is not None:
         return Found(None, 0.0)
     start = time.process_time()
     alone = [problem.energy(row) for row in np.eye(problem.n)]

@@ -10,6 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from benchmarks.optimizer.problem import FUNDS, Array, Problem
 from benchmarks.optimizer.sides import Found
+from benchmarks.optimizer.trades import add_lots, add_names, add_trades
 
 SAME = 1e-6
 """A value within this share of the scale is the same value."""
@@ -26,7 +27,8 @@ def scip(problem: Problem, cap: float, target: float | None, scale: float) -> Fo
     model.hideOutput()
     model.setParams({"limits/time": cap, "timing/clocktype": 1, "parallel/maxnthreads": 1})
     w = [model.addVar(lb=0.0, ub=1.0) for _ in range(n)]
-    model.addCons(quicksum(w) == 1.0)
+    model.addCons(quicksum(w) <= 1.0)
+    model.addCons(quicksum(w) >= 1.0 - problem.cash)
     values, vectors = np.linalg.eigh(problem.covariance)
     kept = values > 1e-12 * values.max()
     factor = vectors[:, kept] * np.sqrt(values[kept] * problem.risk / scale)
@@ -38,32 +40,24 @@ def scip(problem: Problem, cap: float, target: float | None, scale: float) -> Fo
     square = model.addVar(lb=0.0)
     model.addCons(quicksum(squares) <= square)
     objective = square - quicksum(float(m) * problem.reward / scale * v for m, v in zip(problem.mean, w, strict=True))
-    chosen = [model.addVar(vtype="B") for _ in range(n)]
     if problem.limits:
         fund, parts = FUNDS[problem.limits], []
-        for v, z in zip(w, chosen, strict=True):
+        for v in w:
+            z = model.addVar(vtype="B")
             part = model.addVar(lb=0.0)
             model.addCons(v <= fund.threshold + (fund.largest - fund.threshold) * z)
             model.addCons(part >= v - fund.threshold * (1 - z))
             model.addCons(part <= fund.largest * z)
             parts.append(part)
         model.addCons(quicksum(parts) <= fund.together)
-    elif problem.held is not None:
-        trades = []
-        for v, z, h in zip(w, chosen, problem.held, strict=True):
-            buy, sell = model.addVar(lb=0.0, ub=problem.turnover), model.addVar(lb=0.0, ub=float(h))
-            model.addCons(v == float(h) + buy - sell)
-            model.addCons(buy <= problem.turnover / 2.0 * z)
-            model.addCons(sell <= float(h) * z)
-            trades += [buy, sell]
-        model.addCons(quicksum(trades) <= problem.turnover)
-        objective = objective + quicksum(problem.ticket / scale * z for z in chosen)
-    else:
-        for v, z in zip(w, chosen, strict=True):
-            model.addCons(v <= z)
-            model.addCons(v >= problem.floor * z)
-        held = quicksum(chosen)
-        model.addCons(held == problem.names if problem.exactly else held <= problem.names)
+    if problem.held is not None:
+        objective = objective + add_trades(model, w, problem, scale)
+    if problem.names:
+        add_names(model, w, problem)
+    if problem.lots is not None:
+        # Weights that are off the grid by a solver's usual millionth are not whole lots.
+        model.setParam("numerics/feastol", 1e-9)
+        add_lots(model, w, problem)
     model.setObjective(objective, "minimize")
     if target is not None:
         model.setParam("limits/primal", target / scale + SAME)

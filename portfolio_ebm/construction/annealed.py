@@ -5,8 +5,9 @@
     the same under a choice          chains over slices -> annealed swaps -> kicks -> polish
     both convex                      one exact solve
 
-Whole lots follow by moves of single lots, and of the cases of `Either` the best is kept. The status names the engine;
-the ablation says what each stage was worth; the bound, where the energy is convex, how far from optimal the result is.
+Whole lots follow, by branch and bound and by moves of lots, and of the cases of `Either` the best is kept. The status
+names the engine; the ablation says what each stage was worth; the bound, where the energy is convex, how far from
+optimal the result is.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class AnnealedLangevin(Constructor):
             return None, float("inf")
         if found is None or region.grid is None:
             return found, bound
-        return in_lots(found, energy.bind(ctx), region, bound is not None, rng), bound
+        return in_lots(found, energy, region, ctx, bound is not None, rng), bound
 
     def _find(
         self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator

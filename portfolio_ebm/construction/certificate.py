@@ -135,10 +135,10 @@ def ranges_over(found: Tensor, energy: Energy, ctx: Context) -> dict[str, tuple[
 def feasible_sample(
     weights: Tensor, constraint: Constraint, ctx: Context, rng: torch.Generator, size: int = SAMPLES
 ) -> Tensor:
-    """`size` feasible portfolios that reach into the corners: (size, n); fewer than none only where there is none."""
+    """`size` feasible portfolios that reach into the corners, lots left aside: (size, n); none where there is none."""
     points = probes(weights, ctx, rng, size)
     try:
-        return project_any(points, regions_of(constraint, ctx), prove=False).weights
+        return project_any(points, [one.ungridded() for one in regions_of(constraint, ctx)], prove=False).weights
     except InfeasibleError:
         # Nothing but the portfolio itself is known to be feasible.
         return points[:0]

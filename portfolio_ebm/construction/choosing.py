@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from portfolio_ebm.constraints.caps import Ball
+from portfolio_ebm.constraints.mixed.bent import BentProgram
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, assign, relax
@@ -25,6 +26,9 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.inner import FormulaProgram, modelled
+from portfolio_ebm.construction.trades import trade_starts
+from portfolio_ebm.energies.impact import MarketImpact
+from portfolio_ebm.types import as_numpy
 
 FIRST_LOOK = 200
 """Nodes of branch and bound before the walkers set out."""
@@ -32,6 +36,14 @@ FEW = 4
 """Roundings that are still solved once the optimum is proven."""
 DEAR = 25
 """A node of a formula that is not quadratic takes the time of so many of one that is."""
+BENT = 5
+"""The same where trades have an impact."""
+WALKERS = {1: 1, BENT: 2, DEAR: 4}
+"""By what the number of walkers and kicks is divided."""
+KICKS = 2
+"""Kicks a sweep."""
+OTHERS = 8
+"""Slices whose portfolios are handed on."""
 TOLERANCE = 1e-9
 HOT, COLD = 0.3, 0.003
 """The walkers' first and last temperature, in spreads of the energies they start from."""
@@ -45,6 +57,7 @@ class Chosen:
         weights: (n,). value: without the formula's constant. bound: in the same units.
         proof: the tree. starts: (walkers, n), the rounded portfolios.
         rounding, chains, descent: values after each stage, +inf where it was not run.
+        others: (k, n), the minima of the best slices.
         seen: slices solved. agreement: share of walkers that end on the best modes.
     """
 
@@ -53,6 +66,7 @@ class Chosen:
     bound: float
     proof: Proof
     starts: Array
+    others: Array
     rounding: float = np.inf
     chains: float = np.inf
     descent: float = np.inf
@@ -77,6 +91,15 @@ def quadratic(formula: Formula) -> bool:
     return formula.exact and not formula.tails and not formula.smooth
 
 
+def impact_of(formula: Formula) -> Array | None:
+    """The coefficients (n,) of |trade|^(3/2) where the formula is else a quadratic; None where it is not."""
+    parts = [(part.coefficient, part.energy) for part in formula.other]
+    if formula.held is None or not parts or formula.tails or formula.smooth:
+        return None
+    slopes = [c * as_numpy(term.slopes(formula.ctx)) for c, term in parts if isinstance(term, MarketImpact)]
+    return np.sum(slopes, axis=0) if len(slopes) == len(parts) else None
+
+
 def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
     """The mixed program of a convex formula on a region whose names are a choice; `ticket` is the cost of each name
     traded."""
@@ -86,22 +109,33 @@ def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
     capped = box.turnover is not None
     same = formula.held is not None and capped and np.array_equal(formula.held, box.anchor)
     ticket = 0.0 if formula.held is None else ticket
-    held = formula.held if formula.cost > 0.0 or ticket > 0.0 else (box.anchor if capped else None)
+    impact = impact_of(formula)
+    costly = formula.cost > 0.0 or ticket > 0.0 or impact is not None
+    held = formula.held if costly else (box.anchor if capped else None)
     caps, turnover = box.caps, np.inf if box.turnover is None else box.turnover
-    if capped and (formula.cost > 0.0 or ticket > 0.0) and not same:
+    if capped and costly and not same:
         # The kinks are the cost's; a cap that counts from elsewhere is taken by cuts.
         centre, one = torch.as_tensor(box.anchor), torch.ones(formula.n, dtype=torch.float64)
         caps, turnover = (*caps, Ball("Turnover", turnover, centre, one, one)), np.inf
-    program = Program(
-        np.ascontiguousarray(matrix), formula.linear, lower, upper, box.rows, box.row_lower, box.row_upper,
-        held, formula.cost, turnover,
+    data = np.ascontiguousarray(matrix), formula.linear, lower, upper, box.rows, box.row_lower, box.row_upper
+    program = (
+        Program(*data, held, formula.cost, turnover)
+        if impact is None
+        else BentProgram(
+            *data, held, formula.cost, turnover, power=impact, square=np.zeros_like(impact),
+            flat=np.zeros((2, len(impact))),
+        )
     )  # fmt: skip
     choices = choices_of(region)
     if ticket > 0.0 and held is not None:
         free = np.flatnonzero(~region.frozen.cpu().numpy())
         choices = choices.joined(_tickets(free, held[free], ticket))
     mixed = Mixed(program, choices.clipped(lower, upper), caps)
-    return mixed if quadratic(formula) else modelled(mixed, formula, replace(box, lower=lower, upper=upper))
+    return (
+        mixed
+        if quadratic(formula) or impact is not None
+        else modelled(mixed, formula, replace(box, lower=lower, upper=upper))
+    )
 
 
 def _tickets(names: Ints, held: Array, ticket: float) -> Choices:
@@ -116,7 +150,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
 
     `anyone` gives a portfolio near given weights, (n,), or None where there is none: asked where the search found none.
     """
-    dear = DEAR if isinstance(mixed.program, FormulaProgram) else 1
+    dear = _dearness(mixed.program)
     # Where an inner solve is dear the tree comes first: it often closes before walkers have looked around once.
     look, nodes = (FIRST_LOOK, plan.nodes) if dear == 1 else (plan.nodes // (2 * dear), plan.nodes // dear)
     root = mixed.root()
@@ -129,7 +163,11 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     search = Search(mixed, root)
     # Where the first look has proven the optimum, a few roundings say what they would have been worth.
     several = max(plan.starts // dear, 1)
-    starts = _rounded(search, relaxed.weights, min(several, FEW) if first.finished else several, numpy_rng)
+    few = min(several, FEW) if first.finished else several
+    if mixed.choices.priced:
+        starts = trade_starts(search, relaxed.weights, numpy_rng)[: few if first.finished else None]
+    else:
+        starts = _rounded(search, relaxed.weights, few, numpy_rng)
     if first.weights is None and first.finished:
         return None
     found = [(m, search.solve(m, relaxed.weights)) for m in starts]
@@ -139,17 +177,11 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
         "chains": alive[0][0] if alive else np.inf,
     }
     weights = np.array([p.weights for _, p in found if p is not None]).reshape(-1, mixed.program.n)
-    ends: list[Ints] = []
-    sweeps = 0
+    walked = _Walked([], np.inf, 0)
     if plan.swaps and not first.finished:
         spread = float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap
-        heats = np.geomspace(HOT, COLD, plan.sweeps) * max(spread, gap) if plan.sweeps else np.zeros(0)
-        leaders = [starts[k] for _, k in alive[: plan.walkers if dear == 1 else max(plan.walkers // 4, 1)]]
-        ends = [search.descend(m) for m in leaders]
-        stages["descent"] = min((search.memo.value(m) for m in ends), default=np.inf)
-        again = ends[: max(plan.walkers // 2, 1)] if dear == 1 else []
-        ends += [search.descend(search.anneal(m, heats, numpy_rng)) for m in again]
-        sweeps = plan.sweeps if again else 0
+        leaders = [starts[k] for _, k in alive[: max(plan.walkers // WALKERS[dear], 1)]]
+        walked = _walk(search, leaders, plan, dear, max(spread, gap), numpy_rng)
     best = _best(search, first)
     proof = first
     if not first.finished and nodes > look:
@@ -160,12 +192,54 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
         best = _from(search, anyone(relaxed.weights))
     if best[0] is None:
         return None
-    values = np.array([search.memo.value(m) for m in ends])
+    values = np.array([search.memo.value(m) for m in walked.ends])
     agreement = float((values <= best[1] + gap).mean()) if len(values) else 1.0
     return Chosen(
-        best[0], best[1], min(max(proof.bound, first.bound, relaxed.bound), best[1]), proof, weights, **stages,
-        seen=len(search.memo.point), agreement=agreement, sweeps=sweeps,
+        best[0], best[1], min(max(proof.bound, first.bound, relaxed.bound), best[1]), proof, weights,
+        _others(search), **stages,
+        descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Walked:
+    """The modes that walkers ended on, the least energy before any heat, the hot sweeps."""
+
+    ends: list[Ints]
+    descent: float
+    sweeps: int
+
+
+def _walk(
+    search: Search, leaders: list[Ints], plan: Plan, dear: int, spread: float, rng: np.random.Generator
+) -> _Walked:
+    """Descents from `leaders`; then, where modes cost something, descents from kicks, else annealed walks and descents;
+    no heat where an inner solve is very dear."""
+    ends = [search.descend(m) for m in leaders]
+    descent = min((search.memo.value(m) for m in ends), default=np.inf)
+    if not ends or not plan.sweeps:
+        return _Walked(ends, descent, 0)
+    if search.mixed.choices.priced:
+        best = min(ends, key=search.memo.value)
+        ends.append(search.kicked(best, KICKS * plan.sweeps // WALKERS[dear], rng))
+        return _Walked(ends, descent, plan.sweeps)
+    if dear == 1:
+        heats = np.geomspace(HOT, COLD, plan.sweeps) * spread
+        again = ends[: max(plan.walkers // 2, 1)]
+        ends += [search.descend(search.anneal(m, heats, rng)) for m in again]
+        return _Walked(ends, descent, plan.sweeps)
+    return _Walked(ends, descent, 0)
+
+
+def _others(search: Search) -> Array:
+    """The portfolios of the best slices solved, (k, n), the best first."""
+    solved = sorted((p for p in search.memo.point.values() if p is not None), key=lambda p: p.value)
+    return np.array([p.weights for p in solved[:OTHERS]]).reshape(-1, search.mixed.program.n)
+
+
+def _dearness(program: Program) -> int:
+    """How many times as long as a quadratic program's a node takes."""
+    return DEAR if isinstance(program, FormulaProgram) else BENT if isinstance(program, BentProgram) else 1
 
 
 def _rounded(search: Search, relaxed: Array, count: int, rng: np.random.Generator) -> list[Ints]:

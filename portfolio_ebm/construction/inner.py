@@ -103,8 +103,14 @@ class FormulaProgram(Program):
             joining = self._joining(box, movable & ~free, weights, prices, found)
             if not joining.any():
                 value = self.value(weights)
-                return Point(weights, value, prices, min(self._bound(box, weights, found), value))
+                bound = min(self._bound(box, weights, found), value)
+                return Point(weights, value, prices, bound, toll=self._toll(found))
             free = free | joining
+
+    def _toll(self, found: Found) -> float:
+        """What a unit traded costs, the turnover cap's multiplier included."""
+        capped = found.duals is not None and np.isfinite(self.turnover)
+        return self.whole.cost + (found.duals.turnover if capped and found.duals is not None else 0.0)
 
     def _prices(self, box: Box, w: Array, found: Found) -> Array:
         """The slope of E at w less the rows' multipliers, (n,)."""
@@ -117,8 +123,7 @@ class FormulaProgram(Program):
         """The resting names whose price says most clearly that they would move; at `held` both ways have to pay."""
         toll, side = np.zeros(self.n), np.zeros(self.n)
         if self.held is not None:
-            shared = ended.duals.turnover if ended.duals is not None and np.isfinite(self.turnover) else 0.0
-            toll += self.whole.cost + shared
+            toll += self._toll(ended)
             side = np.sign(w - self.held)
         pull, slack = prices + toll * side, PRICE * self.scale + np.where(side == 0.0, toll, 0.0)
         up = waiting & (w < box.upper) & (pull < -slack)

@@ -27,13 +27,17 @@ from portfolio_ebm.construction.convex import Minimum
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
 from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.construction.lots import exact_lots
 from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
-from portfolio_ebm.energy import Bound
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.types import as_numpy
 
 GRADIENT_SHARE = 10
+EXACT = 1e-9
+"""The most by which whole lots may break another rule."""
 LOT_STARTS, SHAKES = 6, 12
 """Under an energy that is not convex: points brought to whole lots, and shakes of the best."""
 LOCAL = "the energy is not convex, so this is a local minimum and nothing bounds it from below"
@@ -41,13 +45,15 @@ LOCAL = "the energy is not convex, so this is a local minimum and nothing bounds
 
 @dataclass(frozen=True)
 class Found:
-    """What an engine hands back: the portfolio, a sentence, and the records of Solution."""
+    """What an engine hands back: the portfolio, a sentence, the records of Solution, and `others` (k, n), the minima of
+    the best slices solved."""
 
     weights: Tensor
     message: str
     ablation: Mapping[str, float]
     ensemble: Tensor
     diagnostics: Mapping[str, float]
+    others: Tensor | None = None
 
 
 def convex_engine(landscape: Landscape, found: Minimum, x0: Tensor, effort: Effort, rng: torch.Generator) -> Found:
@@ -136,6 +142,7 @@ def choosing_engine(
             "nodes": float(seen.proof.nodes),
             "proven": float(seen.proof.finished),
         },
+        torch.as_tensor(seen.others).to(place),
     )
     return found, seen.bound + formula.constant
 
@@ -149,18 +156,25 @@ def nearby(w: NDArray[np.float64], region: Region) -> NDArray[np.float64] | None
     return np.asarray(found.detach().cpu().numpy(), dtype=np.float64)
 
 
-def in_lots(found: Found, value: Bound, region: Region, convex: bool, rng: torch.Generator) -> Found | None:
-    """The portfolio brought to whole lots by moves of single lots; None where no whole lots obey the rules.
+def in_lots(
+    found: Found, energy: Energy, region: Region, ctx: Context, convex: bool, rng: torch.Generator
+) -> Found | None:
+    """The portfolio brought to whole lots; None where no whole lots obey the rules.
 
-    Under an energy that is not convex the other low points are tried too, and the best is shaken.
+    By branch and bound and exact moves where they know the energy and the rules, else by moves of single lots: under an
+    energy that is not convex from the other low points too, and the best is shaken.
     """
-    loose, near, shakes = region.ungridded(), found.weights, 0
-    if not convex:
-        every = torch.cat([near.unsqueeze(0), found.ensemble.to(near)])
-        near, shakes = every[value(every).argsort(stable=True)[:LOT_STARTS]], SHAKES
-    w = best_lots(value, partial(region_residual, region=loose), near, region, shakes, rng)
+    loose, value, near = region.ungridded(), energy.bind(ctx), found.weights.unsqueeze(0)
+    others = near if found.others is None else torch.cat([near, found.others.to(near)])
+    w, how = exact_lots(energy, region, ctx, others), "branch and bound and exact moves of lots"
+    if w is None or float(region_residual(w, loose)) > EXACT:
+        how, start, shakes = "moves of single lots", found.weights, 0
+        if not convex:
+            every = torch.cat([near, found.ensemble.to(near)])
+            start, shakes = every[value(every).argsort(stable=True)[:LOT_STARTS]], SHAKES
+        w = best_lots(value, partial(region_residual, region=loose), start, region, shakes, rng)
     if w is None:
         return None
-    message = f"{found.message}; then whole lots by moves of single lots, which nothing proves best"
+    message = f"{found.message}; then whole lots by {how}, which nothing proves best"
     ablation = {**found.ablation, FRACTIONS: found.ablation[FINAL], FINAL: float(value(w))}
     return replace(found, weights=w, message=message, ablation=ablation)

@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from portfolio_ebm.constraints.mixed.linear import linear_minimum
+
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -98,6 +100,22 @@ class Program:
         smooth = float(0.5 * w @ (self.slope(w) + self.linear))
         return smooth if self.held is None else smooth + float((self.rate * np.abs(w - self.held)).sum())
 
+    def pull(self, point: Point) -> Array:
+        """What moving a name changes the energy by, tolls included, (n,): at `held`, zero where it does not pay."""
+        if self.held is None:
+            return point.prices
+        side = np.sign(point.weights - self.held)
+        still = np.sign(point.prices) * np.maximum(np.abs(point.prices) - point.toll, 0.0)
+        return np.where(side == 0.0, still, point.prices + point.toll * side)
+
+    def bend(self, w: Array) -> tuple[Array, Array, Array]:
+        """What trades cost beside the rate, its slope (part of `Point.prices`) and its curvature, by name."""
+        return np.zeros_like(w), np.zeros_like(w), np.zeros_like(w)
+
+    def separable(self, names: Ints, z: Array) -> Array:
+        """What trades z (k,) of `names` (k,) cost beside the rate."""
+        return np.zeros_like(z)
+
     def minimum(
         self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
     ) -> Point | None:
@@ -122,9 +140,10 @@ class Point:
     Attributes:
         weights: (n,).
         value: the energy there.
-        prices: Q w + c - A'v, what each name would change the energy by, (n,).
+        prices: Q w + c - A'v, what each name would change the energy by, costs of trading left out, (n,).
         bound: no point of the slice is below this.
         cuts: rows beside the program's own that hold with equality, which every part of the slice has too.
+        toll: what a unit traded costs, the multiplier of the turnover cap included, of all names or (n,).
     """
 
     weights: Array
@@ -132,6 +151,7 @@ class Point:
     prices: Array
     bound: float
     cuts: tuple[Cut, ...] = ()
+    toll: float | Array = 0.0
 
 
 @dataclass(frozen=True)
@@ -208,6 +228,7 @@ def _kinked(s: _Slice, start: Array | None) -> Point | None:
     side = _feasible_side(s, side)
     moving = None if start is None else start != p.held
     best: _Solved | None = None
+    way, toll = side, p.rate
     for _ in range(ROUNDS):
         up = side > 0
         lower = np.where(up, np.maximum(s.lower, np.minimum(p.held, s.upper)), s.lower)
@@ -230,7 +251,7 @@ def _kinked(s: _Slice, start: Array | None) -> Point | None:
             if np.array_equal(side > 0, up):
                 return None
             continue
-        best = found
+        best, way = found, np.where(up, 1.0, -1.0)
         toll = p.rate - (float(found.duals[-1]) if np.isfinite(p.turnover) else 0.0)
         on = found.weights == p.held
         wrong = on & (s.lower < p.held) & up & (found.prices > 2 * toll + PRICE * p.scale)
@@ -242,7 +263,7 @@ def _kinked(s: _Slice, start: Array | None) -> Point | None:
     if best is None:
         return None
     value = p.value(best.weights)
-    return Point(best.weights, value, best.prices, value)
+    return Point(best.weights, value, best.prices - toll * way, value, toll=toll)
 
 
 def _feasible_side(s: _Slice, side: Array) -> Array:
@@ -352,7 +373,7 @@ def _daqp(
     steep = float(np.abs(curve).max())
     scale = max(steep, float(np.abs(slope).max()), 1e-300)
     if steep <= FLAT * scale:
-        return _linear(slope, rows, box, low, high)
+        return linear_minimum(slope, rows, box, low, high)
     below, above = np.concatenate([box[0], low]), np.concatenate([box[1], high])
     sense = np.where(above - below <= 1e-14, 5, 0).astype(np.int32)
     x, _, flag, info = daqp.solve(
@@ -362,24 +383,3 @@ def _daqp(
     if flag <= 0 or not np.isfinite(x).all():
         return None
     return np.asarray(x), -scale * np.asarray(info["lam"])[len(slope) :]
-
-
-def _linear(slope: Array, rows: Array, box: tuple[Array, Array], low: Array, high: Array) -> tuple[Array, Array] | None:
-    """The same without curvature: a linear program, by HiGHS."""
-    scale = max(float(np.abs(slope).max()), 1e-300)
-    equal = high - low <= 1e-14
-    above, below = ~equal & np.isfinite(high), ~equal & np.isfinite(low)
-    left, right = np.concatenate([rows[above], -rows[below]]), np.concatenate([high[above], -low[below]])
-    found = linprog(
-        slope / scale, A_ub=left if len(left) else None, b_ub=right if len(left) else None,
-        A_eq=rows[equal] if equal.any() else None, b_eq=high[equal] if equal.any() else None,
-        bounds=np.column_stack(box), method="highs-ds",
-    )  # fmt: skip
-    if found.status != 0:
-        return None
-    duals = np.zeros(len(rows))
-    count = int(above.sum())
-    duals[equal] = found.eqlin.marginals if equal.any() else 0.0
-    duals[above] = found.ineqlin.marginals[:count]
-    duals[below] -= found.ineqlin.marginals[count:]
-    return np.asarray(found.x), scale * duals

@@ -20,11 +20,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices
+from portfolio_ebm.constraints.mixed.moves import best_moves
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
 from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point
 
 CANDIDATES = 8
 DESCENTS = 200
+KICKS = (2, 3, 4)
+"""Moves of one kick."""
 
 
 @dataclass
@@ -55,6 +58,8 @@ class Search:
 
     def descend(self, modes: Ints) -> Ints:
         """Steepest swap descent from `modes`, (U,), until no candidate is better."""
+        if self.mixed.choices.priced:
+            return self._first_better(modes)
         now, point = modes, self.solve(modes)
         for _ in range(DESCENTS):
             if point is None:
@@ -68,6 +73,42 @@ class Search:
                 return now
             now, point = best, self.solve(best)
         return now
+
+    def _first_better(self, modes: Ints) -> Ints:
+        """Descent by the first candidate, by score, that is better: the scores of priced moves are nearly exact."""
+        now, point = modes, self.solve(modes)
+        for _ in range(DESCENTS):
+            if point is None:
+                return now
+            for other in self.candidates(now, point):
+                found = self.solve(other, point.weights)
+                if found is not None and found.value < point.value - 1e-13 * abs(point.value):
+                    now, point = other, found
+                    break
+            else:
+                return now
+        return now
+
+    def kicked(self, modes: Ints, rounds: int, rng: np.random.Generator) -> Ints:
+        """The best of `rounds` descents, each from a few scored moves, taken at random, away from the best so far.
+
+        Source: Lourenco, H., Martin, O. and Stutzle, T. (2003), Iterated local search, Handbook of Metaheuristics.
+        """
+        best = modes
+        for k in range(rounds):
+            now = best
+            for _ in range(KICKS[k % len(KICKS)]):
+                point = self.solve(now)
+                scored = [] if point is None else self.scored(now, point)
+                if not scored:
+                    break
+                scores = np.array([score for score, _ in scored])
+                heat = max(float(scores.std()), 1e-300)
+                now = scored[int(np.argmin(scores + heat * rng.gumbel(size=len(scores))))][1]
+            end = self.descend(now)
+            if self.memo.value(end) < self.memo.value(best):
+                best = end
+        return best
 
     def anneal(self, modes: Ints, heats: Array, rng: np.random.Generator) -> Ints:
         """A Metropolis walk from `modes` over the best candidates, one step a temperature; the last place."""
@@ -87,10 +128,25 @@ class Search:
 
     def candidates(self, modes: Ints, point: Point) -> list[Ints]:
         """The best few neighbours by score."""
+        if self.mixed.choices.priced:
+            priced = [one for _, one in self.scored(modes, point)]
+            if (self.mixed.choices.size == 1).all():
+                return priced
+            found = [*priced, *self._exchanges(modes, point), *self._changes(modes, point)]
+            return list({one.tobytes(): one for one in found if one is not modes}.values())
         found = [*self._exchanges(modes, point), *self._changes(modes, point)]
         unique = {one.tobytes(): one for one in found}
         unique.pop(modes.tobytes(), None)
         return list(unique.values())
+
+    def scored(self, modes: Ints, point: Point) -> list[tuple[float, Ints]]:
+        """Single moves and pairs, the best first by the score of second order."""
+        single, pairs = best_moves(self.mixed.program, self.mixed.choices, self.allowed, modes, point, 2 * CANDIDATES)
+        found = []
+        for moves in (single, pairs):
+            for units, others, score in zip(moves.units, moves.modes, moves.scores, strict=True):
+                found.append((float(score), _changed(modes, list(zip(units.tolist(), others.tolist(), strict=True)))))
+        return sorted(found, key=lambda one: one[0])
 
     def _changes(self, modes: Ints, point: Point) -> list[Ints]:
         """One unit in another mode: scored by what its weight must move, or would like to."""
@@ -101,7 +157,7 @@ class Search:
             return []
         low, high = c.lower[units, other], c.upper[units, other]
         price = np.full(c.units, np.inf)
-        np.minimum.at(price, c.unit, point.prices[c.name])
+        np.minimum.at(price, c.unit, p.pull(point)[c.name])
         curve = np.full(c.units, np.inf)
         np.minimum.at(curve, c.unit, p.diagonal[c.name])
         g, q = price[units], np.maximum(curve[units], 1e-300)
@@ -132,7 +188,7 @@ class Search:
         i, j = first[zero], first[held]
         move = (x[held] - x[zero][:, None]) if np.any(x[zero]) else np.broadcast_to(x[held], (len(zero), len(held)))
         q = p.matrix
-        g = point.prices
+        g = p.pull(point)
         transfer = move * (g[i][:, None] - g[j]) + 0.5 * move**2 * (q[i, i][:, None] + q[j, j] - 2 * q[np.ix_(i, j)])
         tables = [transfer]
         exact = self._second_order(point, i, j)
@@ -158,7 +214,7 @@ class Search:
         p = self.mixed.program
         w = point.weights
         free = np.flatnonzero(
-            (w > p.lower + TOLERANCE) & (w < p.upper - TOLERANCE) & (np.abs(point.prices) <= 1e-9 * p.scale)
+            (w > p.lower + TOLERANCE) & (w < p.upper - TOLERANCE) & (np.abs(p.pull(point)) <= 1e-9 * p.scale)
         )
         rows = self._tight(w)
         if not len(free) or len(rows) >= len(free):
@@ -174,7 +230,7 @@ class Search:
         side = np.concatenate([p.matrix[np.ix_(free, i)], rows[:, i]])
         answer = -inverse @ side
         s = np.maximum(p.matrix[i, i] + (side * answer).sum(axis=0), 1e-12 * p.scale)
-        r = point.prices[i]
+        r = p.pull(point)[i]
         gain = -(np.where(r < 0, r, 0.0) ** 2) / (2 * s)
         step = np.where(r < 0, -r / s, 0.0)
         place = np.full(p.n, -1)
