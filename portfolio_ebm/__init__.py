@@ -115,6 +115,7 @@ _HOMES = {
     "bps": "types",
     "breakdown": "energy",
     "bundled": "data.sources.bundled",
+    "cure_due": "strategy",
     "ensemble": "ensembles",
     "french": "data.sources.french",
     "frontier": "frontiers",
@@ -193,7 +194,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.market.parts import Factor, Residual
     from portfolio_ebm.market.score import score, score_summary
     from portfolio_ebm.optimization import optimize
-    from portfolio_ebm.strategy import Strategy, rebalance
+    from portfolio_ebm.strategy import Strategy, cure_due, rebalance
     from portfolio_ebm.types import bps
 
 __all__ = [
@@ -300,6 +301,7 @@ __all__ = [
     "bps",
     "breakdown",
     "bundled",
+    "cure_due",
     "ensemble",
     "french",
     "frontier",

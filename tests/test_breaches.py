@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import portfolio_ebm as pe
+from portfolio_ebm.report.html import render
 
 RULE = pe.Box(upper=0.5)
 STRATEGY = pe.Strategy(
@@ -79,7 +80,7 @@ def test_the_live_path_cures_the_same_day_with_the_same_weights() -> None:
         held = found.weights.shift(1).loc[when].to_numpy()
         held = held * (1 + panel.returns[t]) / (1 + held @ panel.returns[t])
         past = pe.Panel.from_prices(prices.loc[:when]).past(-1)
-        due = pe.strategy.cure_due(strategy, past, held)
+        due = pe.cure_due(strategy, past, held)
         beyond = held.max() - 0.3
         assert due == ({"Box(upper=0.3)": pytest.approx(beyond, abs=1e-12)} if beyond > 0.005 else {})
         if when in cured:
@@ -97,3 +98,20 @@ def test_the_live_path_cures_the_same_day_with_the_same_weights() -> None:
         found.decisions.loc[:cut, same], again.decisions.loc[:cut, same], check_exact=True, check_dtype=False
     )
     assert not found.weights.equals(again.weights)
+
+
+def test_the_report_shows_what_had_drifted_and_what_was_cured_at_once() -> None:
+    dates = pd.bdate_range("2020-01-01", "2020-03-31")
+    prices = pd.DataFrame({"A": 1.01 ** np.arange(len(dates)), "B": 1.0}, index=dates)
+    panel = pe.Panel.from_prices(prices)
+    at_once = STRATEGY.replace(breaches="at once", tolerance=0.02)
+    found = pe.backtest(at_once, panel, costs=None, delay=0)
+    page = render(at_once, panel, [found])
+    cured = found.decisions["reason"] == "breach"
+    told = found.decisions["breached"][found.decisions["breached"] != ""]
+    assert cured.sum() >= 3 and len(told) > cured.sum()
+    for text in told:
+        assert text in page
+    assert page.count(": cured at once") == cured.sum()
+    calm = pe.backtest(STRATEGY.replace(constraint=pe.Budget() & pe.LongOnly()), panel, costs=None, delay=0)
+    assert "cured at once" not in render(STRATEGY, panel, [calm])

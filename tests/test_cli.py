@@ -120,6 +120,24 @@ def test_rebalance_sizes_trades_that_add_up(run, home: Path, tmp_path: Path) -> 
     assert weights[weights > 1e-12].to_dict() == pytest.approx(found["weights"])
 
 
+def test_rebalance_says_what_had_drifted_and_whether_it_is_cured_at_once(run, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    # A is all but all of what is held, far past the half that Box allows.
+    (home / "lopsided.csv").write_text("ticker,shares\nA,100\nB,1\n")
+    (home / "at_once.py").write_text(STRATEGY.replace("rebalance=", 'breaches="at once", tolerance=0.01, rebalance='))
+    words = ("--prices", "prices.csv", "--holdings", "lopsided.csv", "--asof", "2022-03-15", "--out", str(tmp_path))
+    price = pd.read_csv(home / "prices.csv", index_col=0).loc["2022-03-15"]
+    by = 100 * price["A"] / (100 * price["A"] + price["B"]) - 0.5
+    patient = run("rebalance", "mine.py", *words)
+    found = json.loads((tmp_path / "rebalance.json").read_text())
+    assert found["breaches"] == {"Box(upper=0.5)": pytest.approx(by)} and found["cure_due"] == {}
+    told = " ".join(patient.out.split())
+    assert f"had drifted past Box(upper=0.5) by {by:.3g}." in told and "at once" not in told
+    hasty = run("rebalance", "at_once.py", *words)
+    found = json.loads((tmp_path / "rebalance.json").read_text())
+    assert found["cure_due"] == found["breaches"] == {"Box(upper=0.5)": pytest.approx(by)}
+    assert "The strategy cures this at once: trade today." in " ".join(hasty.out.split())
+
+
 def test_rebalance_is_the_backtests_first_decision(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert run("backtest", "mine.py", "--prices", "prices.csv", "--out", str(tmp_path / "b")).code == 0
     traded = pd.read_parquet(tmp_path / "b" / "decisions.parquet")

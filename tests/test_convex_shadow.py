@@ -21,6 +21,7 @@ from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.convex import Convex
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.free_energy import FactorRisk
+from portfolio_ebm.energies.ratio import MaximumDiversification, MaxRatio
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import CVaR, Variance
 from portfolio_ebm.energy import Energy
@@ -172,3 +173,49 @@ def test_a_decision_says_it_per_month() -> None:
     cap = found.shadow_prices.set_index("bound").loc["upper"]
     other = pe.rebalance(strategy.replace(constraint=Budget() & Box(upper=0.3001)), panel.past(280), None)
     assert cap["value"] == pytest.approx((found.energy - other.energy) / 1e-4, rel=1e-3)
+
+
+RATIOS: list[Energy] = [
+    MaxRatio(),
+    2.0 * MaxRatio(Return() + TradingCost(2 * bps), CVaR(level=0.9, centred=True)),
+    MaximumDiversification(),
+]
+
+
+@pytest.mark.parametrize("case", LOOSER, ids=lambda case: f"{case[0]} {case[1]}")
+@pytest.mark.parametrize("energy", RATIOS, ids=repr)
+def test_the_price_of_a_rule_under_a_ratio_is_the_slope_of_the_best_ratio(energy: Energy, case) -> None:
+    kind, side, at, rule, others = case
+    found = built(energy, rule & others)
+    mine = [price for price in found.shadow_prices if price.rule == repr(rule) and price.bound == side]
+    step = 2e-5
+    values = [built(energy, rule.replace(**{FIELD[kind][side]: at + move}) & others).energy for move in (-step, step)]
+    slope = (values[1] - values[0]) / (2 * step)
+    saved = slope if side == "lower" else -slope
+    assert (mine[0].value if mine else 0.0) == pytest.approx(saved, abs=2e-4 * max(abs(saved), 0.1))
+    assert found.diagnostics["kkt"] <= 1e-8
+
+
+def test_the_price_of_a_volatility_cap_under_a_ratio() -> None:
+    # Of what costs to trade less is bought than the best ratio without costs would have: the cap binds.
+    energy, rule, others = (
+        MaxRatio(Return() + TradingCost(30 * bps), CVaR(level=0.9)),
+        Capped("volatility", 0.0405),
+        Budget() & LongOnly(),
+    )
+    (price,) = [item for item in built(energy, rule & others).shadow_prices if item.rule == repr(rule)]
+    step = 1e-4 * 0.0405
+    low, high = (built(energy, rule.replace(at_most=0.0405 + move) & others).energy for move in (-step, step))
+    assert price.value == pytest.approx(-(high - low) / (2 * step), rel=2e-3)
+
+
+def test_a_ratio_of_two_names_by_hand() -> None:
+    # m = (2, 1) %, S = 1: the ratio of (a, 1 - a) with a <= 0.5 falls short of a = 2/3; its slope at a = 0.5 is
+    # (m_a - m_b) / s - m'w (w_a - w_b) / s^3 = 0.01 / s with s = sqrt(1/2), and E = -ratio.
+    found = pe.optimize(
+        MaxRatio(), Budget() & LongOnly() & Box(upper=0.9, caps={"A": 0.5}), mean=[0.02, 0.01],
+        covariance=np.eye(2), assets=["A", "B"], constructor=Convex(),
+    )  # fmt: skip
+    cap = found.shadow_prices.set_index("bound").loc["upper"]
+    assert cap["value"] == pytest.approx(0.01 * 2**0.5, rel=1e-8) and cap["names"] == ("A",)
+    assert "lower the energy by" in cap["words"]

@@ -12,7 +12,7 @@ import typer
 from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
 
@@ -83,14 +83,15 @@ def rebalance(
     held, position = _position(holdings, cash, past)
     allocation = doors.rebalance(given.strategy, past, held, seed=seed, device=device)
     orders = None if position is None else _orders(given.strategy, allocation, position, past)
-    record = _record(given.strategy, allocation, orders, seed)
+    due = doors.cure_due(given.strategy, past, held)
+    record = _record(given.strategy, allocation, orders, seed, due)
     _write_orders(folder, record, allocation, orders)
     if as_json:
         import json
 
         print(json.dumps(record, indent=2, allow_nan=False))
         return
-    _show(allocation, orders)
+    _show(allocation, orders, due)
     print(f"Written to {folder}; nothing was sent.")
 
 
@@ -197,14 +198,20 @@ def _orders(strategy: Strategy, allocation: Allocation, position: Any, past: Pas
     return size_orders(allocation.weights, position, cost_rate=cost_rate(strategy, "strategy"), frozen=frozen)
 
 
-def _record(strategy: Strategy, allocation: Allocation, orders: Orders | None, seed: int) -> dict[str, Any]:
-    """The decision as plain JSON: weights, status, bound, rules, terms and trades."""
+def _record(
+    strategy: Strategy, allocation: Allocation, orders: Orders | None, seed: int, due: Mapping[str, float]
+) -> dict[str, Any]:
+    """The decision as plain JSON: weights, status, bound, rules, breaches, terms and trades.
+
+    `breaches` are all rules that the holdings had drifted past; `cure_due` those that the strategy cures at once.
+    """
     held = {str(name): float(value) for name, value in allocation.weights.items() if abs(value) > 1e-12}
     record: dict[str, Any] = {
         "strategy": strategy.name, "strategy_fingerprint": strategy.fingerprint(), "seed": seed,
         "date": allocation.date, "ok": allocation.status.ok, "status": str(allocation.status),
         "weights": held, "cash_weight": 1.0 - sum(held.values()), "energy": allocation.energy,
         "bound": allocation.bound, "gap": allocation.gap, "residuals": dict(allocation.residuals),
+        "breaches": dict(allocation.breaches), "cure_due": dict(due),
         "breakdown": dict(allocation.breakdown),
         "ranges": {name: list(pair) for name, pair in allocation.ranges.items()},
         "refitted": list(allocation.refitted),
@@ -247,7 +254,7 @@ def _write_orders(folder: Path, record: dict[str, Any], allocation: Allocation, 
     write_folder(folder, {name: text.encode() for name, text in files.items()}, last="rebalance.json")
 
 
-def _show(allocation: Allocation, orders: Orders | None) -> None:
+def _show(allocation: Allocation, orders: Orders | None, due: Mapping[str, float]) -> None:
     from rich.console import Console
 
     from portfolio_ebm.report.trades import orders_table, weights_table
@@ -258,6 +265,9 @@ def _show(allocation: Allocation, orders: Orders | None) -> None:
     gap = allocation.gap
     bound = "no bound is known" if gap is None else f"at most {max(gap, 0.0):.2e} above the optimum"
     console.print(f"Energy {allocation.energy:.6g} per holding period; {bound}.", markup=False)
+    for rule, by in allocation.breaches.items():
+        when = " The strategy cures this at once: trade today." if rule in due else ""
+        console.print(f"What was held had drifted past {rule} by {by:.3g}.{when}", markup=False)
     if orders is None:
         console.print("Give --holdings or --cash to see the trades.", markup=False)
     else:

@@ -63,6 +63,13 @@ class Duals:
     turnover: float
     caps: tuple[float, ...] = ()
 
+    def scaled(self, factor: float) -> Duals:
+        """Those of `factor` times the energy."""
+        return Duals(
+            factor * self.rows, factor * self.lower, factor * self.upper, factor * self.turnover,
+            tuple(factor * cap for cap in self.caps),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Box:

@@ -44,14 +44,15 @@ DOUBLES = (Volatility, Semideviation, EVaR)
 
 @dataclass(frozen=True)
 class Best:
-    """The best portfolio (n,), its ratio, a bound below every ratio, the engine, and the multipliers of the rules that
-    prove the least of G + c R."""
+    """The best portfolio (n,), its ratio, a bound below every ratio, the engine, the multipliers of the rules that
+    prove the least of G + c R, and the KKT residual there."""
 
     weights: Array
     value: float
     bound: float
     engine: str
     duals: Duals
+    kkt: float
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def best_ratio(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> 
     least = _least_risk(energy.denominator, risk, walls, cone.budget, bounded, w)
     if proof.bound is None or least is None:
         return None
-    return Best(w, value, value + min(proof.bound, 0.0) / least, found.engine, proof.duals)
+    return Best(w, value, value + min(proof.bound, 0.0) / least, found.engine, proof.duals, proof.kkt)
 
 
 def _affine(formula: Formula) -> bool:

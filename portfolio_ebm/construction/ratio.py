@@ -12,6 +12,9 @@ Where G is affine, R doubles with the portfolio and the rules are linear, Charne
 program instead (homogeneous.py). Under other rules each of Dinkelbach's steps is a problem that the engines know, with
 every rule as it is.
 
+The ratio's multipliers are those of the least of G - r R over R(w): at the best ratio r it is zero, at w, so that
+dr/d(limit) = (d least/d(limit)) / R(w), and the slope of G/R at w is that of G - r R over R(w).
+
 Source: Dinkelbach, W. (1967), On nonlinear fractional programming, Management Science 13(7); Charnes, A. and Cooper,
 W. W. (1962), Programming with linear fractional functionals, Naval Research Logistics Quarterly 9.
 """
@@ -51,7 +54,8 @@ def lone_ratio(energy: Energy) -> Scaled | None:
 
 
 def minimize_ratio(part: Scaled, region: Region, ctx: Context) -> Minimum:
-    """The least value of a ratio with its coefficient over a convex region, with a bound.
+    """The least value of a ratio with its coefficient over a convex region, with a bound, the KKT residual of
+    G + c R at the best c, and the ratio's own multipliers.
 
     Raises:
         SolverError: the risk is not positive on every portfolio of the region, or no portfolio gains.
@@ -73,7 +77,10 @@ def minimize_ratio(part: Scaled, region: Region, ctx: Context) -> Minimum:
             "weights, or their sum."
         )
     c = part.coefficient
-    return replace(found, value=c * found.value, bound=None if found.bound is None else c * found.bound)
+    return replace(
+        found, value=c * found.value, bound=None if found.bound is None else c * found.bound,
+        duals=None if found.duals is None else found.duals.scaled(c),
+    )  # fmt: skip
 
 
 def at_once(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> Minimum | None:
@@ -85,7 +92,8 @@ def at_once(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> Min
     if not float(region_residual(weights, bounded)) <= FEASIBLE:
         return None
     said = f"Exact minimum of a ratio in one convex program, by {best.engine}: gap {best.value - best.bound:.1e}."
-    return Minimum(weights, best.value, best.bound, None, Status(True, said))
+    duals = best.duals.scaled(1.0 / float(energy.denominator.bind(ctx)(weights)))
+    return Minimum(weights, best.value, best.bound, best.kkt, Status(True, said), duals)
 
 
 def by_steps(energy: Ratio, region: Region, ctx: Context) -> Minimum:
@@ -109,6 +117,7 @@ def by_steps(energy: Ratio, region: Region, ctx: Context) -> Minimum:
             "nothing; minimise the risk itself, or add Return() to it."
         )
     weights, value = start.weights, float(ratio(start.weights))
+    last: Minimum | None = None
     steps, bound = 0, -float("inf")
     while steps < STEPS:
         steps += 1
@@ -116,6 +125,8 @@ def by_steps(energy: Ratio, region: Region, ctx: Context) -> Minimum:
         # F at the ratio known so far: what the proven part of it leaves open below that ratio.
         below = -float("inf") if found.bound is None else value + min(found.bound, 0.0) / least
         bound, reached = max(bound, below), float(ratio(found.weights))
+        # The multipliers are those of the portfolio that is kept, or of one as good.
+        last = found if reached <= value + TIGHT * abs(value) else last
         if reached < value:
             weights, value, gained = found.weights, reached, value - reached
         else:
@@ -128,4 +139,5 @@ def by_steps(energy: Ratio, region: Region, ctx: Context) -> Minimum:
     sentence = (
         f"{'Exact minimum' if ok else 'Minimum, not proven to 1e-7,'} of a ratio in {steps} convex steps: {proof}."
     )
-    return Minimum(weights, value, bound, None, Status(ok, sentence))
+    duals = None if last is None or last.duals is None else last.duals.scaled(1.0 / float(bottom.bind(ctx)(weights)))
+    return Minimum(weights, value, bound, None if last is None else last.kkt, Status(ok, sentence), duals)
