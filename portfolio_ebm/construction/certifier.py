@@ -58,8 +58,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class Task:
-    """The formula without its tickets, what a ticket costs, the whole formula bound, where, and the clock."""
+    """The formula, the same without its tickets, what a ticket costs, the whole formula bound, where, and the clock."""
 
+    energy: Energy
     rest: Energy
     ticket: float
     value: Bound
@@ -104,7 +105,7 @@ class BranchAndBound(Constructor):
         """
         rest, ticket = without_tickets(energy, ctx)
         refuse_non_convex(rest, "BranchAndBound()")
-        task = Task(rest, ticket, energy.bind(ctx), ctx, Clock(time.monotonic() + self.time_limit))
+        task = Task(energy, rest, ticket, energy.bind(ctx), ctx, Clock(time.monotonic() + self.time_limit))
         found: list[Found] = []
         bounds: list[float | None] = []
         try:
@@ -140,7 +141,7 @@ class BranchAndBound(Constructor):
             return None, np.inf
         if found is None or region.grid is None:
             return found, bound
-        return in_lots(found, task.value, region, True, rng), bound
+        return in_lots(found, task.energy, region, task.ctx, True, rng), bound
 
     def _tree(
         self, task: Task, region: Region, rng: torch.Generator, stop: Callable[[], bool]
@@ -173,6 +174,7 @@ class BranchAndBound(Constructor):
                 "nodes": float(proof.nodes), "proven": float(proven), "patterns seen": float(seen.seen),
                 "chain agreement": seen.agreement,
             },
+            _tensor(seen.others, region),
         )  # fmt: skip
         return found, bound + formula.constant
 
