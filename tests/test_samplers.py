@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
+from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import ShapeError, SolverError, SpecError
 from portfolio_ebm.samplers.anneal import anneal
-from portfolio_ebm.samplers.diagnostics import effective_size, energy_trace, r_hat
-from portfolio_ebm.samplers.kernel import Kernel, Noise
-from portfolio_ebm.samplers.langevin import MALA, ULA
-from portfolio_ebm.samplers.schedules import Constant, Cooling, Geometric, Linear
+from portfolio_ebm.samplers.diagnostics import effective_size, r_hat
+from portfolio_ebm.samplers.kernel import Info, Kernel, Noise, State, Temperature
+from portfolio_ebm.samplers.langevin import ULA
+from portfolio_ebm.samplers.schedules import Constant, Cooling, Geometric
 from portfolio_ebm.samplers.wrappers import Projected
 
 A = torch.tensor([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]], dtype=torch.float64)
@@ -34,7 +36,6 @@ def onto_sphere_or_inside(x: Tensor) -> Tensor:
 
 KERNELS = {
     "ULA": ULA(0.1),
-    "MALA": MALA(0.1),
     "Projected": Projected(ULA(0.1), onto_sphere_or_inside),
     "ProjectedTwice": Projected(Projected(ULA(0.1), onto_sphere_or_inside), lambda x: x.clamp_min(0.0)),
 }
@@ -84,10 +85,9 @@ def test_one_temperature_per_chain(kernel: Kernel) -> None:
         assert torch.equal(one.x[i], batch.x[i])
 
 
-@pytest.mark.parametrize("kernel", [ULA(0.2), MALA(0.2)], ids=["ULA", "MALA"])
-def test_cold_is_gradient_descent_to_the_last_bit(kernel: Kernel) -> None:
+def test_cold_is_gradient_descent_to_the_last_bit() -> None:
     x = torch.randn(6, 3, dtype=torch.float64, generator=rng())
-    run = anneal(kernel, bowl, x, schedule=Constant(0.0), n_steps=20, rng=rng(3))
+    run = anneal(ULA(0.2), bowl, x, schedule=Constant(0.0), n_steps=20, rng=rng(3))
     for _ in range(20):
         point = x.requires_grad_(True)
         (slope,) = torch.autograd.grad(bowl(point).sum(), point)
@@ -103,14 +103,6 @@ def test_cold_projected_is_projected_gradient_descent() -> None:
     assert torch.allclose(run.state.x, target.clamp_min(0.0), atol=1e-12)
 
 
-def test_cold_mala_refuses_a_step_that_overshoots() -> None:
-    x = torch.ones(1, 3, dtype=torch.float64)
-    kernel = MALA(4.0 / LARGEST)
-    state, info = kernel.step(kernel.init(x, bowl), bowl, 0.0, rng())
-    assert torch.equal(state.x, x)
-    assert not info.accepted.any()
-
-
 def stationary(kernel: Kernel, temperature: float, covariance: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Covariance after `steps` from exact draws of N(0, covariance), and its standard error by entry."""
     chains = 40_000
@@ -122,14 +114,6 @@ def stationary(kernel: Kernel, temperature: float, covariance: Tensor, steps: in
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
-@pytest.mark.parametrize("step_size", [0.1, 0.6])
-def test_mala_keeps_the_covariance_of_a_gaussian(temperature: float, step_size: float) -> None:
-    exact = temperature * torch.linalg.inv(A)
-    found, error = stationary(MALA(step_size), temperature, exact, 40)
-    assert bool(((found - exact).abs() < 4.5 * error).all())
-
-
-@pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
 def test_ula_has_the_covariance_its_step_size_gives_and_no_other(temperature: float) -> None:
     h = 0.6
     exact = temperature * torch.linalg.inv(A)
@@ -137,24 +121,6 @@ def test_ula_has_the_covariance_its_step_size_gives_and_no_other(temperature: fl
     found, error = stationary(ULA(h), temperature, biased, 40)
     assert bool(((found - biased).abs() < 4.5 * error).all())
     assert bool(((found - exact).abs() > 10 * error).any()), "the bias of ULA should be seen at this step"
-
-
-def test_mala_forgets_where_it_started() -> None:
-    x = torch.full((20_000, 3), 3.0, dtype=torch.float64)
-    x = anneal(MALA(0.5), bowl, x, schedule=Constant(1.0), n_steps=60, rng=rng(2)).state.x
-    exact = torch.linalg.inv(A)
-    assert torch.allclose(x.T @ x / len(x), exact, atol=0.06 * float(exact.max()))
-
-
-def test_mala_stays_inside_a_support() -> None:
-    def half_line(x: Tensor) -> Tensor:
-        return torch.where(x[..., 0] > 0, x[..., 0], torch.inf)
-
-    x = -torch.rand(20_000, 1, dtype=torch.float64, generator=rng()).log()
-    run = anneal(MALA(0.3), half_line, x, schedule=Constant(1.0), n_steps=30, rng=rng(1))
-    assert bool((run.state.x > 0).all())
-    assert float(run.state.x.mean()) == pytest.approx(1.0, abs=0.04)
-    assert float(run.acceptance.mean()) < 1.0
 
 
 @every_kernel
@@ -183,15 +149,12 @@ def test_a_flat_energy_has_no_gradient_and_still_diffuses() -> None:
 
 
 @pytest.mark.parametrize("step_size", [0.0, -1.0, float("inf"), float("nan")])
-@pytest.mark.parametrize("kind", [ULA, MALA])
-def test_step_sizes_that_mean_nothing(kind: type[ULA] | type[MALA], step_size: float) -> None:
+def test_step_sizes_that_mean_nothing(step_size: float) -> None:
     with pytest.raises(SpecError, match="step_size"):
-        kind(step_size)
+        ULA(step_size)
 
 
 def test_what_cannot_be_asked() -> None:
-    with pytest.raises(SpecError, match="exact"):
-        Projected(MALA(0.1), onto_sphere_or_inside)
     state = ULA(0.1).init(torch.ones(3), bowl)
     with pytest.raises(SolverError, match="temperature"):
         ULA(0.1).step(state, bowl, -1.0, rng())
@@ -201,9 +164,8 @@ def test_what_cannot_be_asked() -> None:
 
 def test_schedules_by_hand() -> None:
     assert [Geometric(1.0, 0.01).at(k, 3) for k in range(3)] == pytest.approx([1.0, 0.1, 0.01])
-    assert [Linear(2.0).at(k, 3) for k in range(3)] == [2.0, 1.0, 0.0]
     assert [Constant(0.3).at(k, 3) for k in range(3)] == [0.3] * 3
-    for schedule in (Geometric(2.0, 0.1), Linear(2.0, 0.1), Constant(0.0)):
+    for schedule in (Geometric(2.0, 0.1), Constant(0.0)):
         assert Cooling.from_json(schedule.model_dump_json()) == schedule
         assert schedule.at(0, 1) == schedule.at(0, 9), "one step is taken at the start"
     with pytest.raises(SpecError, match="end"):
@@ -232,16 +194,28 @@ def test_the_record_of_a_run(kernel: Kernel) -> None:
     assert torch.equal(run.trace[0], bowl(x))
     assert torch.equal(run.best_energy, run.trace.min(0).values)
     assert torch.allclose(bowl(run.best), run.best_energy)
-    assert energy_trace(run.trace).shape == (13,)
     assert run.status.ok
     empty = anneal(kernel, bowl, x, schedule=Constant(1.0), n_steps=0, rng=rng())
     assert torch.equal(empty.state.x, x)
     assert empty.draws.shape == (0, 4, 3)
 
 
+@dataclass(frozen=True)
+class Refusing(Kernel):
+    """Proposes, and never goes."""
+
+    def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
+        return state.x + noise.normal
+
+    def settle(
+        self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
+    ) -> tuple[State, Info]:
+        return state, Info(torch.zeros_like(state.energy), torch.zeros_like(state.energy).bool())
+
+
 def test_a_chain_that_never_moves_is_reported() -> None:
     x = torch.randn(8, 3, dtype=torch.float64, generator=rng())
-    run = anneal(MALA(1e4), bowl, x, schedule=Constant(1.0), n_steps=30, rng=rng())
+    run = anneal(Refusing(), bowl, x, schedule=Constant(1.0), n_steps=30, rng=rng())
     assert not run.status.ok
     assert "lower the step" in str(run.status)
 

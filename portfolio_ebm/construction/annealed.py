@@ -1,7 +1,7 @@
 """AnnealedLangevin: any energy under any rule, by the engine that the problem asks for (stages.py).
 
     a choice under a convex energy   relaxation -> roundings under noise -> annealed swaps -> branch and bound
-    an energy that is not convex     starts -> projected annealed Langevin chains -> kicks -> polish
+    an energy that is not convex     starts -> descents -> cycles of Langevin kicks and descents -> polish
     the same under a choice          chains over slices -> annealed swaps -> kicks -> polish
     both convex                      one exact solve
 
@@ -20,7 +20,7 @@ from portfolio_ebm.constraints.combine import project_region, regions_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
-from portfolio_ebm.construction.chains import PROBES, random_portfolios, starts, survey
+from portfolio_ebm.construction.chains import PROBES, random_portfolios, starts, survey, tightened
 from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.formula import take_apart, without_tickets
@@ -43,12 +43,12 @@ from portfolio_ebm.types import Status
 class AnnealedLangevin(Constructor):
     """Annealed Langevin chains with swaps, polish and bound: takes any energy and any rule.
 
-    The temperature falls from 10 to 0.01 times sd / (n / 2), sd the spread of the energy over random feasible
-    portfolios, and the step is 1 / L, L its largest curvature: nothing is left to tune to an instance.
+    Temperatures are multiples of sd / (n / 2), sd the spread of the energy over random feasible portfolios, falling
+    from 10 to 0.01 in chains and 3 in kicks, and the step is 1 / L, L its largest curvature: nothing is left to tune.
 
     Attributes:
         chains: how many chains run, in one batch; under a convex energy how many roundings a choice starts from.
-        steps: Langevin steps of a chain; the gradient engine takes ten times as many evaluations.
+        steps: Langevin steps of a chain; the gradient engine takes twenty times as many evaluations.
         swaps: whether walkers move over patterns, and kicks follow.
         sweeps: hot sweeps of the walkers; descent follows until none moves.
         walkers: how many patterns, best first, are walked from.
@@ -124,7 +124,7 @@ class AnnealedLangevin(Constructor):
         choice = region.discrete or ticket > 0.0
         if convex and choice:
             return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng) or (None, float("inf"))
-        whole, value = region.relaxed(), energy.bind(ctx)
+        whole, value = tightened(region.relaxed()), energy.bind(ctx)
         probes = random_portfolios(whole, region.lower, PROBES, rng)
         best = minimize(energy, region, ctx) if convex else None
         middle = project_region(probes.mean(0), whole).weights if best is None else best.weights

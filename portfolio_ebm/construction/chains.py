@@ -10,7 +10,7 @@ feasible portfolios. They look for low energies; they are no sample of a law.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from portfolio_ebm.constraints.combine import project_region, region_residual
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.curvature import curvature_matrix
+from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.samplers.anneal import Annealed, anneal
 from portfolio_ebm.samplers.kernel import Kernel, evaluate
@@ -26,6 +27,7 @@ from portfolio_ebm.samplers.schedules import Cooling, Geometric
 from portfolio_ebm.samplers.wrappers import Projected
 
 PROBES = 64
+CONCENTRATED = 4
 HOT, COLD = 10.0, 0.01
 FEASIBLE = 1e-8
 
@@ -84,6 +86,12 @@ def survey(energy: Bound, region: Region, around: Tensor, probes: Tensor) -> Lan
     return Landscape(energy, region, probes, spread, hessian, 1.0 / max(largest, 1e-12))
 
 
+def tightened(region: Region) -> Region:
+    """A convex region with the bounds that its rows and turnover imply: a finite box is projected onto faster."""
+    lower, upper = (torch.as_tensor(end).to(region.lower) for end in Box.of(region).implied())
+    return replace(region, lower=region.lower.maximum(lower), upper=region.upper.minimum(upper))
+
+
 def random_portfolios(region: Region, like: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Random portfolios of a convex region, (m, n) with m <= count: exponential weights (a uniform point of the
     simplex) brought to the region. Those that could not be are left out."""
@@ -102,7 +110,9 @@ def starts(landscape: Landscape, relaxed: Tensor, held: Tensor | None, count: in
     """`count` starting portfolios, (count, n): row 0 is the relaxation projected.
 
     Half of the chains start from the relaxation's weights times exp(Gumbel noise), whose largest entries are draws
-    without replacement in proportion to the weights; one from the held portfolio; the others at random.
+    without replacement in proportion to the weights; one from the held portfolio; the others at random, every other
+    one concentrated (exponential weights to the fourth power), since among many names no even draw is far from equal
+    weight.
     """
     n, region = relaxed.shape[-1], landscape.region
     rounded = max(count // 2, 1)
@@ -114,9 +124,13 @@ def starts(landscape: Landscape, relaxed: Tensor, held: Tensor | None, count: in
     noisy = noisy / noisy.sum(-1, keepdim=True)
     points = [relaxed.unsqueeze(0), noisy] + ([] if held is None else [held.to(relaxed).unsqueeze(0)])
     near = project_region(torch.cat(points)[:count], region).weights
-    probes = landscape.probes
     missing = count - len(near)
-    return torch.cat([near, probes.repeat(-(-missing // len(probes)), 1)[:missing]]) if missing > 0 else near
+    if missing <= 0:
+        return near
+    probes = landscape.probes.repeat(-(-missing // len(landscape.probes)), 1)[:missing]
+    sizes = probes[1::2].clamp_min(0.0) ** CONCENTRATED
+    sparse = sizes / sizes.sum(-1, keepdim=True).clamp_min(1e-300)
+    return torch.cat([near, probes[0::2], project_region(sparse, region).weights])
 
 
 def run_chains(

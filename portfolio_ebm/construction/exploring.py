@@ -25,13 +25,11 @@ from portfolio_ebm.construction.ablation import BEFORE, FINAL, NO_SWAPS, ROUNDIN
 from portfolio_ebm.construction.chains import Landscape, run_chains
 from portfolio_ebm.construction.curvature import curvature_matrix
 from portfolio_ebm.construction.effort import Effort
-from portfolio_ebm.construction.rugged import KICK_HEAT, KICK_STEPS
+from portfolio_ebm.construction.rugged import kick
 from portfolio_ebm.construction.slices import Low, OnModes, Slices, settle
 from portfolio_ebm.construction.walking import Walks, walk
-from portfolio_ebm.samplers.anneal import anneal
-from portfolio_ebm.samplers.kernel import Kernel
+from portfolio_ebm.samplers.kernel import Kernel, evaluate
 from portfolio_ebm.samplers.langevin import ULA
-from portfolio_ebm.samplers.schedules import Constant
 from portfolio_ebm.types import as_numpy
 
 SWAP_HOT, SWAP_COLD = 0.3, 0.003
@@ -153,7 +151,7 @@ def _kick(
 ) -> None:
     """Cycles of kicks from the lowest points; after a gain the walkers descend again."""
     cycles = int(np.ceil(KICKS_PER_STEP * effort.steps))
-    heat, idle = Constant(KICK_HEAT * landscape.heat), 0
+    idle = 0
     for _ in range(cycles):
         before = _least(walks)
         leaders = walks.best(effort.walkers)
@@ -161,8 +159,8 @@ def _kick(
             return
         x = np.array([leaders[k % len(leaders)].weights for k in range(KICKED)])
         there = torch.as_tensor(x).to(landscape.probes)
-        run = anneal(kernel, landscape.energy, there, schedule=heat, n_steps=KICK_STEPS, rng=rng)
-        ends = [*as_numpy(run.state.x), *as_numpy(run.best)]
+        kicked = kick(landscape, kernel, evaluate(there, landscape.energy), rng)
+        ends = list(as_numpy(kicked.x))
         walks.visit([walks.slices.modes_of(w) for w in ends], ends, again=True)
         gained = _least(walks) < before - 1e-9 * landscape.spread
         idle = 0 if gained else idle + 1

@@ -1,9 +1,8 @@
 """The gradient engine: low energies where nothing but gradients is known.
 
     1. probe     descents from many starts; where they agree there is one minimum, and no more is done
-    2. anneal    projected Langevin from hot to cold
-    3. kick      cycles of 30 Langevin steps at 3 sd / (n / 2) and 40 descent steps, kept where better; every tenth
-                 cycle the worst quarter of the chains starts anew from copies of the best quarter
+    2. kick      cycles of 15 Langevin steps at 3 sd / (n / 2) and 30 of descent, kept where lower; after each the worst
+                 quarter of the chains starts anew from copies of the best quarter
 
 Nothing found this way is proven: the result is the best point seen.
 
@@ -17,14 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from portfolio_ebm.construction.chains import Landscape, run_chains
-from portfolio_ebm.samplers.anneal import anneal
-from portfolio_ebm.samplers.kernel import State, evaluate
+from portfolio_ebm.construction.chains import Landscape
+from portfolio_ebm.samplers.kernel import Kernel, State, evaluate
 from portfolio_ebm.samplers.langevin import ULA
-from portfolio_ebm.samplers.schedules import Constant
 from portfolio_ebm.samplers.wrappers import Projected
 
-KICK_STEPS, DESCENT_STEPS, REPLACE_EVERY = 30, 40, 10
+PROBE_STEPS, KICK_STEPS, DESCENT_STEPS = 60, 15, 30
 KICK_HEAT = 3.0
 AGREE = 1e-6
 
@@ -50,20 +47,23 @@ class Explored:
 
 def explore(landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator) -> Explored:
     """Look for low energies from x0 (m, n) within about n_steps gradient evaluations per chain."""
-    probe = descend(landscape, x0, max(n_steps // 5, DESCENT_STEPS))
+    probe = descend(landscape, x0, max(min(n_steps // 5, PROBE_STEPS), 1))
     if float(probe.energy.max() - probe.energy.min()) <= AGREE * landscape.spread:
         return Explored(probe.x, probe.energy, probe.energy, True, 0)
-    cooled = run_chains(landscape, x0, max(2 * n_steps // 5, 1), rng)
-    now = _better(probe, descend(landscape, cooled.best, DESCENT_STEPS))
-    cycles = max((n_steps - n_steps // 5 - 2 * n_steps // 5) // (KICK_STEPS + DESCENT_STEPS), 1)
+    now, cycles = probe, max((n_steps - PROBE_STEPS) // (KICK_STEPS + DESCENT_STEPS), 1)
     kernel = Projected(ULA(landscape.step), landscape.project)
-    heat = Constant(KICK_HEAT * landscape.heat)
-    for cycle in range(1, cycles + 1):
-        kicked = anneal(kernel, landscape.energy, now.x, schedule=heat, n_steps=KICK_STEPS, rng=rng).state
+    for _ in range(cycles):
+        now = _replace_worst(now)
+        kicked = kick(landscape, kernel, now, rng)
         now = _better(now, descend(landscape, kicked.x, DESCENT_STEPS))
-        if cycle % REPLACE_EVERY == 0 and cycle < cycles:
-            now = _replace_worst(now)
     return Explored(now.x, now.energy, probe.energy, False, cycles)
+
+
+def kick(landscape: Landscape, kernel: Kernel, state: State, rng: torch.Generator) -> State:
+    """A few Langevin steps at the temperature of kicks."""
+    for _ in range(KICK_STEPS):
+        state, _ = kernel.step(state, landscape.energy, KICK_HEAT * landscape.heat, rng)
+    return state
 
 
 def descend(landscape: Landscape, x: Tensor, n_steps: int) -> State:

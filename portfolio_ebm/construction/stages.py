@@ -1,7 +1,7 @@
 """What AnnealedLangevin does with a problem, by its structure.
 
 pattern engine    a choice under a convex energy: scored swaps over exact inner solves, branch and bound (choosing.py)
-gradient engine   the energy is not convex: probe, anneal, kick and descend; where there is a choice, chains and
+gradient engine   the energy is not convex: probe, kick and descend; where there is a choice, chains and
                   walkers over its slices (exploring.py)
 exact             region and energy are convex: one solve; the chains only look around
 """
@@ -35,7 +35,7 @@ from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.types import as_numpy
 
-GRADIENT_SHARE = 10
+GRADIENT_SHARE = 20
 EXACT = 1e-9
 """The most by which whole lots may break another rule."""
 LOT_STARTS, SHAKES = 6, 12
@@ -70,7 +70,7 @@ def convex_engine(landscape: Landscape, found: Minimum, x0: Tensor, effort: Effo
 
 
 def gradient_engine(landscape: Landscape, slices: Slices, x0: Tensor, effort: Effort, rng: torch.Generator) -> Found:
-    """Probe, anneal, kick; then a local polish of the best."""
+    """Probe and kick; then a local polish of the best."""
     seen = explore(landscape, x0, GRADIENT_SHARE * effort.steps, rng)
     order = seen.energy.argsort(stable=True)[: effort.polish]
     only = np.zeros(0, dtype=np.int64)
@@ -83,7 +83,7 @@ def gradient_engine(landscape: Landscape, slices: Slices, x0: Tensor, effort: Ef
     message = (
         "gradient engine: all descents agree on one minimum"
         if seen.agreed
-        else f"gradient engine: annealing and {seen.cycles} cycles of Langevin kicks"
+        else f"gradient engine: {seen.cycles} cycles of Langevin kicks"
     )
     return Found(
         weights,

@@ -1,11 +1,11 @@
 """Samplers: pure kernels and the one loop that runs them. No finance here.
 
 kernel.py       what a kernel is: init, step; draw, propose, settle
-langevin.py     ULA and MALA
+langevin.py     ULA
 wrappers.py     Projected
-schedules.py    Constant, Linear, Geometric
+schedules.py    Constant, Geometric
 anneal.py       the sampling loop
-diagnostics.py  R-hat, effective sample size, energy trace
+diagnostics.py  R-hat, effective sample size
 
 On convex sets, chains in columns, exact for any number of steps:
 polyhedron.py   box, rows, L1 balls, and their chords

@@ -2,8 +2,7 @@
 
     state_0 = init(x0);   state_{k+1} = step(state_k, E, T_k)
 
-With a constant schedule and an exact kernel it samples exp(-E/T); with a falling one it looks for low energies
-(Kirkpatrick, Gelatt and Vecchi, 1983).
+With a falling schedule it looks for low energies (Kirkpatrick, Gelatt and Vecchi, 1983).
 """
 
 from __future__ import annotations
@@ -69,8 +68,7 @@ def anneal(
         SpecError: n_steps or thin is negative.
 
     Example:
-        >>> run = anneal(MALA(0.1), energy, torch.zeros(64, 3), schedule=Constant(1.0), n_steps=500, rng=rng, thin=5)
-        >>> r_hat(run.draws)
+        >>> anneal(ULA(0.1), energy, torch.zeros(64, 3), schedule=Geometric(start=1.0, end=0.01), n_steps=500, rng=rng)
     """
     if n_steps < 0 or thin < 0:
         raise SpecError(f"anneal needs n_steps >= 0 and thin >= 0, got {n_steps} and {thin}.")

@@ -60,11 +60,6 @@ def effective_size(draws: Tensor) -> Tensor:
     return torch.where(total > 0.0, size, torch.full_like(size, float(length * chains)))
 
 
-def energy_trace(trace: Tensor) -> Tensor:
-    """Median over the chains of the energies visited, (steps,): the picture to look at first."""
-    return trace.reshape(trace.shape[0], -1).median(1).values
-
-
 def _halves(draws: Tensor) -> Tensor:
     if draws.ndim < 2 or draws.shape[0] < 4:
         raise ShapeError(f"draws: got shape {tuple(draws.shape)}, expected (steps >= 4, chains, ...).")

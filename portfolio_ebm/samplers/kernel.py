@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -60,14 +60,10 @@ class Info(NamedTuple):
 class Kernel(ABC):
     """One step of a Markov chain, for any energy and temperature.
 
-    `exact` says that exp(-E/T) is invariant under the step, up to rounding and whatever the step size.
-
     Example:
         >>> state = kernel.init(torch.zeros(64, 3), energy)
         >>> state, info = kernel.step(state, energy, 1.0, torch.Generator().manual_seed(0))
     """
-
-    exact: ClassVar[bool] = False
 
     def init(self, x: Tensor, energy: Bound) -> State:
         """The state at x (..., n).

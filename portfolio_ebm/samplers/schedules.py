@@ -1,7 +1,6 @@
 """Cooling schedules: the temperature of step k of N.
 
 Constant    T_k = value
-Linear      T_k = start + (end - start) k / (N - 1)
 Geometric   T_k = start (end / start)^(k / (N - 1))
 """
 
@@ -36,16 +35,6 @@ class Constant(Cooling):
         return self.value
 
 
-class Linear(Cooling):
-    """From start to end along a line."""
-
-    start: float = Field(ge=0.0)
-    end: float = Field(default=0.0, ge=0.0)
-
-    def at(self, step: int, n_steps: int) -> float:
-        return self.start + (self.end - self.start) * _share(step, n_steps)
-
-
 class Geometric(Cooling):
     """From start to end by a constant factor; both positive."""
 
@@ -53,9 +42,5 @@ class Geometric(Cooling):
     end: float = Field(gt=0.0)
 
     def at(self, step: int, n_steps: int) -> float:
-        share = _share(step, n_steps)
+        share = step / (n_steps - 1) if n_steps > 1 else 0.0
         return float(self.start ** (1.0 - share) * self.end**share)
-
-
-def _share(step: int, n_steps: int) -> float:
-    return step / (n_steps - 1) if n_steps > 1 else 0.0

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from portfolio_ebm.energy import Bound
-from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.kernel import Info, Kernel, Noise, State, Temperature
 
 
@@ -25,22 +24,12 @@ class Projected(Kernel):
     `project` maps (..., n) to the nearest points of the set, (..., n). At T = 0, on a convex set, this is projected
     gradient descent. The starting points are the caller's to project.
 
-    Raises:
-        SpecError: the kernel is exact; its acceptance rule holds for proposals that nobody has moved.
-
     Example:
         >>> Projected(ULA(0.1), lambda x: x.clamp_min(0.0))
     """
 
     kernel: Kernel
     project: Callable[[Tensor], Tensor]
-
-    def __post_init__(self) -> None:
-        if self.kernel.exact:
-            raise SpecError(
-                f"Projected({type(self.kernel).__name__}) would break the acceptance rule that makes it exact; "
-                "project ULA instead."
-            )
 
     def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
         return self.project(self.kernel.propose(state, temperature, noise))
