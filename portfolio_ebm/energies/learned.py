@@ -3,9 +3,10 @@
     E(w, z) = T DeepSet(w, z, s),     z_i = features of asset i across the section,  s = features of the portfolio
 
 T is the unit of utility it was trained with (training/ranking.py), so that E is about minus the utility of a holding
-period, up to a constant of the date. z: the market's mean, volatility and correlation with the equal-weighted portfolio,
-then the forecasts by name, each standardised over the tradeable names; s: volatility of the portfolio over the mean one of
-the names, sum of weights and of squared weights. Nothing here knows the order of the assets, or how many there are.
+period, up to a constant of the date. z: the market's mean, volatility and correlation with the equal-weighted
+portfolio, then the forecasts by name, each standardised over the tradeable names; s: volatility of the portfolio over
+the mean one of the names, sum of weights and of squared weights. Nothing here knows the order of the assets, or how
+many there are.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Recipe(Spec):
 
     Attributes:
         objective: "ranking", of two sampled portfolios the one with the higher realised net utility has the lower
-            energy; "imitation", the one that was best in hindsight has the lowest: luck is imitated too, so it likes risk.
+            energy; "imitation", the one that was best in hindsight has the lowest: luck is imitated, so it likes risk.
         risk_aversion: g in the utility R - g/2 V - costs: R the return over the holding period, V the variance of its
             daily returns times their number.
         forecasts: names of the panel's forecasts that are features, beside the market's estimates.

@@ -3,8 +3,8 @@
     ranking     P(i beats j) = 1 / (1 + exp(-(E_j - E_i) / T)),  loss = - mean of log P(i beats j), pairs with U_i > U_j
     imitation   p_E(j) = exp(-E_j / T) / sum_k exp(-E_k / T),    loss = - mean over lists of log p_E(the best item)
 
-Utilities are noisy. `ranking` asks which of two did better, so symmetric noise favours neither, and E is about minus the
-utility. `imitation` (InfoNCE with the best in hindsight as the positive) asks who won, and of many items one of the
+Utilities are noisy. `ranking` asks which of two did better, so symmetric noise favours neither, and E is about minus
+the utility. `imitation` (InfoNCE with the best in hindsight as the positive) asks who won, and of many items one of the
 noisiest wins: it learns to like risk. So would a softmax of the utilities, as E exp(U / T) grows with their variance.
 
 T is the mean standard deviation of the utility within a list. The last lists are held out: the parameters kept are
