@@ -48,8 +48,10 @@ class Ensemble(Spec):
         support: "near" leaves names where the optimum has them that the whole tolerance, spent on one of them alone,
             would not bring to 1 % (to first order); "all" leaves out none, and in hundreds of names nearly all of the
             excess goes into dust.
-        chains: how many run side by side.
-        moves: the most moves of a chain before the sample is refused, by default 4,000 for each name.
+            With a choice of names it leaves out those that a bound proves to be out of the tolerance's reach.
+        chains: how many run side by side; with a choice of names, at all temperatures together.
+        moves: the most moves of a chain before the sample is refused, by default 4,000 for each name; with a choice of
+            names 6,000 for each that may be held.
 
     Example:
         >>> ensemble(Variance(), Budget() & LongOnly(), covariance=cov, law=Ensemble(0.01, unit="volatility"))

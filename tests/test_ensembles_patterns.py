@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -31,17 +32,17 @@ def sampled(rule: pe.Constraint, cov: np.ndarray, tolerance: float = 0.03, **mor
     return pe.ensemble(pe.Variance(), rules, covariance=cov, assets=names, groups=groups, law=law)
 
 
-def exact(cov: np.ndarray, sizes: tuple[int, ...], heat: float, keep=None, floor: float = 0.05) -> np.ndarray:
+def exact(cov: np.ndarray, sizes: tuple[int, ...], heat: float, keep=None, energy=None) -> np.ndarray:
     """Draws by rejection: every choice of names alike, uniform on its simplex, the rule `keep`, then E."""
     every = [c for m in sizes for c in combinations(range(len(cov)), m)]
     g, draws = np.random.default_rng(1), []
     for c in every:
         w = np.zeros((1_500_000 // len(every), len(cov)))
-        w[:, list(c)] = floor + (1.0 - len(c) * floor) * g.dirichlet(np.ones(len(c)), len(w))
+        w[:, list(c)] = 0.05 + (1.0 - len(c) * 0.05) * g.dirichlet(np.ones(len(c)), len(w))
         draws.append(w)
     w = np.concatenate(draws)
     w = w if keep is None else w[keep(w)]
-    value = np.einsum("ki,ij,kj->k", w, cov, w)
+    value = np.einsum("ki,ij,kj->k", w, cov, w) if energy is None else energy(w)
     found = w[g.random(len(w)) < np.exp(-(value - value.min()) / heat)]
     assert len(found) > 2000
     return found
@@ -76,6 +77,28 @@ def test_shares_and_weights_are_those_of_the_law(rule, sizes, keep) -> None:
             assert stats.ks_2samp(last[last > 0], other[other > 0]).pvalue > 1e-3 / 6
     assert abs(found.excess.mean() / found.tolerated - 1.0) < 0.25
     assert abs(found.choices["share"].sum() - 1.0) < 0.05 and found.coverage > 0.95
+
+
+@pytest.mark.slow
+def test_a_tail_over_choices_of_names_has_its_law() -> None:
+    scenarios = np.random.default_rng(0).multivariate_normal(np.zeros(6), covariance(6), 400)
+    rules, energy = pe.Budget() & pe.LongOnly() & pe.Cardinality(exactly=3, min_weight=0.05), pe.CVaR(level=0.9)
+    law = pe.Ensemble(0.1, support="all", chains=600)
+    found = pe.ensemble(energy, rules, scenarios=pd.DataFrame(scenarios, columns=NAMES), law=law)
+
+    def tail(w: np.ndarray) -> np.ndarray:
+        return np.concatenate([-np.sort(part @ scenarios.T, axis=1)[:, :40].mean(1) for part in np.array_split(w, 200)])
+
+    truth = exact(np.eye(6), (3,), found.temperature, energy=tail)
+    ours = found.draws.to_numpy()
+    families = len(ours) // 24
+    held = (ours > 1e-3).reshape(-1, families, 6).mean(0)
+    for i in range(6):
+        error = held[:, i].std() / families**0.5 + 0.5 / len(truth) ** 0.5
+        assert abs(held[:, i].mean() - (truth[:, i] > 0).mean()) < 4.5 * error
+        last, other = ours[-families:, i], truth[:, i]
+        if (last > 0).sum() > 20:
+            assert stats.ks_2samp(last[last > 0], other[other > 0]).pvalue > 1e-3 / 6
 
 
 def planted() -> np.ndarray:

@@ -85,7 +85,7 @@ class PatternGibbs:
     def sweep(self, x: Tensor, temperature: float | Tensor, plan: Plan, rng: torch.Generator) -> Tensor:
         """x (n, chains) after the moves of `plan`, in order."""
         heat = torch.as_tensor(temperature, dtype=x.dtype, device=x.device).expand(x.shape[1])
-        state = self.slotted(x)
+        state = self.slotted(x, rng)
         for kind, k, m in plan:
             if kind == PAIR:
                 moved = self._pair(state, k, m, heat, rng)
@@ -96,10 +96,16 @@ class PatternGibbs:
             state = self._allowed(state, moved)
         return self.dense(state)
 
-    def slotted(self, x: Tensor) -> Slots:
-        """The chains of x (n, chains), their names in the first slots."""
+    def slotted(self, x: Tensor, rng: torch.Generator) -> Slots:
+        """The chains of x (n, chains), in slots drawn at random for each chain.
+
+        In a fixed order (the first name first) a plan would treat names by their place, and be exact only on average
+        over plans: an error that all chains share, so that no comparison of them shows it.
+        """
         held = (x > 0.5 * HELD).to(torch.int8)
         order = held.sort(dim=0, descending=True, stable=True).indices[: self.patterns.slots]
+        place = torch.rand(order.shape, generator=rng, dtype=x.dtype, device=x.device).argsort(0)
+        order = order.gather(0, place)
         full = held.gather(0, order) > 0
         return Slots(torch.where(full, order, self.patterns.n), torch.where(full, x.gather(0, order), 0.0))
 
