@@ -8,7 +8,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
+from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
 from portfolio_ebm.constraints.mixed.program import Program
@@ -149,6 +149,21 @@ def test_an_interrupted_tree_gives_a_true_bound() -> None:
         proof = branch_and_bound(m, most_nodes=nodes)
         assert proof.bound <= truth + 1e-12
         assert proof.value >= truth - 1e-12
+
+
+@pytest.mark.parametrize("case", ["5/10/40", "short"])
+def test_a_tree_taken_up_again_ends_as_one_grown_at_once(case: str) -> None:
+    m = mixed(case, 3)
+    whole, tree = Tree(m, 1e-13).grow(1_000_000), Tree(m, 1e-13, relax(m, m.root()))
+    bounds = [tree.grow(nodes).bound for nodes in (1, 3, 7)]
+    ended = tree.grow(1_000_000)
+    assert (ended.value, ended.nodes, ended.finished) == (whole.value, whole.nodes, True)
+    assert bounds == sorted(bounds) and bounds[-1] <= whole.value
+    # The optimum handed to a tree that is open closes it, and is not lost.
+    young = Tree(m, 1e-13)
+    young.grow(1)
+    told = young.grow(1_000_000, whole.weights, whole.value)
+    assert told.finished and told.nodes <= whole.nodes and told.value == whole.value
 
 
 def test_limits_on_numbers_are_propagated_by_hand() -> None:

@@ -76,11 +76,16 @@ def simulated(n: int, names: int, seed: int = 0) -> Problem:
 
 
 def tail(returns: Array, n: int, scenarios: int, limits: str = "", names: int = 0, floor: float = 0.0) -> Problem:
+    """Scenarios are the last days; where there are fewer, days drawn again with a fifth of each name's spread added."""
     mean, covariance = moments(returns, n)
+    days = returns[-scenarios:, :n]
+    if len(days) < scenarios:
+        rng = np.random.default_rng(0)
+        days = days[rng.integers(0, len(days), scenarios)] + 0.2 * days.std(0) * rng.normal(size=(scenarios, n))
     rule = limits or f"at most {names}, {floor:.0%} each"
     return Problem(
-        f"CVaR, {n} x {scenarios:,}, {rule}", mean, covariance, scenarios=returns[-scenarios:, :n], tail=1.0,
-        limits=limits, names=names, floor=floor,
+        f"CVaR, {n} x {scenarios:,}, {rule}", mean, covariance, scenarios=days, tail=1.0, limits=limits, names=names,
+        floor=floor,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
     relaxation -> rounding under noise -> exact inner solves -> annealed scored swaps -> descent -> branch and bound
 
-Branch and bound looks first at a few nodes, since many rules close at once (5/10/40 and 25/50 in a few), and again
+Branch and bound looks first at a few nodes, since many rules close at once (5/10/40 and 25/50 in a few), and goes on
 with the incumbent of the walkers until its nodes are spent: what it leaves is a bound, or a proof.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.mixed.bent import BentProgram
-from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, branch_and_bound
+from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, Tree
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, assign, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
@@ -159,7 +159,8 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
         return None
     numpy_rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
     gap = TOLERANCE * _size(mixed, relaxed)
-    first = branch_and_bound(mixed, most_nodes=min(look, nodes), tolerance=gap)
+    tree = Tree(mixed, gap, relaxed)
+    first = tree.grow(min(look, nodes))
     search = Search(mixed, root)
     # Where the first look has proven the optimum, a few roundings say what they would have been worth.
     several = max(plan.starts // dear, 1)
@@ -185,7 +186,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     best = _best(search, first)
     proof = first
     if not first.finished and nodes > look:
-        proof = branch_and_bound(mixed, incumbent=best[0], value=best[1], most_nodes=nodes, tolerance=gap)
+        proof = tree.grow(nodes, *best)
         if proof.value < best[1]:
             best = (proof.weights, proof.value)
     if best[0] is None and not proof.finished:

@@ -201,8 +201,9 @@ def best_duals(formula: Formula, box: Box) -> Multipliers:
 
 def modelled(mixed: Mixed, formula: Formula, box: Box) -> Mixed:
     """The mixed program with the formula in it, its local model taken where the relaxation has its optimum."""
-    for _ in range(2):
-        near = relax(mixed, mixed.choices.exists)
+    for first in (True, False):
+        # Where no term is quadratic there is no curvature yet that would say where the optimum is.
+        near = None if first and formula.curve is None else relax(mixed, mixed.choices.exists)
         at = inside(box) if near is None else near.weights
         matrix, linear = local_model(formula, at)
         p = mixed.program

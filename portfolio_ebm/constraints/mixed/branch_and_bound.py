@@ -13,12 +13,12 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.node import Mixed, assign, inherits, propagate, relax
-from portfolio_ebm.constraints.mixed.program import Array, Mask, Point
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point
 
 
 @dataclass(frozen=True)
@@ -53,65 +53,107 @@ def branch_and_bound(
         stop: asked before each node is opened; True ends the search. With it a KeyboardInterrupt ends the search as
             well, and is not raised.
     """
-    root = mixed.root()
-    if most_nodes == 0:
-        return Proof(incumbent, value, -np.inf, 0, False)
-    if root is None:
-        return Proof(incumbent, value, np.inf if incumbent is None else value, 0, True)
-    count, tie, settled = 0, itertools.count(), np.inf
-    heap: list[tuple[float, int, Mask, Point]] = []
-    best, found = value, incumbent
+    return Tree(mixed, tolerance).grow(most_nodes, incumbent, value, stop)
 
-    def open_node(allowed: Mask, parent: Point | None, above: float) -> None:
-        nonlocal best, found, count, settled
-        point = parent
-        if parent is None or not inherits(mixed, allowed, parent.weights):
-            count += 1
-            point = relax(mixed, allowed, *((incumbent,) if parent is None else (parent.weights, parent.cuts)))
+
+class Tree:
+    """The open nodes of a search, which may be stopped and, unless it was by hand, taken up again.
+
+    Example:
+        >>> tree = Tree(mixed, 1e-9); tree.grow(100); tree.grow(1000, better, value)
+    """
+
+    def __init__(self, mixed: Mixed, tolerance: float, relaxed: Point | None = None) -> None:
+        """`relaxed` is the minimum of the root's relaxation where it is known."""
+        self.mixed, self.tolerance, self._relaxed = mixed, tolerance, relaxed
+        self.value = np.inf
+        self.weights: Array | None = None
+        self._count, self._tie, self._settled = 0, itertools.count(), np.inf
+        self._heap: list[tuple[float, int, Mask, Point, Ints, Array]] | None = None
+
+    def grow(
+        self, most_nodes: int, incumbent: Array | None = None, value: float = np.inf,
+        stop: Callable[[], bool] | None = None,
+    ) -> Proof:  # fmt: skip
+        """Go on until `most_nodes` relaxations are solved in all; arguments as those of `branch_and_bound`."""
+        if incumbent is not None and value < self.value:
+            self.value, self.weights = value, incumbent
+        if most_nodes == 0 and self._heap is None:
+            return self._proof(-np.inf, finished=False)
+        level = -np.inf
+        try:
+            root = None if self._heap is not None else self.mixed.root()
+            if self._heap is None and root is None:
+                return self._proof(np.inf, finished=True)
+            if root is not None:
+                self._plant(root)
+            while self._heap:
+                # Noted before the node leaves the heap: an interrupt may find it opened by half.
+                level = self._heap[0][0]
+                if level >= self.value - self.tolerance:
+                    return self._proof(level, finished=True)
+                if self._count >= most_nodes or (stop is not None and stop()):
+                    return self._proof(level, finished=False)
+                _, _, allowed, point, modes, missing = self._heap[0]
+                children = [(c, self._solved(c, point)) for c in _children(self.mixed, allowed, modes, missing)]
+                heapq.heappop(self._heap)
+                for child, found in children:
+                    self._open(child, found, level)
+        except KeyboardInterrupt:
+            if stop is None:
+                raise
+            return replace(self._proof(level, finished=False), interrupted=True)
+        return self._proof(np.inf, finished=True)
+
+    def _proof(self, bound: float, *, finished: bool) -> Proof:
+        """What is known where the open nodes are not below `bound`."""
+        least = min(bound, self._settled, self.value if finished else np.inf)
+        return Proof(self.weights, self.value, least, self._count, finished)
+
+    def _plant(self, root: Mask) -> None:
+        """Solve the root."""
+        point = self._relaxed
+        if point is None:
+            point = relax(self.mixed, root, self.weights)
+        self._count, self._heap = 1, []
+        self._open(root, point, -np.inf)
+
+    def _solved(self, allowed: Mask, parent: Point) -> Point | None:
+        """The minimum of a node's relaxation: the parent's where it obeys it."""
+        if inherits(self.mixed, allowed, parent.weights):
+            return parent
+        self._count += 1
+        return relax(self.mixed, allowed, parent.weights, parent.cuts)
+
+    def _open(self, allowed: Mask, point: Point | None, above: float) -> None:
+        """Settle a node whose relaxation has the minimum `point`, or keep it for later, or close it."""
+        assert self._heap is not None
         if point is None:
             return
-        if max(point.bound, above) >= best - tolerance:
+        bound, choices = max(point.bound, above), self.mixed.choices
+        if bound >= self.value - self.tolerance:
             # Closed, and what it might yet save within the tolerance is part of the bound.
-            settled = min(settled, max(point.bound, above))
+            self._settled = min(self._settled, bound)
             return
-        modes, missing = assign(mixed.choices, allowed, point.weights)
+        modes, missing = assign(choices, allowed, point.weights)
         if missing.any():
-            heapq.heappush(heap, (max(point.bound, above), next(tie), allowed, point))
+            heapq.heappush(self._heap, (bound, next(self._tie), allowed, point, modes, missing))
             return
-        extra = mixed.choices.cost[np.arange(len(modes)), modes].sum()
-        real = mixed.program.value(point.weights) + float(extra)
-        if real < best:
-            found, best = point.weights, real
+        extra = choices.cost[np.arange(len(modes)), modes].sum()
+        real = self.mixed.program.value(point.weights) + float(extra)
+        if real < self.value:
+            self.weights, self.value = point.weights, real
         # Costs that the relaxation has only enveloped are decided further down; else the node is solved, and what is
         # left between its value and its bound is the inner solver's own gap.
-        if mixed.choices.priced and (allowed.sum(axis=1) > 1).any() and real > point.bound + tolerance:
-            heapq.heappush(heap, (max(point.bound, above), next(tie), allowed, point))
+        if choices.priced and (allowed.sum(axis=1) > 1).any() and real > point.bound + self.tolerance:
+            heapq.heappush(self._heap, (bound, next(self._tie), allowed, point, modes, missing))
         else:
-            settled = min(settled, max(point.bound, above))
-
-    level = -np.inf
-    try:
-        open_node(root, None, level)
-        while heap:
-            # Noted before the node leaves the heap: an interrupt may find it opened by half.
-            level = heap[0][0]
-            if level >= best - tolerance:
-                return Proof(found, best, min(level, settled, best), count, True)
-            if count >= most_nodes or (stop is not None and stop()):
-                return Proof(found, best, min(level, settled), count, False)
-            _, _, allowed, point = heapq.heappop(heap)
-            for child in _children(mixed, allowed, point):
-                open_node(child, point, level)
-    except KeyboardInterrupt:
-        if stop is None:
-            raise
-        return Proof(found, best, min(level, settled), count, False, interrupted=True)
-    return Proof(found, best, min(settled, best), count, True)
+            self._settled = min(self._settled, bound)
 
 
-def _children(mixed: Mixed, allowed: Mask, point: Point) -> list[Mask]:
-    """The node with one unit decided: in its likeliest mode, and in any of the others."""
-    modes, missing = assign(mixed.choices, allowed, point.weights)
+def _children(mixed: Mixed, allowed: Mask, modes: Ints, missing: Array) -> list[Mask]:
+    """The node with one unit decided: in its likeliest mode, and in any of the others; `modes` and `missing` (U,) are
+    those that `assign` read off the node's minimum."""
     open_ = allowed.sum(axis=1) > 1
     curve = np.zeros(mixed.choices.units)
     np.maximum.at(curve, mixed.choices.unit, mixed.program.diagonal[mixed.choices.name])

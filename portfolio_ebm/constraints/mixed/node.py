@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.caps import Cap
-from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices, Limit
+from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices, Limit, least, most, some
 from portfolio_ebm.constraints.mixed.program import Array, Cut, Ints, Mask, Point, Program
 
 CUTS = 60
@@ -46,14 +46,14 @@ def propagate(choices: Choices, allowed: Mask) -> Mask | None:
     open_ = allowed.copy()
     for _ in range(len(choices.limits) + 1):
         before = int(open_.sum())
-        if not open_.any(axis=1).all():
+        if not some(open_).all():
             return None
         for limit in choices.limits:
             if limit.mass:
                 continue
             inside, outside = limit.split(open_)
-            able = inside.any(axis=1)
-            decided = able & ~outside.any(axis=1)
+            able = some(inside)
+            decided = able & ~some(outside)
             if decided.sum() > limit.most or able.sum() < limit.least:
                 return None
             if decided.sum() == limit.most:
@@ -62,15 +62,15 @@ def propagate(choices: Choices, allowed: Mask) -> Mask | None:
             elif able.sum() == limit.least:
                 open_[limit.units[able]] = inside[able]
         if int(open_.sum()) == before:
-            return open_ if open_.any(axis=1).all() else None
-    return open_ if open_.any(axis=1).all() else None
+            return open_ if some(open_).all() else None
+    return open_ if some(open_).all() else None
 
 
 def hull(choices: Choices, allowed: Mask) -> tuple[Array, Array]:
     """The least and the largest x_u over the open modes, (U,) each."""
     return (
-        np.where(allowed, choices.lower, np.inf).min(axis=1),
-        np.where(allowed, choices.upper, -np.inf).max(axis=1),
+        least(np.where(allowed, choices.lower, np.inf)),
+        most(np.where(allowed, choices.upper, -np.inf)),
     )
 
 
@@ -172,7 +172,7 @@ def _plus(point: Point, cost: float) -> Point:
 
 def decided_cost(choices: Choices, allowed: Mask) -> float:
     """The least that the units' modes can cost."""
-    return float(np.where(allowed, choices.cost, np.inf).min(axis=1).sum())
+    return float(least(np.where(allowed, choices.cost, np.inf)).sum()) if choices.priced else 0.0
 
 
 def assign(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
@@ -199,8 +199,8 @@ def _settle(choices: Choices, allowed: Mask, limit: Limit, x: Array, modes: Ints
     inside, outside = limit.split(allowed)
     used = x[units][here].sum() if limit.mass else here.sum()
     if used > limit.most + TOLERANCE:
-        top = np.where(outside, choices.upper[units], -np.inf).max(axis=1)
-        over = np.where(here & outside.any(axis=1), (x[units] - top).clip(TOLERANCE), 0.0)
+        top = most(np.where(outside, choices.upper[units], -np.inf))
+        over = np.where(here & some(outside), (x[units] - top).clip(TOLERANCE), 0.0)
         missing = missing.copy()
         missing[units] = np.maximum(missing[units], over)
     elif not limit.mass and used < limit.least:
@@ -306,11 +306,11 @@ class Side:
     def of(cls, choices: Choices, allowed: Mask, limit: Limit) -> Side:
         inside, outside = limit.split(allowed)
         lower, upper = choices.lower[limit.units], choices.upper[limit.units]
-        able, other = (np.asarray(x.any(axis=1), dtype=bool) for x in (inside, outside))
+        able, other = some(inside), some(outside)
         return cls(
             limit, able & ~other, able & other,
-            np.where(inside, lower, np.inf).min(axis=1), np.where(inside, upper, -np.inf).max(axis=1),
-            np.where(outside, lower, np.inf).min(axis=1), np.where(outside, upper, -np.inf).max(axis=1),
+            least(np.where(inside, lower, np.inf)), most(np.where(inside, upper, -np.inf)),
+            least(np.where(outside, lower, np.inf)), most(np.where(outside, upper, -np.inf)),
         )  # fmt: skip
 
 
