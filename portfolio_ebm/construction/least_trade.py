@@ -66,7 +66,8 @@ class LeastTrade(Constructor):
     optimum is bought.
 
     Attributes:
-        tolerance: how much worse than the optimum is good enough, as a fraction.
+        tolerance: how much worse than the optimum is good enough, as a fraction, by the estimates. What is realised
+            differs by what they did not know; who wants room for that states less.
         unit: of what: "energy", the sizes of the formula's terms at the optimum; "volatility", the optimum's
             volatility, in formulas with Variance() or Volatility(). See construction/excess.py.
 
