@@ -15,6 +15,7 @@ from test_convex import Concentration
 import portfolio_ebm as pe
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.exposures import Group
+from portfolio_ebm.constraints.leverage import ActiveShare
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.base import ShadowPrice
@@ -219,3 +220,16 @@ def test_a_ratio_of_two_names_by_hand() -> None:
     cap = found.shadow_prices.set_index("bound").loc["upper"]
     assert cap["value"] == pytest.approx(0.01 * 2**0.5, rel=1e-8) and cap["names"] == ("A",)
     assert "lower the energy by" in cap["words"]
+
+
+@pytest.mark.parametrize("rules", [Budget() & LongOnly(), Budget() & LongOnly() & Turnover(at_most=0.9)], ids=repr)
+def test_active_share_is_priced_in_its_own_unit(rules: Constraint) -> None:
+    # Half of sum |w - b|: one more percent of it is two of the sum.
+    ctx = replace(market(N, size=160, seed=3), benchmarks={"index": torch.full((N,), 1.0 / N, dtype=torch.float64)})
+
+    def at(limit: float):
+        return Convex().build(MIXED, ActiveShare(limit, benchmark="index") & rules, ctx, generator(0, "x"))
+
+    (price,) = [item for item in at(0.3).shadow_prices if "ActiveShare" in item.rule]
+    assert price.at == pytest.approx(0.3)
+    assert price.value == pytest.approx((at(0.2999).energy - at(0.3001).energy) / 2e-4, rel=2e-3)

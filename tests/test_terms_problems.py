@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cvxpy as cp
+import numpy as np
 import pytest
-from cases_problems import FEASIBLE, RULE_PAIRS, TERM_PAIRS, judge, outcome, problem
-from cases_terms import RATIOS, VIEWS, world
+import torch
+from cases_problems import FEASIBLE, RULE_PAIRS, RULES, TERM_PAIRS, judge, outcome, problem
+from cases_terms import RATIOS, VIEWS, N, world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.exposures import DollarNeutral
+from portfolio_ebm.constraints.families import CapRule
 from portfolio_ebm.constraints.risk import VolatilityCap
 from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.construction.convex import minimize
@@ -68,6 +74,29 @@ def test_ratios_under_two_rules(ratio, rules, seed):
 def test_ten_thousand_problems(terms, rules, seed):
     found = outcome(problem(terms, rules, seed))
     assert not found.wrong, found
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_is_broken_by_as_much_on_the_torch_face_as_in_cvxpy(name):
+    # In the rule's own units; a cap stands in cvxpy in units of `Cap.unit`.
+    draw = np.random.default_rng(len(name))
+    broken = 0
+    for seed in range(40):
+        ctx = world(seed, held=True)
+        ctx = replace(ctx, groups={**ctx.groups, "land": tuple("east" if i % 3 else "west" for i in range(N))})
+        if seed % 2:
+            ctx = replace(ctx, tradeable=torch.tensor([i != seed % N for i in range(N)]))
+        rule = RULES[name](draw, ctx, torch.tensor(draw.dirichlet(np.ones(N))), float(draw.choice([0.0, 0.02, 0.2])))
+        w = torch.tensor(draw.normal(0.1, 0.3, N))
+        variable = cp.Variable(N)
+        variable.value = w.numpy()
+        worst = max(float(np.max(one.violation())) for one in rule.to_cvxpy(variable, ctx))
+        if isinstance(rule, CapRule):
+            worst *= rule.cap(ctx).unit / rule.per
+        found = float(rule.residual(w, ctx))
+        assert found == pytest.approx(worst, rel=1e-9, abs=1e-12), (rule, found, worst)
+        broken += found > 1e-6
+    assert broken >= 10
 
 
 def test_an_entropic_tail_beside_a_quadratic_under_a_risk_cap():

@@ -64,7 +64,8 @@ class Constraint(Spec, ABC):
 
     @abstractmethod
     def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
-        """Convex cvxpy constraints on the variable w (n,); `near` picks the slice of a non-convex rule,
+        """Convex cvxpy constraints on the variable w (n,), broken by `residual` in the rule's own units (by that times
+        `per` / `Cap.unit` where the rule is one cap); `near` picks the slice of a non-convex rule,
         and without it a non-convex rule gives its convex relaxation."""
 
     @abstractmethod

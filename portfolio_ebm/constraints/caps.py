@@ -32,6 +32,11 @@ class Cap(ABC):
     name: str
     limit: float
 
+    @property
+    def unit(self) -> float:
+        """What one is in the cvxpy form, in units of g: solvers' tolerances are absolute, and risks are small."""
+        return 1.0
+
     @abstractmethod
     def value(self, w: Tensor) -> Tensor:
         """g(w) for w (..., n), (...)."""
@@ -42,7 +47,7 @@ class Cap(ABC):
 
     @abstractmethod
     def to_cvxpy(self, w: Any) -> Any:
-        """The cap as one cvxpy constraint on w (n,)."""
+        """The cap as one cvxpy constraint on w (n,), both sides divided by `unit`."""
 
     @abstractmethod
     def to(self, like: Tensor) -> Self:
@@ -110,6 +115,10 @@ class Ellipsoid(Cap):
     centre: Tensor
     matrix: Structured
 
+    @property
+    def unit(self) -> float:
+        return self.limit
+
     def value(self, w: Tensor) -> Tensor:
         return self.matrix.quad(w - self.centre).clamp_min(0.0).sqrt()
 
@@ -120,8 +129,7 @@ class Ellipsoid(Cap):
 
     def to_cvxpy(self, w: Any) -> Any:
         root = self.matrix.root().detach().cpu().double().numpy()
-        # As a row of order one: Clarabel's tolerance is absolute, and risks are near a hundredth.
-        return cp.norm2((root / self.limit) @ (w - self.centre.detach().cpu().double().numpy())) <= 1.0
+        return cp.norm2((root / self.unit) @ (w - self.centre.detach().cpu().double().numpy())) <= 1.0
 
     def to(self, like: Tensor) -> Ellipsoid:
         s = self.matrix
@@ -135,6 +143,10 @@ class Tail(Cap):
 
     losses: Tensor
     count: float
+
+    @property
+    def unit(self) -> float:
+        return max(abs(self.limit), float(self.losses.abs().mean())) or 1.0
 
     def value(self, w: Tensor) -> Tensor:
         worst, share = self._worst(w)
@@ -153,15 +165,14 @@ class Tail(Cap):
 
     def to_cvxpy(self, w: Any) -> Any:
         losses = self.losses.detach().cpu().double().numpy()
-        scale = max(abs(self.limit), float(np.abs(losses).mean()))
-        loss, whole = (losses / scale) @ w, int(np.floor(self.count))
+        loss, whole = (losses / self.unit) @ w, int(np.floor(self.count))
         if self.count <= 1.0:
-            return cp.max(loss) <= self.limit / scale
+            return cp.max(loss) <= self.limit / self.unit
         part = self.count - whole
         worst = (1.0 - part) * cp.sum_largest(loss, whole)
         if part > 0.0:
             worst = worst + part * cp.sum_largest(loss, whole + 1)
-        return worst / self.count <= self.limit / scale
+        return worst / self.count <= self.limit / self.unit
 
     def to(self, like: Tensor) -> Tail:
         return replace(self, losses=self.losses.to(like))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -57,7 +57,9 @@ class RowRule(Constraint, ABC):
 
 
 class CapRule(Constraint, ABC):
-    """A rule that is one convex cap g(w) <= limit."""
+    """A rule that is one convex cap g(w) <= limit; `per` is what g is for one of the rule's own unit."""
+
+    per: ClassVar[float] = 1.0
 
     @abstractmethod
     def cap(self, ctx: Context) -> Cap:
@@ -67,9 +69,9 @@ class CapRule(Constraint, ABC):
         return region.with_cap(self.cap(ctx))
 
     def residual(self, w: Tensor, ctx: Context) -> Tensor:
-        """How far g is above its limit, (...)."""
+        """How far g is above its limit, in the rule's own unit, (...)."""
         require_last(w, ctx.n_assets, f"{type(self).__name__} weights")
-        return self.cap(ctx).to(w).excess(w).clamp_min(0.0)
+        return self.cap(ctx).to(w).excess(w).clamp_min(0.0) / self.per
 
     def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
         return [self.cap(ctx).to_cvxpy(w)]

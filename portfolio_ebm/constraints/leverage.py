@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -61,13 +63,11 @@ class ActiveShare(CapRule):
     at_most: float = Field(gt=0.0)
     benchmark: str
 
+    per: ClassVar[float] = 2.0
+
     def cap(self, ctx: Context) -> Ball:
         one = torch.ones_like(_zeros(ctx))
-        return Ball(repr(self), 2.0 * self.at_most, ctx.benchmark(self.benchmark).double(), one, one)
-
-    def residual(self, w: Tensor, ctx: Context) -> Tensor:
-        """Active share beyond the limit, (...)."""
-        return 0.5 * super().residual(w, ctx)
+        return Ball(repr(self), self.per * self.at_most, ctx.benchmark(self.benchmark).double(), one, one)
 
     def explain(self) -> str:
         return f"At most {self.at_most:g} of the portfolio differs from '{self.benchmark}'."

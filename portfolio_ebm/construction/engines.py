@@ -13,7 +13,6 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from portfolio_ebm.construction.columns import by_columns, by_daqp
@@ -222,10 +221,7 @@ def _duals(walls: dict[str, Any], box: Box, weights: Array, scale: float) -> Dua
             target[where] += sign * np.asarray(values[name], dtype=np.float64).reshape(-1) / scale
     caps = []
     for k, one in enumerate(box.caps):
-        # A cap may stand scaled in cvxpy: its multiplier is per unit of what is compared there.
-        unit = float(walls[f"cap {k}"].args[0].value)
-        own = float(one.value(torch.as_tensor(weights, dtype=torch.float64)))
-        caps.append(float(values[f"cap {k}"]) / scale * (unit / own if own != 0.0 else 1.0))
+        caps.append(float(values[f"cap {k}"]) / (scale * one.unit))
     return Duals(rows, *ends, float(values.get("turnover", 0.0)) / scale, tuple(caps))
 
 

@@ -182,7 +182,7 @@ def _cap(found: Lowered, cap: Cap, column: int, near: Array) -> None:
         found.curved.append(Curved(whole, pull, 0.5 * float(away @ matrix @ away) - 0.5))
     elif isinstance(cap, TailCap):
         losses = cap.losses.numpy()
-        unit = max(abs(cap.limit), float(np.abs(losses).mean())) or 1.0
+        unit = cap.unit
         tail = Tail(1.0, losses / unit, cap.count)
         block = found.scenarios(tail.losses, 0.0, 0.0, column)
         slope = np.zeros(found.size)

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import alone_of, region_of
+from portfolio_ebm.constraints.families import CapRule
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.duality import Duals
@@ -33,7 +34,7 @@ def shadow_prices(energy: Energy, constraint: Constraint, ctx: Context, duals: D
     """
     whole = region_of(constraint, ctx)
     parts = [(repr(rule), alone_of(rule, whole, ctx)) for rule in constraint.rules()]
-    found = [*_of_rows(parts, duals), *_of_box(parts, whole, ctx, duals), *_of_caps(parts, whole, duals)]
+    found = [*_of_rows(parts, duals), *_of_box(parts, whole, ctx, duals), *_of_caps(constraint, parts, whole, duals)]
     least = NOTHING * max((abs(price.value) for price in found), default=0.0)
     unit = sum(part.coefficient for part in energy.terms() if isinstance(part.energy, Return))
     priced = [
@@ -76,7 +77,7 @@ def _of_box(parts: list[tuple[str, Region]], whole: Region, ctx: Context, duals:
     ]
 
 
-def _of_caps(parts: list[tuple[str, Region]], whole: Region, duals: Duals) -> list[ShadowPrice]:
+def _of_caps(constraint: Constraint, parts: list[tuple[str, Region]], whole: Region, duals: Duals) -> list[ShadowPrice]:
     """Prices of the turnover cap and the other caps, wherever folding has put them."""
     folded = whole.folded()
     rest = len(whole.rows)
@@ -91,4 +92,10 @@ def _of_caps(parts: list[tuple[str, Region]], whole: Region, duals: Duals) -> li
         kept = {id(cap) for cap in folded.caps}
         at = [cap for cap in whole.balls if cap.plain and id(cap) not in kept and cap.name not in folded.names[rest:]]
         found.append((at[0].name, duals.turnover))
-    return [ShadowPrice(name, "upper", limits[name], dual, None) for name, dual in found if dual > 0.0]
+    # A rule's limit may be in another unit than its cap's: active share is half a sum.
+    per = {repr(rule): rule.per for rule in constraint.rules() if isinstance(rule, CapRule)}
+    return [
+        ShadowPrice(name, "upper", limits[name] / per.get(name, 1.0), dual * per.get(name, 1.0), None)
+        for name, dual in found
+        if dual > 0.0
+    ]
