@@ -11,15 +11,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cases_convex import market
 from numpy.typing import NDArray
 
 from portfolio_ebm.constraints import projections
 from portfolio_ebm.constraints.capped import cut_of
 from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.combine import project_region
+from portfolio_ebm.constraints.either import Either
 from portfolio_ebm.constraints.exact import Cut
+from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.interior import least_excess_of, nearest_inside
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
 Array = NDArray[np.float64]
@@ -149,3 +153,24 @@ def test_rows_with_bounds_of_their_own_are_empty_alone() -> None:
     assert (left > projections.TOLERANCE).nonzero().flatten().tolist() == [2]
     others = np.arange(len(points)) != 2
     assert float((w[others] - torch.tensor(corner)).abs().max()) <= 1e-10
+
+
+def test_what_was_not_solved_is_not_called_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both engines are made to give up: the rules have portfolios, so the error is the solver's and not the rules'.
+    def gives_up(*_: object) -> None:
+        raise SolverError("gave up")
+
+    monkeypatch.setattr(projections, "nearest", lambda *_: None)
+    monkeypatch.setattr(projections, "nearest_inside", gives_up)
+    ctx = market(6)
+    tight = Budget() & LongOnly() & Group("sector", "odd", upper=0.2)
+    w = torch.eye(6, dtype=torch.float64)
+    with pytest.raises(SolverError, match=r"was not reached for 3 of 6 rows, although there is one") as told:
+        tight.project(w, ctx)
+    assert "Group(grouping='sector'" in str(told.value)
+    with pytest.raises(InfeasibleError, match="No portfolio obeys"):
+        (tight & Group("sector", "even", upper=0.7)).project(w, ctx)
+    # Of two cases one is solved in closed form: its point is given, and the status is not ok.
+    either = Either(one=tight, other=Budget(total=0.5) & LongOnly()).project(w, ctx)
+    assert not either.status.ok and "not solved" in either.status.message
+    torch.testing.assert_close(either.weights, 0.5 * w)

@@ -15,7 +15,9 @@ from pydantic import field_validator
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint, Projection
+from portfolio_ebm.constraints.capped import cut_of, least_excess
 from portfolio_ebm.constraints.grid import off_grid
+from portfolio_ebm.constraints.interior import least_excess_of
 from portfolio_ebm.constraints.mixed.lots import best_lots
 from portfolio_ebm.constraints.mixed.nearest import nearest_by_modes
 from portfolio_ebm.constraints.mixed.node import missing_weight
@@ -23,7 +25,7 @@ from portfolio_ebm.constraints.patterns import nearest_with_pattern
 from portfolio_ebm.constraints.projections import TOLERANCE, nearest_in, require_weights, violation
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.context import Context
-from portfolio_ebm.errors import InfeasibleError, ShapeError, SpecError
+from portfolio_ebm.errors import InfeasibleError, ShapeError, SolverError, SpecError
 from portfolio_ebm.types import Status, require_last
 
 MOST_CASES = 64
@@ -142,24 +144,31 @@ def regions_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> 
 def project_any(w: Tensor, regions: Sequence[Region], *, prove: bool = True) -> Projection:
     """The nearest point of any of several regions, for every row of w (..., n); `prove` as `project_region`.
 
+    Where a region was not solved and another one was, the status says so and is not ok.
+
     Raises: as `project_region`; InfeasibleError only where no region has a point.
     """
     found: list[Projection] = []
-    failed: InfeasibleError | None = None
+    failed: InfeasibleError | SolverError | None = None
     for region in regions:
         try:
             found.append(project_region(w, region, prove=prove))
-        except InfeasibleError as error:
-            failed = error
+        except (InfeasibleError, SolverError) as error:
+            # What was not solved may be nearer; what is empty is not.
+            failed = failed if isinstance(failed, SolverError) else error
     if failed is not None and not found:
         raise failed
+    unsolved = f"; one case was not solved: {failed}" if isinstance(failed, SolverError) else ""
     if len(found) == 1:
-        return found[0]
+        only = found[0]
+        return only._replace(status=Status(only.status.ok and not unsolved, only.status.message + unsolved))
     pick = torch.stack([(one.weights - w).square().sum(-1) for one in found]).argmin(0)
     weights = torch.stack([one.weights for one in found])
     nearest = weights.gather(0, pick[None, ..., None].expand(1, *w.shape)).squeeze(0)
     left = torch.stack([one.residual for one in found]).gather(0, pick[None]).squeeze(0)
-    return Projection(nearest, left, Status(True, f"nearest of {len(found)} cases; {found[0].status.message}"))
+    return Projection(
+        nearest, left, Status(not unsolved, f"nearest of {len(found)} cases; {found[0].status.message}{unsolved}")
+    )
 
 
 def alone_of(rule: Constraint, like: Region, ctx: Context) -> Region:
@@ -177,6 +186,7 @@ def project_region(w: Tensor, region: Region, *, prove: bool = True) -> Projecti
     Raises:
         ShapeError, DataError: w has another number of names, or an entry that is not finite.
         InfeasibleError: the region is empty; the message names its rules.
+        SolverError: the region is not empty, and the nearest points of some rows were not reached.
     """
     require_weights(w, region.n, "weights to project")
     region = region.to(w.new_zeros(0, dtype=torch.float64))
@@ -196,9 +206,24 @@ def project_region(w: Tensor, region: Region, *, prove: bool = True) -> Projecti
     worst = float(left.max()) if left.numel() else 0.0
     # Where nothing bounds the weights they may be millions, and a sum of them is exact to its rounding only.
     rounding = torch.finfo(torch.float64).eps * found.double().abs().sum(-1)
-    if bool((left > rounding.clamp_min(TOLERANCE)).any()):
-        raise empty(region, worst)
+    broken = left > rounding.clamp_min(TOLERANCE)
+    if bool(broken.any()):
+        raise _failed(region, broken, worst)
     return Projection(found, left.to(w.dtype), Status(True, f"{message}; largest violation {worst:.1e}"))
+
+
+def _failed(region: Region, broken: Tensor, worst: float) -> InfeasibleError | SolverError:
+    """Why some rows have no point: there is none, or there is one and it was not reached."""
+    if region.discrete or bool((region.lower > region.upper).any()):
+        return empty(region, worst)
+    slack = least_excess(region) if region.curved else least_excess_of(cut_of(region))
+    if slack > 10.0 * TOLERANCE:
+        return empty(region, worst)
+    return SolverError(
+        f"The nearest portfolio under {', '.join(_named(region))} was not reached for {int(broken.sum())} of "
+        f"{broken.numel()} rows, although there is one; the best point found breaks a rule by {worst:.3g}. Scale "
+        "weights and limits to near one, or loosen a rule that leaves almost no room."
+    )
 
 
 def _nearest_lots(w: Tensor, region: Region) -> tuple[Tensor, Tensor]:
@@ -261,6 +286,19 @@ def region_residual(w: Tensor, region: Region) -> Tensor:
 
 def empty(region: Region, worst: float) -> InfeasibleError:
     """The error for a region without a point, naming the rules as far as the region knows them."""
+    rules = _named(region)
+    frozen = (
+        f" {int(region.frozen.sum())} names cannot be traded and stay as held." if bool(region.frozen.any()) else ""
+    )
+    return InfeasibleError(
+        f"No portfolio obeys {', '.join(rules)} together; the best point found breaks one by {worst:.3g}."
+        f"{_reason(region)}{frozen} Loosen one of them.",
+        rules,
+    )
+
+
+def _named(region: Region) -> list[str]:
+    """The rules of a region, as far as it knows them."""
     rules = list(region.names)
     if bool(torch.isfinite(region.lower).any() | torch.isfinite(region.upper).any()):
         rules.append("the bounds on single weights")
@@ -272,14 +310,7 @@ def empty(region: Region, worst: float) -> InfeasibleError:
     if region.at_most is not None or region.min_weight > 0.0:
         least = f", min_weight={region.min_weight!r}" if region.min_weight else ""
         rules.append(f"Cardinality(at_most={region.at_most!r}{least})")
-    frozen = (
-        f" {int(region.frozen.sum())} names cannot be traded and stay as held." if bool(region.frozen.any()) else ""
-    )
-    return InfeasibleError(
-        f"No portfolio obeys {', '.join(rules)} together; the best point found breaks one by {worst:.3g}."
-        f"{_reason(region)}{frozen} Loosen one of them.",
-        rules,
-    )
+    return rules
 
 
 def _reason(region: Region) -> str:

@@ -143,7 +143,7 @@ def _samples(contexts: Sequence[Context], found: Sequence[Minimum], region: Regi
         some = points[start : start + every]
         try:
             near += project_region(torch.cat(some), region).weights.split([len(one) for one in some])
-        except InfeasibleError:
+        except (InfeasibleError, SolverError):
             # Nothing but the portfolios themselves are known to be feasible.
             near += [one[:0] for one in some]
     return [torch.cat([one.weights.unsqueeze(0), more]) for one, more in zip(found, near, strict=True)]

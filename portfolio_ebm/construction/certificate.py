@@ -139,7 +139,7 @@ def feasible_sample(
     points = probes(weights, ctx, rng, size)
     try:
         return project_any(points, [one.ungridded() for one in regions_of(constraint, ctx)], prove=False).weights
-    except InfeasibleError:
+    except (InfeasibleError, SolverError):
         # Nothing but the portfolio itself is known to be feasible.
         return points[:0]
 

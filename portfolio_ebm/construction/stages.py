@@ -32,7 +32,7 @@ from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
-from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.errors import InfeasibleError, SolverError
 from portfolio_ebm.types import as_numpy
 
 GRADIENT_SHARE = 20
@@ -151,7 +151,7 @@ def nearby(w: NDArray[np.float64], region: Region) -> NDArray[np.float64] | None
     """A portfolio of the region near w, (n,); None where it is empty."""
     try:
         found = project_region(torch.as_tensor(w).to(region.lower), region).weights
-    except InfeasibleError:
+    except (InfeasibleError, SolverError):
         return None
     return np.asarray(found.detach().cpu().numpy(), dtype=np.float64)
 
