@@ -107,17 +107,18 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
                 return minimum
             best = minimum if best is None or minimum.value < best.value else best
     require_feasible(box, region.names)
-    if (
-        best is not None
-        and best.bound is not None
-        and best.value - best.bound <= 1e-6 * _size(formula, box, best.value)
-    ):
+    gap = np.inf if best is None or best.bound is None else best.value - best.bound
+    falls = formula.pieces is not None and bool(formula.pieces.falls)
+    if best is not None and not falls and gap <= 1e-6 * _size(formula, box, best.value):
         return best
     oracle = through_cvxpy(formula, box)
     last = _proven(formula, box, region, oracle)
     if np.isfinite(last.value) and not last.status.ok:
         closer = by_cuts(formula, box, oracle, _size(formula, box, last.value))
         last = last if closer is None else _proven(formula, box, region, closer)
+    left = np.inf if last.bound is None else last.value - last.bound
+    if best is not None and not last.status.ok and gap < left:
+        return best
     if not np.isfinite(last.value):
         raise SolverError(no_minimum("infeasible", formula))
     if not _usable(last, box):

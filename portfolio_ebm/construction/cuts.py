@@ -39,7 +39,9 @@ def by_cuts(formula: Formula, box: Box, near: Found, size: float) -> Found | Non
 
     `size` is what gaps are relative to.
     """
-    known = tuple(part for part in formula.other if pieces_of((part,), formula.ctx) is not None)
+    # Drawdowns are cut too: the interior point has them, but was not let out of here with a proof.
+    parts = [(part, pieces_of((part,), formula.ctx)) for part in formula.other]
+    known = tuple(part for part, pieces in parts if pieces is not None and not pieces.falls)
     unknown = [part for part in formula.other if part not in known]
     base = pieces_of(known, formula.ctx)
     if not unknown or base is None or formula.n > MOST_NAMES:

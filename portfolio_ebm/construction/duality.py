@@ -7,6 +7,7 @@ affine part and of one piecewise linear function for each name:
     tail        (L w - m)'q,                        0 <= q <= c/count, sum q = c
     hinges      sum_s q_s (a_s'w - b_s),            0 <= q <= price
     square      y kink(w) - y^2 / 4c,               y >= 0
+    falls       -sum_t F_t x_t(w),                  F as in falls.py
     row         nu (A w - its side),                the side by the sign of nu
     cap         lambda (g(w) - limit), lambda >= 0: an L1 ball as it is, a tail by its q, an ellipsoid by its
                 tangent at w*: lambda (s'(w - centre) - limit), s = S (w* - centre) / g(w*)
@@ -38,7 +39,8 @@ Array = NDArray[np.float64]
 class Multipliers:
     """Duals of one solution: `tails` one vector q per tail, those of the formula's pieces last, `rows` signed
     (positive: the upper side pulls), `turnover` non-negative, `hinges` and `squares` of the pieces, `caps` one for each
-    cap of the box, and `cap_tails` the q of each cap that is a tail, nothing for the others."""
+    cap of the box, `cap_tails` the q of each cap that is a tail, nothing for the others, and `falls` what flows over
+    each step of the paths."""
 
     tails: tuple[Array, ...]
     rows: Array
@@ -47,6 +49,7 @@ class Multipliers:
     squares: tuple[float, ...] = ()
     caps: tuple[float, ...] = ()
     cap_tails: tuple[Array, ...] = ()
+    falls: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,8 @@ class Proof:
 @dataclass
 class _Below:
     """A function below E on the region: constant + slope'w + sum of kinks; `loose` is how far it is below the parts
-    that it stands for at w, the smooth ones aside, and `size` the largest slope among these."""
+    that it stands for at w, the smooth ones aside, `size` the largest slope among these, and `bent` whether there are
+    any but these and kinks."""
 
     w: Array
     constant: float
@@ -218,9 +222,11 @@ class _Below:
     kinks: list[Kink]
     loose: float
     size: float
+    bent: bool = False
 
     def add(self, pull: Array, constant: float, value: float) -> None:
         """pull'w + constant <= what has `value` at w."""
+        self.bent = True
         self.slope = self.slope + pull
         self.constant += constant
         self.loose += abs(value - float(pull @ self.w) - constant)
@@ -250,7 +256,7 @@ def prove(formula: Formula, box: Box, w: Array, duals: Multipliers) -> Proof:
     bound: float | None = None
     if least is not None:
         bound = below.constant - support + least
-    elif not formula.models and not duals.tails and not duals.hinges and not below.kinks and not any(caps):
+    elif not formula.models and not below.bent and not below.kinks and not any(caps):
         bound = _by_curvature(formula, rows, support, box, w, slope)
 
     stationary, duals_low, duals_high = _stationarity(slope, below.kinks, box, w)
@@ -277,6 +283,10 @@ def _of_terms(formula: Formula, w: Array, duals: Multipliers) -> _Below:
             q = np.clip(given, 0.0, hinges.price)
             pull = hinges.rows.T @ q
             below.add(pull, -float(q @ hinges.offsets), hinges.price * float(np.maximum(hinges.gaps(w), 0.0).sum()))
+            below.size = max(below.size, float(np.abs(pull).max(initial=0.0)))
+        for falls, given in zip(pieces.falls, duals.falls, strict=True):
+            pull, level = falls.plane(falls.repair(given))
+            below.add(pull, level, falls.value(w))
             below.size = max(below.size, float(np.abs(pull).max(initial=0.0)))
         for square, dual in zip(pieces.squares, duals.squares, strict=True):
             y = max(dual, 0.0)

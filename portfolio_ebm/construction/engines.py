@@ -59,12 +59,12 @@ def scale_of(formula: Formula, box: Box) -> float:
     return 1.0 / largest if largest > 0.0 else 1.0
 
 
-def inside(box: Box) -> Array:
-    """A point strictly inside the box where it has an inside, near equal weight."""
+def inside(box: Box, share: float = 0.2) -> Array:
+    """A point inside the box, off its ends by a share of its width where it has one, near equal weight."""
     n = len(box.lower)
     width = np.minimum(np.where(np.isfinite(box.upper - box.lower), box.upper - box.lower, np.inf), 1.0)
-    low = np.where(np.isfinite(box.lower), box.lower + 0.2 * width, -np.inf)
-    high = np.where(np.isfinite(box.upper), box.upper - 0.2 * width, np.inf)
+    low = np.where(np.isfinite(box.lower), box.lower + share * width, -np.inf)
+    high = np.where(np.isfinite(box.upper), box.upper - share * width, np.inf)
     return np.asarray(np.clip(np.full(n, 1.0 / n), low, high))
 
 
@@ -89,14 +89,17 @@ def active_set(formula: Formula, box: Box, start: Array | None = None) -> Found 
 def interior(formula: Formula, box: Box) -> Found | None:
     """The minimum of a formula of known terms, pieces and caps, by the interior point; None where it fails."""
     free = box.upper - box.lower > 1e-14
-    parts = lowered(formula, box, free, scale_of(formula, box), np.where(free, inside(box), box.lower))
+    # Drawdowns grow with the weights: equal weights, or near, are the better start for them.
+    falling = formula.pieces is not None and bool(formula.pieces.falls)
+    near = np.where(free, inside(box, 0.01 if falling else 0.2), box.lower)
+    parts = lowered(formula, box, free, scale_of(formula, box), near)
     if parts is None:
         return None
     with np.errstate(all="ignore"):
         ended = interior_point(program_of(parts), parts.start)
     if not ended.converged:
         return None
-    w, duals = read(parts, ended.z, ended.q, ended.row_dual, ended.equal_dual)
+    w, duals = read(parts, ended.z, ended.q, ended.row_dual, ended.equal_dual, ended.flow)
     engine = f"interior point, {ended.steps} steps" + (", then exact on its active set" if ended.exact else "")
     return Found(w, duals, engine)
 

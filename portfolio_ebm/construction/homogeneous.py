@@ -113,6 +113,7 @@ def _doubles(formula: Formula) -> bool:
     if pieces is None or formula.curve is not None or formula.constant != 0.0 or formula.cost != 0.0:
         return False
     moved = [t.moved for t in pieces.tails] + [k.centre for k in pieces.kinks] + [h.offsets for h in pieces.hinges]
+    moved += [f.moved for f in pieces.falls]
     still = pieces.constant == 0.0 and not any(np.any(x) for x in moved)
     return still and not pieces.squares and not pieces.smooth and smooth == len(formula.smooth)
 
@@ -178,7 +179,11 @@ def _multipliers(duals: Multipliers, cone: _Cone, box: Box, top: Formula) -> Mul
     level = box.row_upper[cone.budget]
     rows[cone.budget] = (top.constant - float(own @ cone.levels)) / level
     return Multipliers(
-        tuple(factor * q for q in duals.tails), rows, 0.0, hinges=tuple(factor * q for q in duals.hinges)
+        tuple(factor * q for q in duals.tails),
+        rows,
+        0.0,
+        hinges=tuple(factor * q for q in duals.hinges),
+        falls=tuple(factor * q for q in duals.falls),
     )
 
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from portfolio_ebm.constraints.caps import Ball, Cap, Ellipsoid
 from portfolio_ebm.constraints.caps import Tail as TailCap
+from portfolio_ebm.construction.chain import Chain, joined_chain
 from portfolio_ebm.construction.duality import Box, Multipliers
+from portfolio_ebm.construction.falls import Falls
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.pieces import Kink, Square, Tail
 from portfolio_ebm.construction.program import Array, Curved, Model, Program
@@ -40,7 +42,8 @@ class Lowered:
     Attributes:
         free: bool (n,). fixed: (n,), the weights that cannot move, zero where free. fall: the linear part of phi.
         slopes, limits: rows that charge. corners: the block of each centre of kinks. tails, hinges: the blocks of the
-        formula's. caps: by cap of the box its row or curve, its block where it is a tail, and the unit of its row.
+        formula's. chains: of each of its falls. caps: by cap of the box its row or curve, its block where it is a tail,
+        and the unit of its row.
     """
 
     formula: Formula
@@ -59,6 +62,7 @@ class Lowered:
     hinges: list[_Block] = field(default_factory=list)
     curved: list[Curved] = field(default_factory=list)
     caps: list[tuple[int, _Block | None, float]] = field(default_factory=list)
+    chains: list[Chain] = field(default_factory=list)
 
     @property
     def k(self) -> int:
@@ -73,6 +77,41 @@ class Lowered:
         offsets = np.zeros(len(losses)) + moved - losses @ self.fixed
         self.blocks.append(_Block(rows, offsets, np.full(len(losses), price)))
         return self.blocks[-1]
+
+    def fallen(self, falls: Falls, column: int, near: Array) -> Chain:
+        """The chain of falls whose levels stand from `column` on."""
+        paths, steps, n = falls.returns.shape
+        rows = falls.returns.reshape(-1, n)
+        moved = rows @ self.fixed - np.broadcast_to(falls.moved, (paths, steps)).reshape(-1)
+        depth, cap = falls.depths(near), self.scale * falls.cap
+        first = np.tile(np.arange(steps) == 0, paths)
+        level, prices = np.full(paths * steps, column), np.full(paths * steps, np.inf)
+        if levels_of(falls) == 0:
+            return Chain(rows[:, self.free], moved, first, level - column - 1, prices, np.full(len(level), cap))
+        count = falls.count if not falls.whole else 1.0
+        top = depth.reshape(-1) if count > 1.0 else depth.max(keepdims=True).reshape(-1)
+        self.start[column] = 1.1 * np.quantile(top, max(1.0 - count / len(top), 0.0)) + 1e-6
+        self.fall[column] = self.scale * falls.coefficient
+        if count > 1.0:
+            prices = np.full(len(level), cap)
+        elif levels_of(falls) > 1:
+            # One level for each path, and where not all of them count, one above which they do.
+            level = column + np.repeat(np.arange(paths), steps)
+            self.start[column : column + paths] = 1.1 * depth.max(1) + 1e-6
+            self.fall[column : column + paths] = cap
+            if levels_of(falls) > paths:
+                self.above(column, paths, falls, cap)
+        return Chain(rows[:, self.free], moved, first, level, prices, np.zeros(len(level)))
+
+    def above(self, column: int, paths: int, falls: Falls, cap: float) -> None:
+        """The tail of the paths' own levels, above the entry of z that follows them."""
+        rows = np.eye(paths, self.size, column)
+        rows[:, column + paths] = -1.0
+        self.blocks.append(_Block(rows, np.zeros(paths), np.full(paths, cap)))
+        self.fall[column : column + paths] = 0.0
+        self.fall[column + paths] = self.scale * falls.coefficient
+        worst = self.start[column : column + paths]
+        self.start[column + paths] = np.quantile(worst, max(1.0 - falls.count / paths, 0.0))
 
     def cornered(self, centre: Array) -> _Block:
         """The hinges w_i - centre_i of all free names."""
@@ -136,7 +175,8 @@ def lowered(formula: Formula, box: Box, free: Mask, scale: float, near: Array) -
         return None
     own = formula.tails + pieces.tails
     k, more = int(free.sum()), sum(isinstance(cap, TailCap) for cap in box.caps)
-    size = k + len(own) + more + len(pieces.squares)
+    before = k + len(own) + len(pieces.squares)
+    size = before + sum(levels_of(falls) for falls in pieces.falls) + more
     fixed = np.where(free, 0.0, box.lower)
     found = Lowered(formula, box, free, scale, size, fixed, np.zeros(size), np.zeros(size))
     found.start[:k] = near[free]
@@ -156,7 +196,10 @@ def lowered(formula: Formula, box: Box, free: Mask, scale: float, near: Array) -
     for column, square in enumerate(pieces.squares, start=k + len(own)):
         found.charge(square.kink, 0.0, column)
         found.start[column] = square.kink.value(near) + 0.01
-    column = size - more
+    column = before
+    for falls in pieces.falls:
+        found.chains.append(found.fallen(falls, column, near))
+        column += levels_of(falls)
     for cap in box.caps:
         _cap(found, cap, column, near)
         column += isinstance(cap, TailCap)
@@ -218,8 +261,16 @@ def program_of(found: Lowered) -> Program:
         rows=np.concatenate([np.array(found.slopes).reshape(-1, found.size), part[above], -part[below]]),
         limits=np.concatenate([found.limits, (box.row_upper - moved)[above], -(box.row_lower - moved)[below]]),
         equal=part[equal], targets=(box.row_upper - moved)[equal], lower=lower, upper=upper, charges=charges,
-        curved=tuple(found.curved),
+        curved=tuple(found.curved), chain=joined_chain(found.chains),
     )  # fmt: skip
+
+
+def levels_of(falls: Falls) -> int:
+    """How many entries of z stand for levels of drawdown."""
+    paths, steps, _ = falls.returns.shape
+    if not falls.whole:
+        return 0 if falls.count >= paths * steps * (1.0 - 1e-12) else 1
+    return 1 if paths == 1 or falls.count <= 1.0 else paths + (falls.count < paths * (1.0 - 1e-12))
 
 
 def sides(box: Box) -> tuple[Mask, Mask, Mask]:
@@ -248,7 +299,9 @@ def _model(found: Lowered) -> Model:
     return model
 
 
-def read(found: Lowered, z: Array, q: Array, row_dual: Array, equal_dual: Array) -> tuple[Array, Multipliers]:
+def read(
+    found: Lowered, z: Array, q: Array, row_dual: Array, equal_dual: Array, flow: Array
+) -> tuple[Array, Multipliers]:
     """Weights (n,) and multipliers, in the energy's own units, at an end of the Program."""
     box, scale = found.box, found.scale
     w = found.fixed.copy()
@@ -278,4 +331,15 @@ def read(found: Lowered, z: Array, q: Array, row_dual: Array, equal_dual: Array)
         tuple(duals[id(block)] for block in found.tails), rows / scale, float(row_dual[0]) / scale if first else 0.0,
         tuple(duals[id(block)] for block in found.hinges),
         tuple(float(x) / scale for x in row_dual[first : first + len(found.squares)]), tuple(caps), tuple(cap_tails),
+        _flows(found, flow),
     )  # fmt: skip
+
+
+def _flows(found: Lowered, flow: Array) -> tuple[Array, ...]:
+    """What flows along the paths of each of the falls, in the energy's own units."""
+    pieces, at, flows = found.formula.pieces, 0, []
+    for falls in () if pieces is None else pieces.falls:
+        paths, steps, _ = falls.returns.shape
+        flows.append(flow[at : at + paths * steps].reshape(paths, steps) / found.scale)
+        at += paths * steps
+    return tuple(flows)

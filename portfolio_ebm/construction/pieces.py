@@ -4,6 +4,7 @@
     Kink     sum_i up_i (w_i - centre_i)_+ + down_i (centre_i - w_i)_+                  costs, fees, doubts of the mean
     Hinges   price sum_s (a_s'w - b_s)_+                                                mean absolute deviation
     Square   c times the square of a Kink                                               doubts of the correlations
+    Falls    c times the mean of the largest drawdowns along paths (falls.py)           CDaR, maximum drawdown
 
 Each says an affine function below it from given multipliers (duality.py); a term that is none of these is left to
 cvxpy.
@@ -19,8 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from portfolio_ebm.construction.falls import Falls
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import MeanAbsoluteDeviation, around, away
+from portfolio_ebm.energies.drawdown import CDaR, MaxDrawdown
+from portfolio_ebm.energies.faces import tail_count
 from portfolio_ebm.energies.impact import BorrowCost, MarketImpact
 from portfolio_ebm.energies.risk import CVaR
 from portfolio_ebm.energies.robust import BoxReturn, RobustVariance, deviations
@@ -30,6 +34,10 @@ from portfolio_ebm.types import as_numpy
 
 Array = NDArray[np.float64]
 Smooth = tuple[float, Callable[[Tensor], Quadratic]]
+
+FALLS = (MaxDrawdown, CDaR)
+MOST_PATHS = 500
+"""Each path's worst drawdown is an unknown of the interior point: more are left to cvxpy."""
 
 FLATTEST = 1e-12
 """Trades below this have the curvature of one of this size: the 3/2 power law has no end of it at zero."""
@@ -110,12 +118,13 @@ class Pieces:
     hinges: tuple[Hinges, ...] = ()
     squares: tuple[Square, ...] = ()
     smooth: tuple[Smooth, ...] = field(default=())
+    falls: tuple[Falls, ...] = ()
 
     def plus(self, other: Pieces) -> Pieces:
         return Pieces(
             self.linear + other.linear, self.constant + other.constant, self.tails + other.tails,
             self.kinks + other.kinks, self.hinges + other.hinges, self.squares + other.squares,
-            self.smooth + other.smooth,
+            self.smooth + other.smooth, self.falls + other.falls,
         )  # fmt: skip
 
     def moved(self, by: Array) -> Pieces:
@@ -126,6 +135,7 @@ class Pieces:
             tails=tuple(replace(t, moved=t.moved + t.losses @ by) for t in self.tails),
             kinks=tuple(k.moved(by) for k in self.kinks),
             hinges=tuple(replace(h, offsets=h.offsets + h.rows @ by) for h in self.hinges),
+            falls=tuple(replace(f, moved=f.moved + f.returns @ by) for f in self.falls),
         )
 
 
@@ -150,6 +160,11 @@ def _of_term(term: Energy, c: float, ctx: Context) -> Pieces | None:
         # |x| = 2 (x)_+ - x.
         rows = as_numpy(away(ctx, term.centred))
         return Pieces(-c * rows.mean(0), hinges=(Hinges(2.0 * c / len(rows), rows, np.zeros(len(rows))),))
+    if isinstance(term, FALLS):
+        paths = as_numpy(ctx.paths)
+        whole = isinstance(term, MaxDrawdown)
+        count = tail_count(len(paths) if whole else paths.shape[0] * paths.shape[1], term.level)
+        return Pieces(zero, falls=(Falls(c, paths, count, whole),)) if len(paths) <= MOST_PATHS else None
     if isinstance(term, BorrowCost):
         return Pieces(zero, kinks=(Kink(zero, zero, c * as_numpy(term._fees(ctx))),))
     if isinstance(term, BoxReturn):
@@ -163,7 +178,7 @@ def _of_term(term: Energy, c: float, ctx: Context) -> Pieces | None:
         )
     if isinstance(term, MarketImpact):
         return Pieces(zero, smooth=((c, _impact(term, ctx)),) if ctx.held is not None else ())
-    if isinstance(term, TrackingError) and isinstance(term.measure, (CVaR, MeanAbsoluteDeviation)):
+    if isinstance(term, TrackingError) and isinstance(term.measure, (CVaR, MeanAbsoluteDeviation, *FALLS)):
         inner = _of_term(term.measure, c, ctx)
         return None if inner is None else inner.moved(as_numpy(ctx.benchmark(term.benchmark)))
     return None

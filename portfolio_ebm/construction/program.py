@@ -17,6 +17,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from portfolio_ebm.construction.chain import Chain
+
 Array = NDArray[np.float64]
 Model = Callable[[Array], tuple[Array, Array]]
 """z -> (gradient, Hessian) of phi."""
@@ -40,7 +42,8 @@ class Curved:
 class Program:
     """The data of the problem above; `lower` and `upper` may be infinite, and differ.
 
-    `charges` K (c, S) belong to the first c rows. Multipliers of rows stand in the order rows, curved.
+    `charges` K (c, S) belong to the first c rows. Multipliers of rows stand in the order rows, curved. `chain` are
+    drawdowns along paths (chain.py).
     """
 
     model: Model
@@ -55,6 +58,7 @@ class Program:
     upper: Array
     charges: Array
     curved: tuple[Curved, ...] = ()
+    chain: Chain | None = None
 
     @cached_property
     def low(self) -> NDArray[np.intp]:
@@ -74,6 +78,12 @@ class Program:
         ends = list(accumulate(sizes, initial=0))
         r, u, y, low, high = (slice(a, b) for a, b in pairwise(ends))
         return r, u, y, low, high
+
+    @cached_property
+    def links(self) -> slice:
+        """Where the pairs of the chain stand in the flat vectors."""
+        last = self.blocks[-1].stop
+        return slice(last, last if self.chain is None else last + self.chain.pairs)
 
     @property
     def charged(self) -> int:
@@ -111,6 +121,8 @@ class Program:
         found = dual[r] @ self.hinges + dual[y] @ self.gradients(z) + equal_dual @ self.equal
         found[self.low] -= dual[low]
         found[self.high] += dual[high]
+        if self.chain is not None:
+            found = found + self.chain.pull(dual[self.links], len(z))
         return np.asarray(found)
 
 
