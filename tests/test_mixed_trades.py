@@ -210,7 +210,7 @@ FORMULA = Return() + 2.0 * Variance() + FixedCost(rate=8e-4) + MarketImpact() + 
 
 @pytest.mark.parametrize("names", [None, 3])
 @pytest.mark.parametrize("on_grid", [True, False])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_tickets_impact_lots_turnover_and_numbers_together(seed: int, on_grid: bool, names: int | None) -> None:
     """Every point of the grid is looked at; what the search finds is the best of them, and its bound is below."""
     given = problem(seed, on_grid)
@@ -241,7 +241,7 @@ def test_tickets_impact_lots_turnover_and_numbers_together(seed: int, on_grid: b
     assert "nothing proves best" in str(found.status)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_tickets_impact_turnover_and_numbers_by_all_slices(seed: int) -> None:
     """Each name stays, is sold, or is traded and held; Clarabel on every one of the slices."""
     given = problem(seed, False)
