@@ -65,6 +65,7 @@ bench-terms: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/terms.py
 	$(BIN)/python benchmarks/terms_problems.py
+	$(BIN)/python benchmarks/compiled_once.py
 
 # Real data: --data FOLDER with french/, stocks/ and orlib/, or the folder that the scripts name.
 bench-optimizer: $(STAMP)

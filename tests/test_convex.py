@@ -17,14 +17,16 @@ from portfolio_ebm.constraints.combine import project_region, region_of, region_
 from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.risk import VolatilityCap
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.convex import Convex, Minimum, minimize
 from portfolio_ebm.construction.duality import Box as Walls
 from portfolio_ebm.construction.duality import Multipliers, prove
-from portfolio_ebm.construction.engines import active_set, interior, through_cvxpy
+from portfolio_ebm.construction.engines import active_set, interior
 from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.construction.naive import EqualWeight
+from portfolio_ebm.construction.oracle import KEPT, through_cvxpy
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.free_energy import FactorRisk
@@ -149,6 +151,22 @@ def test_engines_agree(energy):
     values += [formula.evaluate(found.weights) for found in (active_set(formula, box), interior(formula, box)) if found]
     assert len(values) >= 2
     assert max(values) - min(values) <= 1e-7 * max(abs(values[0]), 1e-3)
+
+
+def test_a_formula_is_compiled_once_for_boxes_of_one_structure():
+    ctx = market(N, size=60, seed=8)
+    energy, rules = CVaR(0.9) + 3 * Variance(), Budget() & LongOnly() & VolatilityCap(0.5)
+    formula, box = take_apart(energy, ctx), Walls.of(region_of(rules & Box(upper=0.5), ctx))
+    for top in (0.5, 0.3, 0.2):
+        one = replace(box, upper=np.full(N, top))
+        again, alone = through_cvxpy(formula, one), through_cvxpy(take_apart(energy, ctx), one)
+        assert formula.evaluate(again.weights) == pytest.approx(formula.evaluate(alone.weights), rel=1e-8)
+        assert again.weights.max() <= top + 1e-9
+    assert len(formula.compiled) == 1
+    for k in range(KEPT + 2):
+        # A name whose end is not finite is another structure; few are kept.
+        through_cvxpy(formula, replace(box, upper=np.where(np.arange(N) == k % N, np.inf, 0.5)))
+        assert len(formula.compiled) == min(k + 2, KEPT)
 
 
 def test_minimum_cvar_is_the_linear_program():

@@ -20,10 +20,11 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cuts import by_cuts
 from portfolio_ebm.construction.duality import Box, Duals, prove
-from portfolio_ebm.construction.engines import Found, active_set, interior, no_minimum, rules, scale_of, through_cvxpy
+from portfolio_ebm.construction.engines import Found, active_set, interior, no_minimum, scale_of
 from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
 from portfolio_ebm.construction.free_minimum import free_minimum
 from portfolio_ebm.construction.linear_program import linear_program, linear_rows
+from portfolio_ebm.construction.oracle import rules, through_cvxpy
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Sum
 from portfolio_ebm.errors import InfeasibleError, SolverError, SpecError

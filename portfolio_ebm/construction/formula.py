@@ -8,8 +8,10 @@ knows one of them, which sends the whole formula there.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +68,16 @@ class Formula:
     @property
     def n(self) -> int:
         return len(self.linear)
+
+    @property
+    def where(self) -> str:
+        """The date of the context, for the end of a sentence; nothing where there is none."""
+        return f" at {self.ctx.date}" if self.ctx.date else ""
+
+    @cached_property
+    def compiled(self) -> dict[Hashable, Any]:
+        """What oracle.py compiled of this formula, by the structure of the region."""
+        return {}
 
     @property
     def exact(self) -> bool:

@@ -23,8 +23,9 @@ import torch
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
 from portfolio_ebm.constraints.mixed.program import FEASIBLE, Array, Ints, Mask, Point, Program
 from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
-from portfolio_ebm.construction.engines import Found, inside, interior, through_cvxpy
+from portfolio_ebm.construction.engines import Found, inside, interior
 from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.construction.oracle import through_cvxpy
 from portfolio_ebm.construction.pieces import Tail
 from portfolio_ebm.construction.tails import Pool, solvable
 from portfolio_ebm.errors import SolverError

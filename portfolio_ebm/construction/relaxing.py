@@ -67,7 +67,7 @@ class LetOut(Constraint):
 
     def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
         from portfolio_ebm.construction.duality import Box
-        from portfolio_ebm.construction.engines import rules
+        from portfolio_ebm.construction.oracle import rules
 
         region = Region.free(ctx.n_assets, device=ctx.tradeable.device)
         return list(rules(w, Box.of(self.restrict(replace(region, frozen=~ctx.tradeable), ctx))).values())
