@@ -1,6 +1,6 @@
 """Energies with a gradient and no more, beside multi-start, scipy's basin hopping and textbook Langevin: one table.
 
-    python -m benchmarks.optimizer.rugged [--seeds 2] [--count 3] [--sizes 50,200] [--kinds nets,...]
+    python -m benchmarks.optimizer.rugged [--seeds 2] [--first 0] [--count 3] [--sizes 50,200] [--kinds nets,...]
 
 Ours is the public call. Every other side is given the CPU seconds that it took, and its best weights are judged by the
 same energy. What is printed is how far above the least energy of any side each one ends, in standard deviations of the
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with stocks/")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0, help="number of the first net and funnel")
     parser.add_argument("--count", type=int, default=3, help="nets and funnels of each size")
     parser.add_argument("--sizes", default="50,200", help="numbers of names, by comma")
     parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of energies, by comma")
@@ -59,7 +60,7 @@ def main() -> None:
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "problem" else "right")
     sizes = [int(size) for size in given.sizes.split(",")]
-    for case in cases(given.kinds.split(","), sizes, given.count, given.data):
+    for case in cases(given.kinds.split(","), sizes, given.count, given.data, given.first):
         printed = row(case, given.seeds)
         print(" | ".join(printed), flush=True)
         table.add_row(*printed)

@@ -139,16 +139,16 @@ class Case:
         return given
 
 
-def cases(kinds: Sequence[str], sizes: Sequence[int], count: int, data: Path) -> Iterator[Case]:
-    """The problems of the kinds asked for, `count` nets and funnels of each size; those on stocks only where `data` has
-    them."""
+def cases(kinds: Sequence[str], sizes: Sequence[int], count: int, data: Path, first: int = 0) -> Iterator[Case]:
+    """The problems of the kinds asked for, `count` nets and funnels of each size from the number `first` on; those on
+    stocks only where `data` has them."""
     made: dict[str, Callable[[int, int], Energy]] = {
         "nets": lambda n, seed: RandomNet(seed=seed),
         "funnels": lambda n, seed: (
             Funnel(seed=seed) if seed % 2 else Funnel(seed=seed, exposures=12, depth=0.1, frequency=25.0)
         ),
     }
-    for kind, n, seed in itertools.product(made, sizes, range(count)):
+    for kind, n, seed in itertools.product(made, sizes, range(first, first + count)):
         if kind in kinds:
             yield Case(f"{kind[:-1]} {seed}, {n} names", n, made[kind](n, seed))
     there = (data / "stocks").is_dir()
