@@ -163,14 +163,19 @@ def _spread(value: Any, what: str) -> _Each:
     if isinstance(value, pd.DataFrame) and size == 1:
         return _Each([row for _, row in value.iterrows()], list(value.index))
     if isinstance(value, Mapping):
-        by_problem = any(np.ndim(item) > 0 for item in value.values()) or not value
+        by_problem = any(_by_asset(item) for item in value.values()) or not value
         return _Each(list(value.values()), list(value)) if by_problem else _Each([value], all=True)
     if isinstance(value, (np.ndarray, Tensor)):
         return _Each(list(value)) if value.ndim == size + 1 else _Each([value], all=True)
     if isinstance(value, (list, tuple)):
-        by_problem = any(np.ndim(item) >= size for item in value if item is not None) or not value
+        by_problem = any(np.ndim(item) >= size or isinstance(item, Mapping) for item in value) or not value
         return _Each(list(value)) if by_problem else _Each([value], all=True)
     return _Each([value], all=True)
+
+
+def _by_asset(item: Any) -> bool:
+    """Whether an item holds numbers by asset, so that it is one problem's: an array, a Series, a mapping by name."""
+    return isinstance(item, Mapping) or np.ndim(item) > 0
 
 
 def _labels(spread: Mapping[str, _Each]) -> list[Any]:

@@ -23,7 +23,7 @@ from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import Outlook
 from portfolio_ebm.strategy import held_weights
-from portfolio_ebm.types import generator
+from portfolio_ebm.types import generator, numbers, require_unique
 
 
 class Surroundings(TypedDict, total=False):
@@ -84,8 +84,9 @@ def optimize(
         Allocation; weights are a Series when names are known, else an array or tensor as the inputs were.
 
     Raises:
-        DataError: an input is not finite, or a covariance is not positive semi-definite; names the asset.
-        ShapeError: inputs disagree on the number of assets.
+        DataError: an input is not finite or no numbers, a covariance is not positive semi-definite, inputs cover
+            different assets, or an asset is named twice; names the asset.
+        ShapeError: inputs disagree on the number of assets, or one is empty.
         SpecError: the formula needs an estimate that was not given.
         InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
 
@@ -160,8 +161,8 @@ def read(
     given = {"mean": mean, "covariance": covariance, "scenarios": scenarios, "paths": more.get("paths")}
     if all(value is None for value in given.values()):
         raise SpecError("optimize needs at least one of mean=, covariance=, scenarios= or paths=.")
-    names = _names(given, assets)
-    arrays = {key: _array(value, key, names) for key, value in given.items()}
+    names, source = _names(given, assets)
+    arrays = {key: _array(value, key, names, source) for key, value in given.items()}
     n = next(a.shape[-1] for a in arrays.values() if a is not None)
     _check(arrays, n, names)
     known = {key for key, a in arrays.items() if a is not None}
@@ -179,40 +180,49 @@ def read(
     return Read(Given(ctx, names, next(value for value in given.values() if value is not None)), frozenset(known))
 
 
-def _names(given: Mapping[str, Any], assets: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Asset names, from `assets=` or the labels of pandas inputs, which must agree."""
+def _names(given: Mapping[str, Any], assets: Sequence[str] | None) -> tuple[tuple[str, ...] | None, str]:
+    """Asset names, from `assets=` or the labels of pandas inputs, which must agree; and where they were read."""
     if assets is not None:
-        return tuple(str(name) for name in assets)
-    for value in given.values():
+        return require_unique(assets, "assets"), "the list of assets"
+    for what, value in given.items():
         if isinstance(value, (pd.Series, pd.DataFrame)):
-            return tuple(str(name) for name in (value.columns if isinstance(value, pd.DataFrame) else value.index))
-    return None
+            return require_unique(value.columns if isinstance(value, pd.DataFrame) else value.index, what), what
+    return None, ""
 
 
-def _array(value: Any, what: str, names: tuple[str, ...] | None) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """One estimate as an array in the order of `names`."""
+def _array(
+    value: Any, what: str, names: tuple[str, ...] | None, source: str
+) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """One estimate as an array in the order of `names`, which were read off `source`."""
     if value is None:
         return None
     if isinstance(value, (pd.Series, pd.DataFrame)) and names is not None:
-        value = _ordered(value, "columns" if isinstance(value, pd.DataFrame) else "index", what, names)
+        value = _ordered(value, "columns" if isinstance(value, pd.DataFrame) else "index", what, names, source)
         if what == "covariance":
-            value = _ordered(value, "index", what, names)
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-    array = np.asarray(value, dtype=np.float64)
+            value = _ordered(value, "index", what, names, source)
+    array = numbers(value, what)
     form = {"mean": "(n,)", "covariance": "(n, n)", "scenarios": "(S, n)", "paths": "(S, h, n)"}[what]
     if what == "paths" and array.ndim == 2:
         array = array[None]
     if array.ndim != {"mean": 1, "paths": 3}.get(what, 2):
         raise ShapeError(f"{what}: got shape {array.shape}, expected {form}.")
+    if 0 in array.shape:
+        raise ShapeError(f"{what}: got shape {array.shape}, which holds nothing; give at least one of each of {form}.")
     return array
 
 
-def _ordered(frame: Any, axis: str, what: str, names: tuple[str, ...]) -> Any:
-    labels = [str(label) for label in getattr(frame, axis)]
-    lost = [name for name in names if name not in labels]
+def _ordered(frame: Any, axis: str, what: str, names: tuple[str, ...], source: str) -> Any:
+    """The frame in the order of `names`; it and `source`, which they were read off, must cover the same assets."""
+    labels = require_unique(getattr(frame, axis), what)
+    lost, surplus = [name for name in names if name not in set(labels)], [x for x in labels if x not in set(names)]
     if lost:
         raise DataError(f"{what} has no entry for {', '.join(lost[:5])}; every input must cover the same assets.")
+    if surplus:
+        more = f" and {len(surplus) - 5} more" if len(surplus) > 5 else ""
+        raise DataError(
+            f"{source} has no entry for {', '.join(surplus[:5])}{more}, which {what} has; every input must cover the "
+            "same assets."
+        )
     return frame.set_axis(labels, axis=axis).reindex(**{axis: list(names)})
 
 
@@ -289,7 +299,10 @@ def _named(more: Surroundings, assets: tuple[str, ...], place: torch.device) -> 
 def _by_asset(value: Any, what: str, assets: tuple[str, ...], place: torch.device) -> Tensor:
     """Numbers by asset in the order of `assets`; a name that a Series or mapping leaves out has none (NaN)."""
     if isinstance(value, (pd.Series, Mapping)):
-        given = {str(name): float(item) for name, item in value.items()}
+        labels = require_unique(value.keys(), what)
+        given = dict(
+            zip(labels, numbers(list(value.values()) if isinstance(value, Mapping) else value, what), strict=True)
+        )
         unknown = [name for name in given if name not in set(assets)]
         if unknown:
             near = get_close_matches(unknown[0], assets, n=3)
@@ -297,7 +310,7 @@ def _by_asset(value: Any, what: str, assets: tuple[str, ...], place: torch.devic
             raise DataError(f"{what} names {', '.join(unknown[:5])}, which is no asset here{hint}.")
         empty = 0.0 if what.startswith("benchmarks") else np.nan
         value = [given.get(name, empty) for name in assets]
-    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    array = numbers(value, what)
     if array.shape != (len(assets),):
         raise ShapeError(f"{what}: got shape {array.shape}, expected ({len(assets)},).")
     return torch.tensor(array, device=place)

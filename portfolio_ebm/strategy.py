@@ -34,7 +34,7 @@ from portfolio_ebm.energies.checks import check
 from portfolio_ebm.energy import Energy, Sum, needs
 from portfolio_ebm.errors import DataError, SpecError
 from portfolio_ebm.market.base import MarketModel, Outlook
-from portfolio_ebm.types import Spec, device_of, generator
+from portfolio_ebm.types import Spec, device_of, generator, numbers, require_unique
 
 PATHS = 250
 """Paths drawn for drawdown terms."""
@@ -256,7 +256,8 @@ def held_weights(held: Any, assets: Sequence[str], device: torch.device) -> Tens
     if held is None:
         return None
     if isinstance(held, (pd.Series, Mapping)):
-        given = {str(name): float(value) for name, value in held.items()}
+        found = numbers(list(held.values()) if isinstance(held, Mapping) else held, "held")
+        given = dict(zip(require_unique(held.keys(), "held"), found.reshape(-1).tolist(), strict=True))
         unknown = [name for name, value in given.items() if name not in set(assets) and value != 0.0]
         if unknown:
             near = get_close_matches(unknown[0], assets, n=3)
@@ -267,7 +268,7 @@ def held_weights(held: Any, assets: Sequence[str], device: torch.device) -> Tens
             )
         values = [given.get(name, 0.0) for name in assets]
     else:
-        values = np.asarray(held, dtype=float).reshape(-1).tolist()
+        values = numbers(held, "held").reshape(-1).tolist()
         if len(values) != len(assets):
             raise DataError(
                 f"Holdings have {len(values)} weights and there are {len(assets)} assets; give a Series by name."

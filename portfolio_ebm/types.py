@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, dataclass_transform
 
@@ -19,7 +21,7 @@ from pydantic_core import PydanticUndefined
 from torch import Tensor
 
 import portfolio_ebm
-from portfolio_ebm.errors import ShapeError, SpecError
+from portfolio_ebm.errors import DataError, ShapeError, SpecError
 
 bps: float = 1e-4
 """One basis point as a fraction: `5 * bps` is 0.05 %."""
@@ -153,6 +155,32 @@ def require_last(x: Tensor, size: int, what: str) -> Tensor:
     if x.ndim == 0 or x.shape[-1] != size:
         raise ShapeError(f"{what}: got shape {tuple(x.shape)}, expected (..., {size}).")
     return x
+
+
+def require_unique(names: Iterable[Any], what: str) -> tuple[str, ...]:
+    """The names of assets as strings.
+
+    Raises:
+        DataError: one stands twice, so that a rule on it would not know which is meant.
+    """
+    found = tuple(str(name) for name in names)
+    twice = [name for name, count in Counter(found).items() if count > 1]
+    if twice:
+        raise DataError(f"{what} names {', '.join(twice[:5])} more than once; give every asset a name of its own.")
+    return found
+
+
+def numbers(value: Any, what: str) -> NDArray[np.float64]:
+    """A caller's input as a float64 array.
+
+    Raises:
+        DataError: something in it is no number; the message says what.
+    """
+    try:
+        # In C order: torch takes no array that runs backwards.
+        return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64, order="C")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} is not made of numbers ({error}); give an array, a tensor or pandas.") from error
 
 
 def as_numpy(x: Tensor) -> NDArray[np.float64]:

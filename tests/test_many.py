@@ -133,3 +133,21 @@ def test_what_no_problem_can_have_is_refused() -> None:
         pe.optimize_many([], RULES, scenarios=draws[0])
     with pytest.raises(pe.errors.SpecError, match="needs scenarios"):
         pe.optimize_many(pe.CVaR(), RULES, covariance=draws[0].cov())
+
+
+def test_holdings_by_name_for_each_problem() -> None:
+    held = {"a": {"A0": 1.0}, "b": {"A1": 0.5, "A2": 0.5}}
+    energy, rules = pe.Variance() + pe.TradingCost(0.01), RULES & pe.Turnover(at_most=1.5)
+    for given in (held, list(held.values()), {key: pd.Series(item) for key, item in held.items()}):
+        found = pe.optimize_many(energy, rules, scenarios=SETS["2020-01"], held=given)
+        assert list(found.weights.index) == (["a", "b"] if isinstance(given, dict) else [0, 1])
+        for row, one in enumerate(held.values()):
+            same(row, found, pe.optimize(energy, rules, scenarios=SETS["2020-01"], held=one, constructor=pe.Convex()))
+    # The first problem may have none.
+    found = pe.optimize_many(energy, RULES, scenarios=SETS["2020-01"], held={"a": None, "b": {"A1": 1.0}})
+    assert found.ok.all()
+
+
+def test_a_wider_problem_after_a_narrow_one_loses_no_assets() -> None:
+    found = pe.optimize_many(pe.Variance(), RULES, scenarios={"narrow": returns(9, n=4), "wide": SETS["2020-01"]})
+    assert list(found.ok) == [True, False] and "A4, A5, A6, A7, which scenarios has" in found.statuses["wide"]
