@@ -44,6 +44,7 @@ class Allocation:
             one that an upper bound holds back; `held_by`, that bound. None where no formula decided the weights.
         priced: what `reduced` has priced in: "the other rules", by the multipliers of a proven minimum, or "the budget"
             alone, by the mean slope of the names that no bound holds.
+        size: what gaps are relative to beside the breakdown: the size of the energy's slopes; 0 where it is not known.
 
     Example:
         >>> allocation = optimize(Variance(), Budget() & LongOnly(), covariance=cov, constructor=Convex())
@@ -69,6 +70,7 @@ class Allocation:
     breaches: Mapping[str, float] = field(default_factory=dict)
     marginal: pd.DataFrame | None = None
     priced: str = ""
+    size: float = 0.0
 
     @property
     def gap(self) -> float | None:
@@ -77,11 +79,11 @@ class Allocation:
 
     @property
     def proven(self) -> bool:
-        """Whether the gap is zero to eight digits of the energy's scale."""
+        """Whether the gap is zero to eight digits of the energy's scale: its terms', or `size` where that is larger."""
         if self.gap is None:
             return False
         scale = max((abs(value) for value in self.breakdown.values()), default=abs(self.energy))
-        return self.gap <= 1e-8 * max(scale, 1e-12)
+        return self.gap <= 1e-8 * max(scale, self.size, 1e-12)
 
     @property
     def shadow_prices(self) -> pd.DataFrame:
@@ -165,7 +167,7 @@ def record(
         ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
         relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
-        marginal=_marginal(solution, names), priced=_priced(solution.marginal),
+        marginal=_marginal(solution, names), priced=_priced(solution.marginal), size=solution.size,
     )  # fmt: skip
 
 

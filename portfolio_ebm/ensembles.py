@@ -172,7 +172,7 @@ def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Gener
     found = AnnealedLangevin().build(energy, constraint, ctx, rng)
     gap = "with no bound" if found.bound is None else f"proven within {max(found.energy - found.bound, 0.0):.1e}"
     told = Status(True, gap)
-    return region_of(constraint, ctx), Minimum(found.weights, found.energy, found.bound, None, told)
+    return region_of(constraint, ctx), Minimum(found.weights, found.energy, found.bound, None, told, size=found.size)
 
 
 def _told(

@@ -99,6 +99,7 @@ class AnnealedLangevin(Constructor):
         return certify(
             best.weights, energy, constraint, ctx, bound=least, status=Status(True, _capital(said)), rng=rng,
             ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics,
+            size=best.size,
         )  # fmt: skip
 
     def _in_region(

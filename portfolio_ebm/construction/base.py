@@ -92,6 +92,8 @@ class Solution:
         shadow_prices: what one more unit of each binding rule is worth; () where no multipliers are known.
         marginal: the slope of the energy in each weight, with the rules priced in, and the bound that holds the name;
             None for weights that no formula decided.
+        size: what gaps are relative to, the energy's size or its largest slope's, a unit of weight moved; 0 where it is
+            not known.
     """
 
     weights: Tensor
@@ -107,6 +109,7 @@ class Solution:
     shadow_prices: tuple[ShadowPrice, ...] = ()
     relaxed: Mapping[str, float] = field(default_factory=dict)
     marginal: Marginal | None = None
+    size: float = 0.0
 
     @property
     def gap(self) -> float | None:

@@ -157,5 +157,5 @@ def _certified(energy: Energy, constraint: Constraint, ctx: Context, found: Mini
     ranges = ranges_over(sample, energy, ctx) if energy.terms() else {}
     return measured(
         found.weights, energy, constraint, ctx, residuals, bound=found.bound, status=found.status, rng=None,
-        ranges=ranges, diagnostics={} if found.kkt is None else {"kkt": found.kkt},
+        ranges=ranges, size=found.size, diagnostics={} if found.kkt is None else {"kkt": found.kkt},
     )  # fmt: skip

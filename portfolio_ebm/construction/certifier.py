@@ -25,7 +25,8 @@ from portfolio_ebm.construction.ablation import BEFORE, FINAL
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.choosing import FIRST_LOOK, Plan, choose, mixed_of
-from portfolio_ebm.construction.convex import minimize
+from portfolio_ebm.construction.convex import minimize, size_of
+from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
 from portfolio_ebm.construction.infeasible import explain_infeasible
 from portfolio_ebm.construction.stages import Found, in_lots, nearby
@@ -125,6 +126,7 @@ class BranchAndBound(Constructor):
         return certify(
             best.weights, energy, constraint, ctx, bound=least, status=Status(True, said), rng=rng,
             ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics,
+            size=best.size,
         )  # fmt: skip
 
     def _case(
@@ -175,6 +177,7 @@ class BranchAndBound(Constructor):
                 "chain agreement": seen.agreement,
             },
             _tensor(seen.others, region),
+            size_of(formula, Box.of(region.relaxed()), value + formula.constant),
         )  # fmt: skip
         return found, bound + formula.constant
 
@@ -183,7 +186,8 @@ def _one_solve(rest: Energy, region: Region, ctx: Context) -> tuple[Found, float
     """Nothing to branch on: the convex minimum."""
     found = minimize(rest, region, ctx)
     message = f"Nothing to branch on: energy and rules are convex. {found.status}"
-    return Found(found.weights, message, {FINAL: found.value}, found.weights.unsqueeze(0), {}), found.bound
+    only = found.weights.unsqueeze(0)
+    return Found(found.weights, message, {FINAL: found.value}, only, {}, size=found.size), found.bound
 
 
 def _sentence(proof: Proof, relative: float, asked: BranchAndBound, proven: bool) -> str:

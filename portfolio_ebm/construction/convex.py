@@ -48,9 +48,11 @@ class Minimum:
         weights: (n,), on the region to rounding.
         value: E(weights), re-evaluated on the torch face.
         bound: a true lower bound on E over the region, or None where none could be had.
-        kkt: the KKT residual relative to the largest slope, or None where no multipliers are known.
+        kkt: the KKT residual relative to the largest slope; None where no multipliers are known, or where the bound
+            alone proves the minimum.
         status: ok where bound or KKT residual proves the minimum to 1e-8; the sentence names the engine.
         duals: the rules' multipliers, or None where none are known.
+        size: what gaps are relative to; 0 where it is not known.
     """
 
     weights: Tensor
@@ -59,6 +61,7 @@ class Minimum:
     kkt: float | None
     status: Status
     duals: Duals | None = None
+    size: float = 0.0
 
 
 def minimize(energy: Energy, region: Region, ctx: Context) -> Minimum:
@@ -110,12 +113,12 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     require_feasible(box, region.names)
     gap = np.inf if best is None or best.bound is None else best.value - best.bound
     falls = formula.pieces is not None and bool(formula.pieces.falls)
-    if best is not None and not falls and gap <= 1e-6 * _size(formula, box, best.value):
+    if best is not None and not falls and gap <= 1e-6 * size_of(formula, box, best.value):
         return best
     oracle = through_cvxpy(formula, box)
     last = _proven(formula, box, region, oracle)
     if np.isfinite(last.value) and not last.status.ok:
-        closer = by_cuts(formula, box, oracle, _size(formula, box, last.value))
+        closer = by_cuts(formula, box, oracle, size_of(formula, box, last.value))
         last = last if closer is None else _proven(formula, box, region, closer)
     left = np.inf if last.bound is None else last.value - last.bound
     if best is not None and not last.status.ok and gap < left:
@@ -173,19 +176,28 @@ def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum
     weights = cleaned(found.weights, box, region)
     value = formula.evaluate(weights)
     bound, kkt, multipliers = found.bound, found.kkt, found.rules
+    size = size_of(formula, box, value)
     if found.duals is not None:
         proof = prove(formula, box, weights, found.duals)
-        bound, kkt, multipliers = proof.bound, proof.kkt, proof.duals
-    gap = np.inf if bound is None else (value - bound) / _size(formula, box, value)
+        # Where a term's own parts cancel at the minimum, its slope there says nothing of what a slope is.
+        least = 1.0 / scale_of(formula, box)
+        bound, kkt, multipliers = proof.bound, proof.kkt * proof.slope / max(proof.slope, least), proof.duals
+    gap = np.inf if bound is None else (value - bound) / size
     # A conic solver's own residual is to its tolerance: it is told, and the gap decides.
     ok = gap <= KKT or (kkt is not None and kkt <= KKT and (found.duals is not None or found.own))
-    said = f"gap {max(value - bound, 0.0):.1e}" if bound is not None else "no bound"
+    alone = ""
+    if gap <= KKT and kkt is not None and kkt > KKT:
+        # Weights a hair off their corner: the bound alone proves them, and there is no residual to show.
+        kkt, alone = None, ", proven by its bound"
+    said = f"gap {max(value - bound, 0.0):.1e}{alone}" if bound is not None else "no bound"
     said += f", KKT residual {kkt:.1e}" if kkt is not None else ""
     sentence = (
         f"Exact minimum by {found.engine}: {said}." if ok else f"Minimum by {found.engine}, not proven to 1e-8: {said}."
     )
     bound = None if bound is None else min(bound, value)
-    return Minimum(torch.as_tensor(weights).to(region.lower), value, bound, kkt, Status(ok, sentence), multipliers)
+    return Minimum(
+        torch.as_tensor(weights).to(region.lower), value, bound, kkt, Status(ok, sentence), multipliers, size
+    )
 
 
 def _only_point(formula: Formula, box: Box, region: Region) -> Minimum:
@@ -194,7 +206,7 @@ def _only_point(formula: Formula, box: Box, region: Region) -> Minimum:
         raise InfeasibleError("The bounds leave one portfolio only, and it breaks another rule.", region.names)
     value = formula.evaluate(box.lower)
     weights = torch.as_tensor(box.lower).to(region.lower)
-    return Minimum(weights, value, value, 0.0, Status(True, "The rules leave one portfolio only."))
+    return Minimum(weights, value, value, 0.0, Status(True, "The rules leave one portfolio only."), size=abs(value))
 
 
 def cleaned(w: Array, box: Box, region: Region) -> Array:
@@ -217,7 +229,7 @@ def _off(w: Array, box: Box) -> float:
     return off if box.turnover is None else max(off, float(np.abs(w - box.anchor).sum()) - box.turnover)
 
 
-def _size(formula: Formula, box: Box, value: float) -> float:
+def size_of(formula: Formula, box: Box, value: float) -> float:
     """The size that gaps are relative to: the energy's, or the largest slope's, a unit of weight moved."""
     return max(abs(value), 1.0 / scale_of(formula, box))
 
@@ -285,7 +297,7 @@ class Convex(Constructor):
             raise explain_infeasible(constraint, ctx) from error
         return certify(
             found.weights, energy, constraint, ctx, bound=found.bound, status=found.status, rng=rng,
-            diagnostics={} if found.kkt is None else {"kkt": found.kkt},
+            size=found.size, diagnostics={} if found.kkt is None else {"kkt": found.kkt},
             shadow_prices=() if found.duals is None else shadow_prices(energy, constraint, ctx, found.duals),
             multipliers=None if found.duals is None else torch.as_tensor(found.duals.lower - found.duals.upper),
         )  # fmt: skip

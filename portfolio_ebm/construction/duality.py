@@ -203,11 +203,13 @@ def best_tail(tail: Tail, w: Array) -> Array:
 @dataclass(frozen=True)
 class Proof:
     """A lower bound on E over the region, and the KKT residual relative to the largest slope of any single term; the
-    bound is None where the region is open on a side on which no bound exists. `duals` are the multipliers used."""
+    bound is None where the region is open on a side on which no bound exists. `duals` are the multipliers used, `slope`
+    is that largest slope."""
 
     bound: float | None
     kkt: float
     duals: Duals
+    slope: float
 
 
 @dataclass
@@ -262,7 +264,7 @@ def prove(formula: Formula, box: Box, w: Array, duals: Multipliers) -> Proof:
     stationary, duals_low, duals_high = _stationarity(slope, below.kinks, box, w)
     slack = np.abs(rows) * np.abs(np.where(rows != 0.0, box.rows @ w - np.where(rows != 0.0, side, 0.0), 0.0))
     kkt = max(float(stationary.max(initial=0.0)), float(slack.max(initial=0.0)), below.loose) / scale
-    return Proof(bound, kkt, Duals(rows, duals_low, duals_high, tau, caps))
+    return Proof(bound, kkt, Duals(rows, duals_low, duals_high, tau, caps), scale)
 
 
 def _of_terms(formula: Formula, w: Array, duals: Multipliers) -> _Below:

@@ -92,7 +92,9 @@ class LeastTrade(Constructor):
         region, best = minimum_under(energy, constraint, ctx)
         if ctx.held is None:
             told = Status(best.status.ok, f"Nothing is held, so the optimum is bought. {best.status}")
-            return certify(best.weights, energy, constraint, ctx, bound=best.bound, status=told, rng=rng)
+            return certify(
+                best.weights, energy, constraint, ctx, bound=best.bound, status=told, rng=rng, size=best.size
+            )
         excess = allowed_excess(self.tolerance, self.unit, energy, best.weights, ctx)
         found = nearest_within(energy, region, ctx, best, best.value + excess)
         point, away = found.point, _trade(ctx)(best.weights)
@@ -106,7 +108,7 @@ class LeastTrade(Constructor):
             f"in {found.steps} convex steps.",
         )  # fmt: skip
         return certify(
-            point.weights, energy, constraint, ctx, bound=best.bound, status=status, rng=rng,
+            point.weights, energy, constraint, ctx, bound=best.bound, status=status, rng=rng, size=best.size,
             diagnostics={
                 "trade": point.trade, "least trade": found.least, "trade of the optimum": float(away),
                 "excess": point.energy - best.value, "excess allowed": excess,

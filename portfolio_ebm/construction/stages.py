@@ -23,7 +23,8 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, FRACTIONS, NO_NOISE, NO_SWAPS, ROUNDING
 from portfolio_ebm.construction.chains import Landscape, run_chains
 from portfolio_ebm.construction.choosing import Plan, choose, mixed_of
-from portfolio_ebm.construction.convex import Minimum
+from portfolio_ebm.construction.convex import Minimum, size_of
+from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
 from portfolio_ebm.construction.formula import Formula
@@ -46,7 +47,7 @@ LOCAL = "the energy is not convex, so this is a local minimum and nothing bounds
 @dataclass(frozen=True)
 class Found:
     """What an engine hands back: the portfolio, a sentence, the records of Solution, and `others` (k, n), the minima of
-    the best slices solved."""
+    the best slices solved, and `size`, what gaps are relative to."""
 
     weights: Tensor
     message: str
@@ -54,6 +55,7 @@ class Found:
     ensemble: Tensor
     diagnostics: Mapping[str, float]
     others: Tensor | None = None
+    size: float = 0.0
 
 
 def convex_engine(landscape: Landscape, found: Minimum, x0: Tensor, effort: Effort, rng: torch.Generator) -> Found:
@@ -66,6 +68,7 @@ def convex_engine(landscape: Landscape, found: Minimum, x0: Tensor, effort: Effo
         {ROUNDING: found.value, NO_SWAPS: found.value, BEFORE: before, FINAL: found.value},
         run.state.x,
         {"acceptance": float(run.acceptance.mean()), "exact": float(found.status.ok)},
+        size=found.size,
     )
 
 
@@ -143,6 +146,7 @@ def choosing_engine(
             "proven": float(seen.proof.finished),
         },
         torch.as_tensor(seen.others).to(place),
+        size_of(formula, Box.of(region.relaxed()), seen.value + formula.constant),
     )
     return found, seen.bound + formula.constant
 
