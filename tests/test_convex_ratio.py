@@ -13,9 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.constraints.discrete import Cardinality
+from portfolio_ebm.constraints.either import Either
 from portfolio_ebm.constraints.exposures import FactorExposure, Group
+from portfolio_ebm.constraints.lots import RoundLots
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+from portfolio_ebm.construction.annealed import AnnealedLangevin
+from portfolio_ebm.construction.convex import Convex
 from portfolio_ebm.construction.ratio import at_once, by_steps, lone_ratio, minimize_ratio
 from portfolio_ebm.energies.cash import Cash
 from portfolio_ebm.energies.deviation import MeanAbsoluteDeviation, Semideviation, Volatility
@@ -24,6 +29,7 @@ from portfolio_ebm.energies.ratio import MaximumDiversification, MaxRatio
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import CVaR
 from portfolio_ebm.energy import Energy
+from portfolio_ebm.types import generator
 
 RISKS: list[Energy] = [
     Volatility(),
@@ -109,3 +115,29 @@ def test_the_most_diversified_portfolio_comes_from_one_program():
     assert "one convex program" in str(found.status)
     assert found.value == pytest.approx(2.0 * steps.value, rel=1e-10)
     torch.testing.assert_close(found.weights, steps.weights, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("rules", [*RULES[:3], Either(RULES[0] & Box(upper=0.3), RULES[1])], ids=repr)
+@pytest.mark.parametrize("energy", [MaxRatio(), 2.0 * MaxRatio(Return(), CVaR(0.9, centred=True))], ids=repr)
+def test_the_default_constructor_proves_a_lone_ratio_too(energy, rules):
+    ctx = gaining(3)
+    found = AnnealedLangevin(chains=4, steps=3).build(energy, rules, ctx, generator(0, "x"))
+    assert found.status.ok and "xact engine: exact minimum of a ratio" in str(found.status)
+    assert "local minimum" not in str(found.status)
+    assert 0.0 <= found.gap <= 1e-7 * abs(found.energy)
+    exact = [Convex().build(energy, one, ctx, generator(0, "x")).energy for one in rules.cases()]
+    assert found.energy == pytest.approx(min(exact), rel=1e-7)
+
+
+def test_a_ratio_that_no_proof_covers_is_still_searched():
+    ctx = gaining(3)
+    losing = replace(ctx, market=replace(ctx.market, mean=-ctx.mean))
+    search = AnnealedLangevin(chains=4, steps=3)
+    for rules, where in ((RULES[0], losing), (RULES[0] & Cardinality(3), ctx)):
+        found = search.build(MaxRatio(), rules, where, generator(0, "x"))
+        assert found.bound is None and "local minimum" in str(found.status)
+    # Whole lots: the bound of fractions holds, and nothing says that the lots are the best.
+    lots = Budget(1.0, at_least=0.8) & LongOnly() & RoundLots(lot=5.0)
+    priced = replace(ctx, prices=torch.linspace(5.0, 20.0, N).double(), capital=1000.0)
+    found = search.build(MaxRatio(), lots, priced, generator(0, "x"))
+    assert found.bound <= found.energy and "which nothing proves best" in str(found.status)

@@ -4,10 +4,11 @@
     an energy that is not convex     starts -> descents -> cycles of Langevin kicks and descents -> polish
     the same under a choice          chains over slices -> annealed swaps -> kicks -> polish
     both convex                      one exact solve
+    a ratio alone, rules convex      the same, by its homogeneous form or by Dinkelbach's steps (ratio.py)
 
 Whole lots follow, by branch and bound and by moves of lots, and of the cases of `Either` the best is kept. The status
-names the engine; the ablation says what each stage was worth; the bound, where the energy is convex, how far from
-optimal the result is.
+names the engine; the ablation says what each stage was worth; the bound, where the energy is convex or such a ratio,
+how far from optimal the result is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.formula import take_apart, without_tickets
 from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.ratio import lone_ratio
 from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.construction.stages import (
     Found,
@@ -33,6 +35,7 @@ from portfolio_ebm.construction.stages import (
     gradient_engine,
     in_lots,
     modes_engine,
+    proven_ratio,
 )
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
@@ -113,7 +116,8 @@ class AnnealedLangevin(Constructor):
             return None, float("inf")
         if found is None or region.grid is None:
             return found, bound
-        return in_lots(found, energy, region, ctx, bound is not None, rng), bound
+        convex = bound is not None and lone_ratio(energy) is None
+        return in_lots(found, energy, region, ctx, convex, rng), bound
 
     def _find(
         self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator
@@ -128,12 +132,13 @@ class AnnealedLangevin(Constructor):
             return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng) or (None, float("inf"))
         whole, value = tightened(region.relaxed()), energy.bind(ctx)
         probes = random_portfolios(whole, region.lower, PROBES, rng)
-        best = minimize(energy, region, ctx) if convex else None
+        exact = minimize if convex else proven_ratio
+        best = None if choice else exact(energy, region, ctx)
         middle = project_region(probes.mean(0), whole).weights if best is None else best.weights
         landscape = survey(value, whole, middle, probes)
         x0 = starts(landscape, middle, ctx.held, self.chains, rng)
         if best is not None:
-            return convex_engine(landscape, best, x0, effort, rng), best.bound
+            return convex_engine(landscape, best, x0, convex, effort, rng), best.bound
         slices = Slices.of(energy, region, ctx, ticket)
         if slices is None:
             return None, float("inf")

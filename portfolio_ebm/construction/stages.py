@@ -3,7 +3,7 @@
 pattern engine    a choice under a convex energy: scored swaps over exact inner solves, branch and bound (choosing.py)
 gradient engine   the energy is not convex: probe, kick and descend; where there is a choice, chains and
                   walkers over its slices (exploring.py)
-exact             region and energy are convex: one solve; the chains only look around
+exact             region and energy are convex, or the energy is a ratio alone: one solve; the chains only look around
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.lots import exact_lots
+from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.context import Context
@@ -58,13 +59,36 @@ class Found:
     size: float = 0.0
 
 
-def convex_engine(landscape: Landscape, found: Minimum, x0: Tensor, effort: Effort, rng: torch.Generator) -> Found:
-    """The exact solve that was found; the chains run beside it and say how near they came."""
+def proven_ratio(energy: Energy, region: Region, ctx: Context) -> Minimum | None:
+    """The minimum of a ratio that stands alone, over a convex region; None for another formula, and where the ratio is
+    not proven: the risk of some portfolio is zero, or none gains.
+
+    Raises:
+        InfeasibleError: the region is empty.
+    """
+    ratio = lone_ratio(energy)
+    if ratio is None:
+        return None
+    try:
+        found = minimize_ratio(ratio, region, ctx)
+    except SolverError:
+        return None
+    return found if found.status.ok else None
+
+
+def convex_engine(
+    landscape: Landscape, found: Minimum, x0: Tensor, convex: bool, effort: Effort, rng: torch.Generator
+) -> Found:
+    """The exact solve that was found, of a convex energy or of a ratio; the chains run beside it and say how near they
+    came."""
+    how = "energy and rules are convex, so the polish alone solves the problem and the chains add nothing"
+    if not convex:
+        how = f"{str(found.status)[:1].lower()}{str(found.status)[1:].rstrip('.')}; the chains add nothing"
     run = run_chains(landscape, x0, effort.steps, rng)
     before = float(run.best_energy.min())
     return Found(
         found.weights,
-        "exact engine: energy and rules are convex, so the polish alone solves the problem and the chains add nothing",
+        f"exact engine: {how}",
         {ROUNDING: found.value, NO_SWAPS: found.value, BEFORE: before, FINAL: found.value},
         run.state.x,
         {"acceptance": float(run.acceptance.mean()), "exact": float(found.status.ok)},
