@@ -57,9 +57,11 @@ class RowRule(Constraint, ABC):
 
 
 class CapRule(Constraint, ABC):
-    """A rule that is one convex cap g(w) <= limit; `per` is what g is for one of the rule's own unit."""
+    """A rule that is one convex cap g(w) <= limit; `per` is what g is for one of the rule's own unit, and `step` what
+    one would loosen it by at a time: a percent of capital, a basis point of risk."""
 
     per: ClassVar[float] = 1.0
+    step: ClassVar[float] = 0.01
 
     @abstractmethod
     def cap(self, ctx: Context) -> Cap:

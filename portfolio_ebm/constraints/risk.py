@@ -6,6 +6,8 @@ Limits are per holding period, as every estimate is: an annual volatility of 10 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -18,6 +20,8 @@ from portfolio_ebm.errors import DataError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.types import require_last
 
+BASIS_POINT = 1e-4
+
 
 class VolatilityCap(CapRule):
     """sqrt(w'S w) <= at_most, S the market's covariance per holding period.
@@ -29,6 +33,7 @@ class VolatilityCap(CapRule):
         SpecError: with a context, no market model. DataError: a covariance that is not finite.
     """
 
+    step: ClassVar[float] = BASIS_POINT
     at_most: float = Field(gt=0.0)
 
     def asks(self) -> frozenset[str]:
@@ -54,6 +59,7 @@ class TrackingErrorCap(CapRule):
         SpecError: with a context, no market model or an unknown benchmark. DataError: a covariance that is not finite.
     """
 
+    step: ClassVar[float] = BASIS_POINT
     at_most: float = Field(gt=0.0)
     benchmark: str
 
@@ -80,6 +86,7 @@ class CVaRCap(CapRule):
         SpecError: with a context, no scenarios. DataError: scenarios that are not finite.
     """
 
+    step: ClassVar[float] = BASIS_POINT
     at_most: float
     level: float = Field(default=0.95, ge=0.0, lt=1.0)
     centred: bool = False

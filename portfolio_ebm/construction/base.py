@@ -28,8 +28,10 @@ class ShadowPrice:
         bound: "upper", "lower", or "equal".
         at: where the bound stands.
         value: energy saved per unit by which the bound is loosened; for "equal", raised, and it may be negative.
-        worth: the same in expected return, value / coefficient of Return(); None in a formula without Return().
+        worth: the same in expected return, value / coefficient of Return() (or Views, BoxReturn, ...); None without.
         names: the assets held at the bound, for a rule on single weights.
+        step: by how much the sentence loosens the bound: a percent, or a basis point where bounds are risks.
+        ratio: the energy is minus a ratio, which has no period.
     """
 
     rule: str
@@ -38,20 +40,26 @@ class ShadowPrice:
     value: float
     worth: float | None
     names: tuple[str, ...] = ()
+    step: float = 0.01
+    ratio: bool = False
 
     def sentence(self, period: str = "per holding period") -> str:
         """ "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month." """
         found = re.search(r"label='([^']*)'", self.rule)
         who = found.group(1) if found and " and " not in self.rule else re.sub(r"\([^()]*\)", "", self.rule)
-        more = {"upper": "One more percent", "lower": "One percent less", "equal": "One more percent"}[self.bound]
+        step = {0.01: "percent", 1e-4: "basis point"}[self.step]
+        more = f"One {step} less" if self.bound == "lower" else f"One more {step}"
         now = {"upper": "at most ", "lower": "at least ", "equal": ""}[self.bound]
         on = f", for {', '.join(self.names[:5])}{' ...' if len(self.names) > 5 else ''}" if self.names else ""
-        what, size = ("lower the energy by", abs(self.value)) if self.value >= 0.0 else ("raise it by", abs(self.value))
-        if self.worth is not None:
-            what, size = ("be worth" if self.worth >= 0.0 else "cost"), abs(self.worth)
-            amount = f"{100.0 * size:.3g} bps {period}"
+        if self.ratio:
+            what = "raise the ratio by" if self.value >= 0.0 else "lower the ratio by"
+            amount = f"{self.step * abs(self.value):.3g}"
+        elif self.worth is not None:
+            what = "be worth" if self.worth >= 0.0 else "cost"
+            amount = f"{1e4 * self.step * abs(self.worth):.3g} bps {period}"
         else:
-            amount = f"{0.01 * size:.3g} {period}"
+            what = "lower the energy by" if self.value >= 0.0 else "raise it by"
+            amount = f"{self.step * abs(self.value):.3g} {period}"
         return f"{more} of {who} ({now}{self.at:g} now{on}) would {what} {amount}."
 
 

@@ -5,7 +5,7 @@
 z_i says whether free name i is held; it is binary where names are a choice or counted. The same question tells whether
 rules can be obeyed together (cost 0), what the others leave of one rule's row (cost = the row), how few names they
 need (counted = 1), how little turnover (moved = what is held), and how far one rule has to give way (loose). Caps that
-are neither rows nor L1 balls enter by cuts, to 1e-7.
+are neither rows nor L1 balls make it a cone program (conic.py), or enter by cuts, to 1e-7, where names are a choice too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.of_region import choices_of
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.conic import least_by_cone
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.types import as_numpy
 
@@ -84,13 +85,16 @@ def least(
     """The least value of the question above; None where the region is empty, -inf where nothing bounds it.
 
     Raises:
-        SolverError: HiGHS ended otherwise, or the cuts came to no end.
+        SolverError: HiGHS or Clarabel ended otherwise, or the cuts came to no end.
 
     Example:
         >>> least(region_of(Budget() & Box(upper=0.1), ctx), counted=np.ones(20))  # at least so many names
         10.0
     """
     region = region.folded()
+    curved = region.curved or (loose is not None and loose.curved)
+    if curved and not region.discrete and (loose is None or not loose.discrete) and counted is None:
+        return least_by_cone(region, cost, moved, loose)
     for _ in range(_MOST_CUTS):
         found = _least(region, cost, counted, moved, loose)
         if found is None or found[1] is None:
@@ -107,7 +111,8 @@ def least(
             region = region.with_row(torch.as_tensor(slope), -np.inf, end, "cut")
         for slope, end in eased:
             loose = None if loose is None else loose.with_row(torch.as_tensor(slope), -np.inf, end, "cut")
-    raise SolverError(f"{_MOST_CUTS} rounds of cuts did not settle {', '.join(cap.name for cap in region.curved)}.")
+    named = ", ".join(cap.name for one in (region, loose) if one is not None for cap in one.curved)
+    raise SolverError(f"{_MOST_CUTS} rounds of cuts did not settle {named}.")
 
 
 def _least(

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import All, region_of, regions_of
+from portfolio_ebm.constraints.families import CapRule
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.feasible import least, possible
 from portfolio_ebm.context import Context
-from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.errors import InfeasibleError, SolverError
 
 Array = NDArray[np.float64]
 
@@ -52,7 +53,7 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
     rules = smallest_conflict(rules, ctx)
     names = [repr(rule) for rule in rules]
     frozen = int((~ctx.tradeable).sum())
-    parts = [_reason(rules, ctx) or f"No portfolio obeys {_words(names)} together."]
+    parts = [_measured(rules, ctx) or f"No portfolio obeys {_words(names)} together."]
     if frozen:
         held = float(ctx.fixed[~ctx.tradeable].sum())
         parts.append(f"{frozen} of {ctx.n_assets} names cannot be traded and stay at a total weight of {held:.4g}.")
@@ -85,6 +86,14 @@ def _region(rules: Sequence[Constraint], ctx: Context) -> Region:
     return region_of(All(parts=tuple(rules)), ctx)
 
 
+def _measured(rules: list[Constraint], ctx: Context) -> str | None:
+    """`_reason`; None where its numbers could not be had: the rules in conflict are known all the same."""
+    try:
+        return _reason(rules, ctx)
+    except SolverError:
+        return None
+
+
 def _reason(rules: list[Constraint], ctx: Context) -> str | None:
     """One sentence with the numbers of the conflict, from the first rule that can be measured against the others."""
     if any(len(rule.cases()) > 1 for rule in rules):
@@ -115,7 +124,9 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
         for cap in alone.caps:
             over = least(others, loose=replace(Region.free(alone.n, device=alone.lower.device), caps=(cap,)))
             if over is not None and over > 1e-12:
-                return f"{others_named} need{s} at least {cap.limit + over:.4g}, and {rule!r} allows {cap.limit:.4g}."
+                per = rule.per if isinstance(rule, CapRule) else 1.0
+                needed, limit = (cap.limit + over) / per, cap.limit / per
+                return f"{others_named} need{s} at least {needed:.4g}, and {rule!r} allows {limit:.4g}."
         if alone.at_most is not None:
             count = least(others, counted=np.ones(alone.n))
             if count is not None and round(count) > alone.at_most:

@@ -18,11 +18,17 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.duality import Duals
 from portfolio_ebm.context import Context
+from portfolio_ebm.energies.ratio import Ratio
 from portfolio_ebm.energies.returns import Return
+from portfolio_ebm.energies.robust import BoxReturn, EllipsoidReturn
+from portfolio_ebm.energies.views import Views
 from portfolio_ebm.energy import Energy
 
 NOTHING = 1e-9
 """Multipliers below this, relative to the largest, are rounding."""
+
+GAINS = (Return, Views, BoxReturn, EllipsoidReturn)
+"""Terms in whose coefficient an energy is expected return."""
 
 
 def shadow_prices(energy: Energy, constraint: Constraint, ctx: Context, duals: Duals) -> tuple[ShadowPrice, ...]:
@@ -36,9 +42,12 @@ def shadow_prices(energy: Energy, constraint: Constraint, ctx: Context, duals: D
     parts = [(repr(rule), alone_of(rule, whole, ctx)) for rule in constraint.rules()]
     found = [*_of_rows(parts, duals), *_of_box(parts, whole, ctx, duals), *_of_caps(constraint, parts, whole, duals)]
     least = NOTHING * max((abs(price.value) for price in found), default=0.0)
-    unit = sum(part.coefficient for part in energy.terms() if isinstance(part.energy, Return))
+    unit = sum(part.coefficient for part in energy.terms() if isinstance(part.energy, GAINS))
+    ratio = any(isinstance(part.energy, Ratio) for part in energy.terms())
     priced = [
-        replace(price, worth=price.value / unit if unit > 0.0 else None) for price in found if abs(price.value) > least
+        replace(price, worth=price.value / unit if unit > 0.0 else None, ratio=ratio)
+        for price in found
+        if abs(price.value) > least
     ]
     return tuple(sorted(priced, key=lambda price: -abs(price.value)))
 
@@ -93,9 +102,10 @@ def _of_caps(constraint: Constraint, parts: list[tuple[str, Region]], whole: Reg
         at = [cap for cap in whole.balls if cap.plain and id(cap) not in kept and cap.name not in folded.names[rest:]]
         found.append((at[0].name, duals.turnover))
     # A rule's limit may be in another unit than its cap's: active share is half a sum.
-    per = {repr(rule): rule.per for rule in constraint.rules() if isinstance(rule, CapRule)}
-    return [
-        ShadowPrice(name, "upper", limits[name] / per.get(name, 1.0), dual * per.get(name, 1.0), None)
-        for name, dual in found
-        if dual > 0.0
-    ]
+    caps = {repr(rule): rule for rule in constraint.rules() if isinstance(rule, CapRule)}
+    prices = []
+    for name, dual in found:
+        if dual > 0.0:
+            per, step = (caps[name].per, caps[name].step) if name in caps else (1.0, 0.01)
+            prices.append(ShadowPrice(name, "upper", limits[name] / per, dual * per, None, step=step))
+    return prices
