@@ -155,6 +155,13 @@ def test_the_sentence() -> None:
     )
     total = ShadowPrice("Budget()", "equal", 1.0, -0.001, -0.001)
     assert total.sentence() == "One more percent of Budget (1 now) would cost 0.1 bps per holding period."
+    # A percent more of a volatility near one would double it: risks are loosened by a basis point.
+    risk = ShadowPrice("VolatilityCap(at_most=0.009)", "upper", 0.009, 0.3, 0.3, step=1e-4)
+    assert risk.sentence() == (
+        "One more basis point of VolatilityCap (at most 0.009 now) would be worth 0.3 bps per holding period."
+    )
+    better = replace(price, worth=None, ratio=True)
+    assert better.sentence() == "One more percent of Energy (at most 0.3 now) would raise the ratio by 0.00016."
 
 
 def test_a_decision_says_it_per_month() -> None:
@@ -219,7 +226,7 @@ def test_a_ratio_of_two_names_by_hand() -> None:
     )  # fmt: skip
     cap = found.shadow_prices.set_index("bound").loc["upper"]
     assert cap["value"] == pytest.approx(0.01 * 2**0.5, rel=1e-8) and cap["names"] == ("A",)
-    assert "lower the energy by" in cap["words"]
+    assert cap["words"] == "One more percent of Box (at most 0.5 now, for A) would raise the ratio by 0.000141."
 
 
 @pytest.mark.parametrize("rules", [Budget() & LongOnly(), Budget() & LongOnly() & Turnover(at_most=0.9)], ids=repr)

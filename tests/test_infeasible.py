@@ -16,11 +16,14 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import All, region_of
 from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.exposures import Group
+from portfolio_ebm.constraints.leverage import ActiveShare
+from portfolio_ebm.constraints.risk import VolatilityCap
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.convex import Convex
 from portfolio_ebm.construction.feasible import possible
 from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.relaxing import relaxed
 from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.types import generator
@@ -183,6 +186,42 @@ def test_caps_in_conflict_say_how_much_the_others_need(what: str) -> None:
     assert repr(rule) in error.conflict and len(error.conflict) == len(named) + 1 < 4
     assert f"at least {least(named):.4g}, and {rule!r} allows {0.8 * needed:.4g}" in str(error)
     assert possible(region_of(Capped(what, 1.001 * needed) & others, ctx))
+
+
+@pytest.mark.parametrize("n", [30, 80])
+def test_risk_caps_on_many_names_are_measured(n: int) -> None:
+    ctx = market(n, size=250, seed=n)
+    rules = Budget() & LongOnly() & Box(upper=0.4)
+    w = cp.Variable(n, nonneg=True)
+    root = ctx.covariance.root().numpy()
+    problem = cp.Problem(cp.Minimize(cp.norm2(100.0 * root @ w)), [cp.sum(w) == 1, w <= 0.4])
+    needed = 0.01 * float(problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10))
+    cap = VolatilityCap(0.8 * needed)
+    error = explain_infeasible(rules & cap, ctx)
+    assert {"Budget()", repr(cap)} <= set(error.conflict) <= {"Budget()", "LongOnly()", repr(cap)}
+    w = cp.Variable(n, nonneg="LongOnly()" in error.conflict)
+    most = cp.Problem(cp.Maximize(cp.sum(w)), [cp.norm2(root / cap.at_most @ w) <= 1]).solve(solver=cp.CLARABEL)
+    assert f"at most {most:.4g} of the 1 that Budget() needs" in str(error)
+    eased, given = relaxed(rules & cap, [cap], ctx)
+    assert given[cap] == pytest.approx(0.2 * needed, rel=1e-5)
+    assert possible(region_of(eased, ctx))
+
+
+def test_active_share_is_said_in_its_own_unit() -> None:
+    # The benchmark holds half in odd names; at most .3 there leaves .2 on one side.
+    ctx = replace(context(), benchmarks={"index": torch.full((10,), 0.1, dtype=torch.float64)})
+    floor, cap = Group("sector", "odd", upper=0.3), ActiveShare(0.05, "index")
+    rules = Budget() & LongOnly() & floor & cap
+    error = explain_infeasible(rules, ctx)
+    assert set(error.conflict) == {"Budget()", repr(floor), repr(cap)} or set(error.conflict) == {
+        repr(floor),
+        repr(cap),
+    }
+    eased, given = relaxed(rules, [cap], ctx)
+    assert given[cap] == pytest.approx(0.15, abs=1e-6)
+    w = torch.tensor([0.14, 0.06] * 5, dtype=torch.float64)
+    assert float(eased.residual(w, ctx)) <= 1e-9 < float(cap.residual(w, ctx))
+    assert float(cap.residual(w, ctx)) == pytest.approx(0.15)
 
 
 def test_frozen_names_are_counted():

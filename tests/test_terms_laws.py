@@ -14,6 +14,7 @@ from cases_terms import CASES, CONVEX, HOMOGENEOUS, SUMS, N, convex, piled, poin
 import portfolio_ebm.energies
 from portfolio_ebm.energies.checks import check
 from portfolio_ebm.energies.faces import SmoothEnergy
+from portfolio_ebm.energies.learned import Learned
 from portfolio_ebm.energy import Energy, Sum, breakdown, curvature, needs, to_cvxpy
 from portfolio_ebm.errors import ShapeError
 from portfolio_ebm.linear import Structured
@@ -28,7 +29,8 @@ BOTH = CONVEX + SUMS
 def test_every_energy_of_the_room_has_a_case():
     here = {k for k in Spec.registry.values() if issubclass(k, Energy) and k.__module__.startswith(energies_room())}
     here = {k for k in here if not getattr(k, "__abstractmethods__", None) and not k.__name__.startswith("_")}
-    assert here == {type(case) for case in CASES if not isinstance(case, Sum)}
+    # A learned energy needs a network trained before: its laws are in test_learned.py.
+    assert here - {Learned} == {type(case) for case in CASES if not isinstance(case, Sum)}
 
 
 def energies_room() -> str:

@@ -46,7 +46,7 @@ class ShadowPrice:
     def sentence(self, period: str = "per holding period") -> str:
         """ "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month." """
         found = re.search(r"label='([^']*)'", self.rule)
-        who = found.group(1) if found and " and " not in self.rule else re.sub(r"\([^()]*\)", "", self.rule)
+        who = found.group(1) if found and " and " not in self.rule else _kinds(self.rule)
         step = {0.01: "percent", 1e-4: "basis point"}[self.step]
         more = f"One {step} less" if self.bound == "lower" else f"One more {step}"
         now = {"upper": "at most ", "lower": "at least ", "equal": ""}[self.bound]
@@ -61,6 +61,13 @@ class ShadowPrice:
             what = "lower the energy by" if self.value >= 0.0 else "raise it by"
             amount = f"{self.step * abs(self.value):.3g} {period}"
         return f"{more} of {who} ({now}{self.at:g} now{on}) would {what} {amount}."
+
+
+def _kinds(rule: str) -> str:
+    """A rule's repr without what is in brackets: "Box and Group"."""
+    while (shorter := re.sub(r"\([^()]*\)", "", rule)) != rule:
+        rule = shorter
+    return rule
 
 
 @dataclass(frozen=True)

@@ -40,21 +40,22 @@ def least_by_cone(region: Region, cost: Array | None, moved: Array | None, loose
         value = value + cost @ w
     if moved is not None:
         value = value + cp.norm1(w - moved)
-    problem = cp.Problem(cp.Minimize(value), walls)
+    problem, doubt = (
+        cp.Problem(cp.Minimize(value), walls),
+        f"Clarabel could not tell what {_named(region, loose)} leave",
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         try:
             problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
         except cp.error.SolverError as error:
-            raise SolverError(
-                f"Clarabel could not tell what {_named(region, loose)} leave room for: {error}"
-            ) from error
+            raise SolverError(f"{doubt}: {error}") from error
     if problem.status.startswith("infeasible"):
         return None
     if problem.status.startswith("unbounded"):
         return -np.inf
     if not problem.status.startswith("optimal"):
-        raise SolverError(f"Clarabel could not tell what {_named(region, loose)} leave room for: {problem.status}.")
+        raise SolverError(f"{doubt}: {problem.status}.")
     return float(problem.value) * (unit if loose is not None else 1.0)
 
 

@@ -102,7 +102,8 @@ def _of_caps(constraint: Constraint, parts: list[tuple[str, Region]], whole: Reg
         at = [cap for cap in whole.balls if cap.plain and id(cap) not in kept and cap.name not in folded.names[rest:]]
         found.append((at[0].name, duals.turnover))
     # A rule's limit may be in another unit than its cap's: active share is half a sum.
-    caps = {repr(rule): rule for rule in constraint.rules() if isinstance(rule, CapRule)}
+    written = {repr(rule): getattr(rule, "rule", rule) for rule in constraint.rules()}
+    caps = {name: rule for name, rule in written.items() if isinstance(rule, CapRule)}
     prices = []
     for name, dual in found:
         if dual > 0.0:
