@@ -173,7 +173,10 @@ class Context:
         if name in self.assets:
             return torch.eye(self.n_assets, dtype=torch.float64, device=self.tradeable.device)[self.assets.index(name)]
         known = listed(name, dict.fromkeys((*self.benchmarks, *self.assets)))
-        raise SpecError(f"No benchmark '{name}'; there is {known}. Pass its weights with benchmark_weights=.")
+        raise SpecError(
+            f"No benchmark '{name}'; there is {known}. Pass its weights with benchmarks= to optimize, or with "
+            "benchmark_weights= to a Panel."
+        )
 
     def forecast(self, name: str) -> Tensor:
         """The numbers called `name`, (..., n); zero where there is none for a name that cannot be traded.

@@ -59,7 +59,7 @@ def optimize(
     held: Any = None,
     groups: Mapping[str, Mapping[str, str]] | None = None,
     constructor: Constructor | None = None,
-    relax: Sequence[Constraint] = (),
+    relax: Constraint | Sequence[Constraint] = (),
     seed: int = 0,
     **more: Unpack[Surroundings],
 ) -> Allocation:
@@ -75,8 +75,8 @@ def optimize(
         held: weights before the trade, for turnover and trading cost.
         groups: by grouping, the label of every asset, for rules such as Group("sector", ...).
         constructor: AnnealedLangevin(), the default, takes any formula and rule; Convex() the convex ones.
-        relax: rules that may give way where no portfolio obeys them all, the first one first, each as little as
-            possible; `relaxed` of the Allocation says which did, and by how much.
+        relax: a rule, or rules, that may give way where no portfolio obeys them all, the first one first, each as
+            little as possible; `relaxed` of the Allocation says which did, and by how much.
         seed: the one source of randomness.
         more: what terms and rules ask for by name, see Surroundings.
 

@@ -257,3 +257,8 @@ def test_possible_agrees_with_what_was_built():
     ):
         assert possible(region_of(rules, ctx))
     assert not possible(region_of(Budget() & Box(upper=0.45) & Cardinality(2), ctx))
+
+
+def test_nothing_is_not_said_to_be_less_than_nothing() -> None:
+    said = str(explain_infeasible(Budget() & Box(lower=-0.1, upper=0.0), market(10)))
+    assert "allows at most 0 of the 1 that Budget() needs" in said

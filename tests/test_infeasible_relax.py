@@ -165,3 +165,10 @@ def test_the_doors_take_it_and_the_backtest_keeps_walking() -> None:
     assert live.relaxed == {repr(cap): pytest.approx(0.05, abs=1e-7)}
     found = pe.optimize(pe.Variance(), BASE & cap, covariance=np.eye(4), relax=[cap], constructor=Convex())
     assert found.relaxed == {repr(cap): pytest.approx(0.10, abs=1e-7)}
+
+
+def test_one_rule_may_be_given_without_a_list() -> None:
+    cap = Box(upper=0.05)
+    assert build(BASE & cap, cap).relaxed == build(BASE & cap, [cap]).relaxed
+    with pytest.raises(SpecError, match=r"relax= names Box\(upper=0.06\), which is not one of the rules"):
+        build(BASE & cap, Box(upper=0.06))

@@ -11,6 +11,7 @@ from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.base import Constructor
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import CVaR, Variance
+from portfolio_ebm.energies.tracking import TrackingError
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.optimization import optimize
 
@@ -105,3 +106,11 @@ def test_inputs_that_are_empty_or_no_numbers_are_refused_by_name():
     ):
         with pytest.raises(error, match=words):
             optimize(energy, LONG, constructor=Unasked(), **given)
+
+
+def test_a_word_for_a_measure_and_a_benchmark_that_is_not_there_say_what_to_give():
+    with pytest.raises(SpecError, match=r"'measure': give a measure, not 'l1'.*MeanAbsoluteDeviation\(\) for l1"):
+        TrackingError("index", "l1")
+    assert TrackingError.from_json(TrackingError("index", CVaR()).model_dump_json()) == TrackingError("index", CVaR())
+    with pytest.raises(SpecError, match=r"benchmarks= to optimize, or with benchmark_weights= to a Panel"):
+        optimize(TrackingError("index"), LONG, constructor=Unasked(), scenarios=DRAWS)

@@ -98,8 +98,6 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
     """One sentence with the numbers of the conflict, from the first rule that can be measured against the others."""
     if any(len(rule.cases()) > 1 for rule in rules):
         return None
-    if any(len(rule.cases()) > 1 for rule in rules):
-        return None
     for rule in rules:
         rest = [other for other in rules if other != rule]
         alone, others = _region([rule], ctx), _region(rest, ctx)
@@ -110,7 +108,7 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
             who = others_named + (_on(row, ctx) if rest else "")
             smallest, largest = least(others, cost=direction), least(others, cost=-direction)
             if largest is not None and -largest < low - 1e-12:
-                return f"{who} allow{s} at most {-largest:.4g} of the {low:.4g} that {rule!r} needs."
+                return f"{who} allow{s} at most {-largest + 0.0:.4g} of the {low:.4g} that {rule!r} needs."
             if smallest is not None and smallest > high + 1e-12:
                 return f"{who} need{s} at least {smallest:.4g}, and {rule!r} allows {high:.4g}."
         who = others_named + (f" on {int(ctx.tradeable.sum())} tradeable names" if rest else "")

@@ -136,7 +136,7 @@ def build_relaxed(
     constraint: Constraint,
     ctx: Context,
     rng: torch.Generator,
-    relax: Sequence[Constraint] = (),
+    relax: Constraint | Sequence[Constraint] = (),
 ) -> Solution:
     """`constructor.build`, and where no portfolio obeys the rules, again with those of `relax` let out.
 
@@ -144,6 +144,7 @@ def build_relaxed(
 
     Raises: as the constructor; SpecError where `relax` names what cannot be relaxed.
     """
+    relax = relax.rules() if isinstance(relax, Constraint) else relax
     require_relaxable(constraint, relax)
     try:
         return constructor.build(energy, constraint, ctx, rng)

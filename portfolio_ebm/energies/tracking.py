@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+from pydantic import field_validator
 from torch import Tensor
 
 from portfolio_ebm.context import Context
@@ -32,7 +33,7 @@ class TrackingError(ConvexEnergy):
         measure: Volatility() (l2), Variance(), MeanAbsoluteDeviation() (l1), Semideviation() (downside), CVaR(), ...
 
     Raises:
-        SpecError: no such benchmark; DataError: its weights are not known yet at the date.
+        SpecError: no such benchmark, or a word for the measure; DataError: its weights are not known yet at the date.
 
     Example:
         >>> Return() + 0.5 * TrackingError("index", MeanAbsoluteDeviation())
@@ -45,6 +46,16 @@ class TrackingError(ConvexEnergy):
     measure: ConvexEnergy = Volatility()
 
     curvature: ClassVar[Curvature] = "convex"
+
+    @field_validator("measure", mode="before")
+    @classmethod
+    def _no_word(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(
+                f"give a measure, not '{value}': Volatility() for l2, MeanAbsoluteDeviation() for l1, Semideviation() "
+                "for the downside, Variance(), CVaR()"
+            )
+        return value
 
     def asks(self) -> frozenset[str]:
         return self.measure.asks()
