@@ -151,8 +151,10 @@ def test_the_sentence() -> None:
     assert price.sentence("a month") == "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month."
     floor = ShadowPrice("Box(lower=0.02)", "lower", 0.02, 0.5, 0.25, ("A", "B"))
     assert floor.sentence() == (
-        "One percent less of Box (at least 0.02 now, for A, B) would be worth 25 bps per holding period."
+        "One percent less of Box (at least 0.02 now, in each of A, B) would be worth 25 bps per holding period."
     )
+    assert "(at least 0.02 now, for A)" in replace(floor, names=("A",)).sentence()
+    assert "in each of the 6 names A, B, C, D, E ...)" in replace(floor, names=tuple("ABCDEF")).sentence()
     total = ShadowPrice("Budget()", "equal", 1.0, -0.001, -0.001)
     assert total.sentence() == "One more percent of Budget (1 now) would cost 0.1 bps per holding period."
     # A percent more of a volatility near one would double it: risks are loosened by a basis point.

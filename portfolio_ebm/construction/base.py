@@ -29,7 +29,7 @@ class ShadowPrice:
         at: where the bound stands.
         value: energy saved per unit by which the bound is loosened; for "equal", raised, and it may be negative.
         worth: the same in expected return, value / coefficient of Return() (or Views, BoxReturn, ...); None without.
-        names: the assets held at the bound, for a rule on single weights.
+        names: the assets held at the bound, for a rule on single weights; `value` is for loosening all of theirs.
         step: by how much the sentence loosens the bound: a percent, or a basis point where bounds are risks.
         ratio: the energy is minus a ratio, which has no period.
     """
@@ -50,7 +50,7 @@ class ShadowPrice:
         step = {0.01: "percent", 1e-4: "basis point"}[self.step]
         more = f"One {step} less" if self.bound == "lower" else f"One more {step}"
         now = {"upper": "at most ", "lower": "at least ", "equal": ""}[self.bound]
-        on = f", for {', '.join(self.names[:5])}{' ...' if len(self.names) > 5 else ''}" if self.names else ""
+        on = _where(self.names)
         if self.ratio:
             what = "raise the ratio by" if self.value >= 0.0 else "lower the ratio by"
             amount = f"{self.step * abs(self.value):.3g}"
@@ -61,6 +61,14 @@ class ShadowPrice:
             what = "lower the energy by" if self.value >= 0.0 else "raise it by"
             amount = f"{self.step * abs(self.value):.3g} {period}"
         return f"{more} of {who} ({now}{self.at:g} now{on}) would {what} {amount}."
+
+
+def _where(names: tuple[str, ...]) -> str:
+    """ ", in each of A, B": the bound of every one of them is loosened, and the worth is that of all together."""
+    if len(names) < 2:
+        return f", for {names[0]}" if names else ""
+    count = f"the {len(names)} names " if len(names) > 5 else ""
+    return f", in each of {count}{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
 
 
 def _kinds(rule: str) -> str:
