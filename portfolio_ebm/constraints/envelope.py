@@ -1,12 +1,14 @@
 """A rule as an energy: E(w) = stiffness / 2 * ||w - P w||^2 with P the rule's projection (Moreau envelope).
 
 For a convex rule E is convex and differentiable with gradient stiffness * (w - P w); for a non-convex one
-this holds wherever the nearest point is unique. The projection itself is never differentiated.
+this holds wherever the nearest point is unique. Sampling never differentiates
+the projection; exact engines use its Jacobian (tangent.py) for the second order.
 Source: Moreau (1965), Proximite et dualite dans un espace hilbertien, Bull. Soc. Math. France 93.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cvxpy as cp
@@ -17,9 +19,13 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_any, regions_of
+from portfolio_ebm.constraints.tangent import projection_jacobian
 from portfolio_ebm.context import Context
-from portfolio_ebm.energy import Bound, ConvexEnergy, Curvature
+from portfolio_ebm.energies.deviation import around
+from portfolio_ebm.energies.faces import SmoothEnergy
+from portfolio_ebm.energy import Bound, Curvature, Quadratic
 from portfolio_ebm.errors import SpecError
+from portfolio_ebm.types import as_numpy
 
 
 class _HalfSquare(torch.autograd.Function):
@@ -37,7 +43,7 @@ class _HalfSquare(torch.autograd.Function):
         return grad[0].unsqueeze(-1) * away, None
 
 
-class Relaxed(ConvexEnergy):
+class Relaxed(SmoothEnergy):
     """k / 2 * ||w - P w||^2, k = stiffness * 100 ** priority: a soft rule, zero where it holds.
 
     A rule of higher priority gives way a hundred times less to the same pull. Convex where the rule is. Names that
@@ -82,6 +88,23 @@ class Relaxed(ConvexEnergy):
             return self.k * value
 
         return energy
+
+    def taylor(self, ctx: Context) -> Callable[[Tensor], Quadratic]:
+        """Gradient k (w - P w), Hessian k (I - dP/dw): the rule is convex, and the tangent never above E."""
+        (region,) = regions_of(self.rule, ctx, frozen=False)
+        region, kept = region.folded(), dict[bytes, Quadratic]()
+
+        def model(w: Tensor) -> Quadratic:
+            key = w.detach().cpu().numpy().tobytes()
+            if key not in kept:
+                kept.clear()
+                nearest = project_any(w, [region]).weights
+                away, slope = w - nearest, projection_jacobian(region, as_numpy(w), as_numpy(nearest))
+                bent = torch.eye(len(w), dtype=w.dtype, device=w.device) - torch.as_tensor(slope).to(w)
+                kept[key] = around(w, 0.5 * self.k * away.square().sum(), self.k * away, self.k * bent)
+            return kept[key]
+
+        return model
 
     def to_cvxpy(self, w: Any, ctx: Context) -> Any:
         """k / 2 ||w - v||^2 with v in the rule: to be minimised, over v as well.

@@ -180,7 +180,7 @@ def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum
     if found.duals is not None:
         proof = prove(formula, box, weights, found.duals)
         # Where a term's own parts cancel at the minimum, its slope there says nothing of what a slope is.
-        least = 1.0 / scale_of(formula, box)
+        least = 1.0 / scale_of(formula.plain, box)
         bound, kkt, multipliers = proof.bound, proof.kkt * proof.slope / max(proof.slope, least), proof.duals
     gap = np.inf if bound is None else (value - bound) / size
     # A conic solver's own residual is to its tolerance: it is told, and the gap decides.
@@ -231,7 +231,7 @@ def _off(w: Array, box: Box) -> float:
 
 def size_of(formula: Formula, box: Box, value: float) -> float:
     """The size that gaps are relative to: the energy's, or the largest slope's, a unit of weight moved."""
-    return max(abs(value), 1.0 / scale_of(formula, box))
+    return max(abs(value), 1.0 / scale_of(formula.plain, box))
 
 
 def require_convex(energy: Energy, constraint: Constraint) -> None:

@@ -81,7 +81,7 @@ def interior(formula: Formula, box: Box) -> Found | None:
     # Drawdowns grow with the weights: equal weights, or near, are the better start for them.
     falling = formula.pieces is not None and bool(formula.pieces.falls)
     near = np.where(free, inside(box, 0.01 if falling else 0.2), box.lower)
-    parts = lowered(formula, box, free, scale_of(formula, box), near)
+    parts = lowered(formula, box, free, scale_of(formula.plain, box), near)
     if parts is None:
         return None
     with np.errstate(all="ignore"):

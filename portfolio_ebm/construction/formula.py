@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from portfolio_ebm.constraints.envelope import Relaxed
 from portfolio_ebm.construction.pieces import Pieces, Smooth, Tail, pieces_of
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
@@ -83,6 +84,14 @@ class Formula:
     def exact(self) -> bool:
         """Whether the fast engines know every term, without pieces."""
         return not self.other
+
+    @cached_property
+    def plain(self) -> Formula:
+        """The formula without soft rules, whose slopes grow with their stiffness and give no scale to a proof; itself
+        where there is nothing else."""
+        parts = self.energy.terms()
+        rest = [part for part in parts if not isinstance(part.energy, Relaxed)]
+        return self if not rest or len(rest) == len(parts) else take_apart(add(rest), self.ctx)
 
     @cached_property
     def pieces(self) -> Pieces | None:

@@ -44,7 +44,7 @@ def through_cvxpy(formula: Formula, box: Box) -> Found:
     Raises:
         SolverError: Clarabel did not reach its tolerance, or there is no minimum.
     """
-    scale, compiled = scale_of(formula, box), _compiled(formula, box)
+    scale, compiled = scale_of(formula.plain, box), _compiled(formula, box)
     best, least, failed = None, np.inf, SolverError("")
     for unit, step in ATTEMPTS:
         try:
