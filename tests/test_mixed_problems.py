@@ -22,9 +22,9 @@ def test_a_planted_nan_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_some_hundreds_of_problems() -> None:
+def test_dozens_of_problems() -> None:
     warnings.simplefilter("ignore")
-    found = [(seed, outcome(problem(seed))) for seed in range(1000, 1200)]
+    found = [(seed, outcome(problem(seed))) for seed in range(1000, 1080)]
     assert not [(seed, one) for seed, one in found if one.wrong]
     answered = sum(one.kind in ("proven", "bounded", "found") for _, one in found)
-    assert answered > 100
+    assert answered > 40
