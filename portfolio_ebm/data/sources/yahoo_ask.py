@@ -83,11 +83,11 @@ def prepared() -> Iterator[None]:
     level, hidden = log.level, yfinance.config.debug.hide_exceptions
     log.setLevel(logging.CRITICAL + 1)
     yfinance.config.debug.hide_exceptions = False
+    # At its import yfinance asks for its own warnings of what pandas will change: nothing a user can mend. The filter
+    # stays, since filters are the process's: one thread would take back what another still needs.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="yfinance")
     try:
-        with warnings.catch_warnings():
-            # At its import yfinance asks for its own warnings of what pandas will change: nothing a user can mend.
-            warnings.filterwarnings("ignore", category=DeprecationWarning, module="yfinance")
-            yield
+        yield
     finally:
         log.setLevel(level)
         yfinance.config.debug.hide_exceptions = hidden
