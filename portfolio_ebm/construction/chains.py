@@ -27,8 +27,7 @@ from portfolio_ebm.samplers.schedules import Cooling, Geometric
 from portfolio_ebm.samplers.wrappers import Projected
 
 PROBES = 64
-POWERS = (1.0, 2.0, 4.0, 6.0)
-"""Of exponential weights, in turn over the random starts."""
+CONCENTRATED = 4
 HOT, COLD = 10.0, 0.01
 FEASIBLE = 1e-8
 
@@ -111,8 +110,8 @@ def starts(landscape: Landscape, relaxed: Tensor, held: Tensor | None, count: in
     """`count` starting portfolios, (count, n): row 0 is the relaxation projected.
 
     Half of the chains start from the relaxation's weights times exp(Gumbel noise), whose largest entries are draws
-    without replacement in proportion to the weights; one from the held portfolio; the others at random, three of four
-    concentrated (exponential weights to the powers 2, 4 and 6), since among many names no even draw is far from equal
+    without replacement in proportion to the weights; one from the held portfolio; the others at random, every other
+    one concentrated (exponential weights to the fourth power), since among many names no even draw is far from equal
     weight.
     """
     n, region = relaxed.shape[-1], landscape.region
@@ -129,16 +128,9 @@ def starts(landscape: Landscape, relaxed: Tensor, held: Tensor | None, count: in
     if missing <= 0:
         return near
     probes = landscape.probes.repeat(-(-missing // len(landscape.probes)), 1)[:missing]
-    drawn = [_concentrated(probes[k :: len(POWERS)], power, region) for k, power in enumerate(POWERS)]
-    return torch.cat([near, *drawn])
-
-
-def _concentrated(probes: Tensor, power: float, region: Region) -> Tensor:
-    """Random portfolios (m, n) with their sizes raised to a power, brought to the region; as they are for power 1."""
-    if power == 1.0:
-        return probes
-    sizes = probes.clamp_min(0.0) ** power
-    return project_region(sizes / sizes.sum(-1, keepdim=True).clamp_min(1e-300), region).weights
+    sizes = probes[1::2].clamp_min(0.0) ** CONCENTRATED
+    sparse = sizes / sizes.sum(-1, keepdim=True).clamp_min(1e-300)
+    return torch.cat([near, probes[0::2], project_region(sparse, region).weights])
 
 
 def run_chains(

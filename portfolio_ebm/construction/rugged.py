@@ -1,8 +1,8 @@
 """The gradient engine: low energies where nothing but gradients is known.
 
     1. probe     descents from many starts; where they agree there is one minimum, and no more is done
-    2. kick      cycles of 15 Langevin steps at 3 or, every other chain, 10 sd / (n / 2) and 30 of descent, kept where
-                 lower; after each the worst quarter of the chains starts anew from copies of the best quarter
+    2. kick      cycles of 15 Langevin steps at 3 sd / (n / 2) and 30 of descent, kept where lower; after each the worst
+                 quarter of the chains starts anew from copies of the best quarter
 
 Nothing found this way is proven: the result is the best point seen.
 
@@ -22,9 +22,7 @@ from portfolio_ebm.samplers.langevin import ULA
 from portfolio_ebm.samplers.wrappers import Projected
 
 PROBE_STEPS, KICK_STEPS, DESCENT_STEPS = 60, 15, 30
-KICK_HEATS = (3.0, 10.0)
-"""In sd / (n / 2), in turn over the chains. The smaller one is enough where all n directions raise E; where E moves in
-a few only, most of the noise is lost on the others, and leaving a well takes the larger one."""
+KICK_HEAT = 3.0
 AGREE = 1e-6
 
 
@@ -62,11 +60,9 @@ def explore(landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator
 
 
 def kick(landscape: Landscape, kernel: Kernel, state: State, rng: torch.Generator) -> State:
-    """A few Langevin steps of every chain at its temperature of kicks."""
-    x = state.x
-    heats = torch.tensor(KICK_HEATS, dtype=x.dtype, device=x.device).repeat(-(-len(x) // len(KICK_HEATS)))[: len(x)]
+    """A few Langevin steps at the temperature of kicks."""
     for _ in range(KICK_STEPS):
-        state, _ = kernel.step(state, landscape.energy, heats * landscape.heat, rng)
+        state, _ = kernel.step(state, landscape.energy, KICK_HEAT * landscape.heat, rng)
     return state
 
 
