@@ -20,3 +20,11 @@ def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["PORTFOLIO_EBM_HOME"]
     else:
         os.environ["PORTFOLIO_EBM_HOME"] = before
+
+
+@pytest.fixture(scope="module")
+def module_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A store for the tests of one file, so that what they count as trained was trained by them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path_factory.mktemp("home")))
+        yield

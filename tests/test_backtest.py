@@ -84,7 +84,7 @@ def month_ends(frame: pd.DataFrame) -> list[int]:
 @pytest.mark.parametrize("strategy", [tilted(), MIN_VARIANCE, EQUAL], ids=lambda item: item.name)
 @pytest.mark.parametrize("make", [prices, ragged])
 def test_no_look_ahead(strategy: pe.Strategy, make: object) -> None:
-    frame = make()  # type: ignore[operator]
+    frame = make()
     honest = pe.backtest(strategy, pe.Panel.from_prices(frame), costs=10 * bps)
     rows = [100, 127, *month_ends(frame)[5::4]]
     for t in rows:
@@ -287,7 +287,7 @@ def test_start_and_end_are_honoured() -> None:
 )
 def test_bad_arguments_are_told(changes: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        pe.backtest(EQUAL, pe.Panel.from_prices(prices(60)), **changes)  # type: ignore[arg-type]
+        pe.backtest(EQUAL, pe.Panel.from_prices(prices(60)), **changes)
 
 
 def test_too_little_history_is_told() -> None:

@@ -45,7 +45,7 @@ class Ran:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path):  # type: ignore[no-untyped-def]
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path):
     """The command as typed, from a folder of one's own."""
     monkeypatch.chdir(home)
     monkeypatch.setenv("COLUMNS", "80")
@@ -66,7 +66,7 @@ def test_help_does_not_wait_for_torch() -> None:
 
 
 @pytest.mark.parametrize("command", ["backtest", "rebalance", "check"])
-def test_every_command_has_the_promised_options(run, command: str) -> None:  # type: ignore[no-untyped-def]
+def test_every_command_has_the_promised_options(run, command: str) -> None:
     from typer.main import get_command
 
     options = {name for item in get_command(cli.app).commands[command].params for name in item.opts}
@@ -75,7 +75,7 @@ def test_every_command_has_the_promised_options(run, command: str) -> None:  # t
     assert run(command, "--help").code == 0
 
 
-def test_backtest_prints_the_table_and_writes_the_run(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+def test_backtest_prints_the_table_and_writes_the_run(run, home: Path) -> None:
     ran = run("backtest", "mine.py", "--prices", "prices.csv", "--groups", "groups.csv")
     assert ran.code == 0, ran.err
     assert "1/N" in ran.out and "Sharpe" in ran.out
@@ -89,7 +89,7 @@ def test_backtest_prints_the_table_and_writes_the_run(run, home: Path) -> None: 
     assert manifest["strategy"]["name"] == "mine / yours"
 
 
-def test_the_same_command_writes_the_same_bytes(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_same_command_writes_the_same_bytes(run, tmp_path: Path) -> None:
     words = ("backtest", "mine.py", "--prices", "prices.csv", "--start", "2022-01-01", "--seed", "7", "--out")
     for name in ("a", "b"):
         assert run(*words, str(tmp_path / name)).code == 0
@@ -97,7 +97,7 @@ def test_the_same_command_writes_the_same_bytes(run, tmp_path: Path) -> None:  #
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
-def test_rebalance_sizes_trades_that_add_up(run, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_rebalance_sizes_trades_that_add_up(run, home: Path, tmp_path: Path) -> None:
     words = ("rebalance", "mine.py", "--prices", "prices.csv", "--holdings", "held.csv", "--cash", "1000")
     ran = run(*words, "--asof", "2022-03-15", "--json", "--out", str(tmp_path))
     assert ran.code == 0, ran.err
@@ -120,7 +120,7 @@ def test_rebalance_sizes_trades_that_add_up(run, home: Path, tmp_path: Path) -> 
     assert weights[weights > 1e-12].to_dict() == pytest.approx(found["weights"])
 
 
-def test_rebalance_says_what_had_drifted_and_whether_it_is_cured_at_once(run, home: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_rebalance_says_what_had_drifted_and_whether_it_is_cured_at_once(run, home: Path, tmp_path: Path) -> None:
     # A is all but all of what is held, far past the half that Box allows.
     (home / "lopsided.csv").write_text("ticker,shares\nA,100\nB,1\n")
     (home / "at_once.py").write_text(STRATEGY.replace("rebalance=", 'breaches="at once", tolerance=0.01, rebalance='))
@@ -138,7 +138,7 @@ def test_rebalance_says_what_had_drifted_and_whether_it_is_cured_at_once(run, ho
     assert "The strategy cures this at once: trade today." in " ".join(hasty.out.split())
 
 
-def test_rebalance_is_the_backtests_first_decision(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_rebalance_is_the_backtests_first_decision(run, tmp_path: Path) -> None:
     assert run("backtest", "mine.py", "--prices", "prices.csv", "--out", str(tmp_path / "b")).code == 0
     traded = pd.read_parquet(tmp_path / "b" / "decisions.parquet")
     first, executed = traded.index[0], traded["executed"].iloc[0]
@@ -149,14 +149,14 @@ def test_rebalance_is_the_backtests_first_decision(run, tmp_path: Path) -> None:
     assert live == done[done.abs() > 1e-12].to_dict()
 
 
-def test_without_holdings_or_cash_there_are_weights_and_no_orders(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_without_holdings_or_cash_there_are_weights_and_no_orders(run, tmp_path: Path) -> None:
     ran = run("rebalance", "mine.py", "--prices", "prices.csv", "--out", str(tmp_path))
     assert ran.code == 0
     assert "--holdings" in ran.out
     assert not (tmp_path / "ibkr_basket.csv").exists()
 
 
-def test_check_says_what_would_be_done_without_doing_it(run, home: Path) -> None:  # type: ignore[no-untyped-def]
+def test_check_says_what_would_be_done_without_doing_it(run, home: Path) -> None:
     before = sorted(home.rglob("*"))
     ran = run("check", "mine.py", "--prices", "prices.csv", "--out", "elsewhere")
     assert ran.code == 0, ran.err
@@ -181,7 +181,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_exit_code_2_and_a_sentence(run, case: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_is_exit_code_2_and_a_sentence(run, case: str) -> None:
     words, part = CASES[case]
     ran = run(*words)
     assert ran.code == 2
@@ -200,7 +200,7 @@ def test_bad_input_is_exit_code_2_and_a_sentence(run, case: str) -> None:  # typ
         ("", "not a CSV file"),
     ],
 )
-def test_bad_holdings_are_told(run, tmp_path: Path, text: str, part: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_holdings_are_told(run, tmp_path: Path, text: str, part: str) -> None:
     path = tmp_path / "h.csv"
     path.write_text(text)
     ran = run("rebalance", "mine.py", "--prices", "prices.csv", "--holdings", str(path), "--out", str(tmp_path / "o"))
@@ -214,7 +214,7 @@ def test_bad_holdings_are_told(run, tmp_path: Path, text: str, part: str) -> Non
     [("Box(upper=0.1)", "Box(upper=0.1)"), ("Group('sektor', 'x', upper=0.5)", "sektor")],
 )
 @pytest.mark.parametrize("command", ["check", "rebalance"])
-def test_rules_that_cannot_be_are_told(run, tmp_path: Path, command: str, rule: str, part: str) -> None:  # type: ignore[no-untyped-def]
+def test_rules_that_cannot_be_are_told(run, tmp_path: Path, command: str, rule: str, part: str) -> None:
     path = tmp_path / "s.py"
     path.write_text(STRATEGY.replace("Box(upper=0.5)", rule))
     ran = run(command, str(path), "--prices", "prices.csv", "--groups", "groups.csv", "--out", str(tmp_path / "o"))
@@ -223,13 +223,13 @@ def test_rules_that_cannot_be_are_told(run, tmp_path: Path, command: str, rule: 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_told(run) -> None:  # type: ignore[no-untyped-def]
+def test_a_gpu_that_is_not_there_is_told(run) -> None:
     ran = run("backtest", "mine.py", "--prices", "prices.csv", "--device", "cuda")
     assert ran.code == 2
     assert "--device cpu" in ran.err
 
 
-def test_a_run_in_which_every_decision_failed_is_no_success(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_in_which_every_decision_failed_is_no_success(run, tmp_path: Path) -> None:
     path = tmp_path / "impossible.py"
     path.write_text(STRATEGY.replace("upper=0.5", "upper=0.2"))
     ran = run("backtest", str(path), "--prices", "prices.csv", "--out", str(tmp_path / "out"))
@@ -238,7 +238,7 @@ def test_a_run_in_which_every_decision_failed_is_no_success(run, tmp_path: Path)
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_check_knows_the_factors_there_are(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_check_knows_the_factors_there_are(run, tmp_path: Path) -> None:
     path = tmp_path / "factors.py"
     market = 'FactorEBM(factors=("market", "MTUM"), lookback=200, min_history=100)'
     path.write_text(STRATEGY.replace("SampleMoments(lookback=60)", market))

@@ -18,7 +18,7 @@ DAYS = pd.bdate_range("2020-01-01", periods=400)
 
 
 @pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # type: ignore[no-untyped-def]
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path / "home"))
 
@@ -38,7 +38,7 @@ def prices() -> pd.DataFrame:
     return pd.DataFrame(100 * np.exp(steps.cumsum(axis=0)), index=DAYS, columns=list("ABCDEF")).round(2)
 
 
-def test_the_doctor_finds_a_split_and_writes_a_cured_copy(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_doctor_finds_a_split_and_writes_a_cured_copy(typed, tmp_path: Path) -> None:
     frame = prices()
     sick = frame.copy()
     sick.loc[DAYS[200] :, "C"] = (sick.loc[DAYS[200] :, "C"] / 4).round(2)
@@ -58,14 +58,14 @@ def test_the_doctor_finds_a_split_and_writes_a_cured_copy(typed, tmp_path: Path)
     assert code == 2 and "there is a file already" in err
 
 
-def test_a_healthy_file_has_nothing_that_is_sure_but_its_survivors(typed) -> None:  # type: ignore[no-untyped-def]
+def test_a_healthy_file_has_nothing_that_is_sure_but_its_survivors(typed) -> None:
     prices().rename_axis("date").to_csv("well.csv")
     code, out, _ = typed("doctor", "well.csv", "--calendar", "XNYS")
     assert code == 0
     assert "split" not in out.split("Checked")[0]
 
 
-def test_offline_fetch_writes_a_folder_that_the_other_commands_read(typed) -> None:  # type: ignore[no-untyped-def]
+def test_offline_fetch_writes_a_folder_that_the_other_commands_read(typed) -> None:
     cache, frame = Cache.default("yahoo"), prices()
     for name in frame:
         columns = dict.fromkeys(COLUMNS, frame[name].to_numpy())
@@ -86,7 +86,7 @@ def test_offline_fetch_writes_a_folder_that_the_other_commands_read(typed) -> No
     assert code == 2 and "add them to it with a start" in err
 
 
-def test_the_doctor_examines_a_folder_with_all_its_forecasts(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_doctor_examines_a_folder_with_all_its_forecasts(typed, tmp_path: Path) -> None:
     frame = prices()
     noise = pd.DataFrame(np.random.default_rng(1).standard_normal(frame.shape), index=DAYS, columns=frame.columns)
     Path("mine").mkdir()
@@ -102,7 +102,7 @@ def test_the_doctor_examines_a_folder_with_all_its_forecasts(typed, tmp_path: Pa
     assert code == 2 and "cure its files one by one" in err
 
 
-def test_prices_as_traded_with_their_splits_are_no_split_that_lacks(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_prices_as_traded_with_their_splits_are_no_split_that_lacks(typed, tmp_path: Path) -> None:
     frame = prices()
     frame.loc[DAYS[200] :, "C"] = (frame.loc[DAYS[200] :, "C"] / 4).round(2)
     splits = pd.DataFrame(np.nan, index=DAYS[200:201], columns=["C"]).fillna(4.0)
@@ -130,7 +130,7 @@ def test_prices_as_traded_with_their_splits_are_no_split_that_lacks(typed, tmp_p
         (("doctor", "nothing.csv"), "no such file"),
     ],
 )
-def test_a_wrong_word_gets_a_sentence(typed, words: tuple[str, ...], said: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_wrong_word_gets_a_sentence(typed, words: tuple[str, ...], said: str) -> None:
     code, _, err = typed(*words)
     assert code == 2
     assert said in err

@@ -106,7 +106,7 @@ def killed_at(cache: Cache, line: int) -> bool:
     if child == 0:  # pragma: no cover
         count = 0
 
-        def tracer(frame, event, argument):  # type: ignore[no-untyped-def]
+        def tracer(frame, event, argument):
             nonlocal count
             if frame.f_code.co_filename not in (module.__file__, series_file.__file__):
                 return None

@@ -36,7 +36,7 @@ def clean() -> pd.DataFrame:
 
 
 def look(frame: pd.DataFrame, **given: object) -> Report:
-    return examine(frame, today=TODAY, **given)  # type: ignore[arg-type]
+    return examine(frame, today=TODAY, **given)
 
 
 def only(report: Report, least: float = 0.5) -> tuple[Finding, ...]:

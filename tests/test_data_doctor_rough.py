@@ -106,7 +106,7 @@ def test_a_long_table_is_examined_and_cured_as_the_wide_one(form: str, tmp_path:
     assert report.shape == TRUTH.shape and "thin trading" in report.ran
 
     def said(items: object) -> set[tuple[str, str, str]]:
-        return {(i.kind, i.asset, i.first) for i in items.findings if i.asset}  # type: ignore[attr-defined]
+        return {(i.kind, i.asset, i.first) for i in items.findings if i.asset}
 
     assert said(told) <= said(report)
     assert {"split", "spike", "units", "impossible"} <= {item.kind for item in report.findings if item.fixable}

@@ -279,7 +279,7 @@ def test_a_blank_is_missing_however_it_is_written(tmp_path: Path) -> None:
 FRAME = pd.DataFrame({"A": [1.0, 2.0, 3.0], "B": [1.0, 2.0, 3.0]}, index=pd.bdate_range("2020-01-02", periods=3))
 
 BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
-    "a list": (lambda: Panel.from_prices([1, 2]), "DataFrame"),  # type: ignore[arg-type]
+    "a list": (lambda: Panel.from_prices([1, 2]), "DataFrame"),
     "numbered rows": (lambda: Panel.from_prices(FRAME.reset_index(drop=True)), "set_index"),
     "two levels": (lambda: Panel.from_prices(pd.concat({"Close": FRAME}, axis=1)), r"frame\['Close'\]"),
     "a stacked table": (lambda: Panel.from_prices(FRAME.T.unstack().to_frame("p")), "levels"),
@@ -309,14 +309,14 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "two benchmarks": (lambda: Panel.from_prices(FRAME, benchmark=FRAME), "one series"),
     "an unknown benchmark": (lambda: Panel.from_prices(FRAME, benchmark="SPX"), "'SPX' is no factor"),
     "an unknown delisting": (lambda: Panel.from_prices(FRAME, delistings={"C": -1.0}), "'C' is no asset"),
-    "delistings without returns": (lambda: Panel.from_prices(FRAME, delistings=["A"]), "final return"),  # type: ignore[arg-type]
+    "delistings without returns": (lambda: Panel.from_prices(FRAME, delistings=["A"]), "final return"),
     "an impossible delisting": (lambda: Panel.from_prices(FRAME, delistings={"A": -2.0}), "at least -1"),
-    "factors of an unknown kind": (lambda: Panel.from_prices(FRAME, factors=FRAME, factors_are="levels"), "'levels'"),  # type: ignore[arg-type]
+    "factors of an unknown kind": (lambda: Panel.from_prices(FRAME, factors=FRAME, factors_are="levels"), "'levels'"),
     "labels of another length": (
         lambda: Panel.from_prices(FRAME, groups={"sector": ["x"]}),
         "one label for each of the 2",
     ),
-    "labels of no kind": (lambda: Panel.from_prices(FRAME, groups=3), "assets down"),  # type: ignore[arg-type]
+    "labels of no kind": (lambda: Panel.from_prices(FRAME, groups=3), "assets down"),
 }
 
 

@@ -84,7 +84,7 @@ def test_the_title_of_the_first_table_touches_its_header_or_speaks_of_returns() 
     ],
     ids=range(13),
 )
-def test_line_ends_blanks_commas_and_encodings_change_nothing(change) -> None:  # type: ignore[no-untyped-def]
+def test_line_ends_blanks_commas_and_encodings_change_nothing(change) -> None:
     for plain, other in zip(parse(FACTORS), parse(change(FACTORS)), strict=True):
         assert (plain.title, plain.columns, plain.frequency) == (other.title, other.columns, other.frequency)
         np.testing.assert_array_equal(plain.dates, other.dates)

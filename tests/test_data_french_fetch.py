@@ -275,7 +275,7 @@ def test_impossible_questions_never_reach_the_server(
     names: tuple[str, ...], settings: dict[str, str], message: str, library: Library, cache: Cache
 ) -> None:
     with pytest.raises(DataError, match=message):
-        french(*names, cache=cache, **settings)  # type: ignore[arg-type]
+        french(*names, cache=cache, **settings)
     assert library.asked == []
 
 

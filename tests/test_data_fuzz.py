@@ -168,7 +168,7 @@ def read(folder: Path, name: str, raw: bytes, good: Path) -> Panel:
     kind = name.split(".")[0]
     if kind in ("prices", "long", "flat"):
         return read_panel(path)
-    return read_panel(good, **{kind: path})  # type: ignore[arg-type]
+    return read_panel(good, **{kind: path})
 
 
 def run(cases: int, seed: int, folder: Path) -> dict[str, int]:

@@ -164,7 +164,7 @@ def test_a_frame_that_is_not_long_says_what_it_lacks() -> None:
     with pytest.raises(DataError, match="'volume' was given already"):
         Panel.from_long(stacked(PRICES, "close").assign(volume=1.0), volume=VOLUME)
     with pytest.raises(DataError, match="DataFrame"):
-        Panel.from_long([1])  # type: ignore[arg-type]
+        Panel.from_long([1])
 
 
 def write_folder(folder: Path, ending: str) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def test_the_benchmark_is_a_path_or_the_name_of_a_factor(tmp_path: Path) -> None
     by_path = read_panel(tmp_path / "prices.csv", benchmark=str(tmp_path / "index.csv"), benchmark_are="prices")
     assert by_path.benchmark_name == "B" and by_path.benchmark is not None
     with pytest.raises(DataError, match="one path"):
-        read_panel(tmp_path / "prices.csv", forecasts=tmp_path / "index.csv")  # type: ignore[arg-type]
+        read_panel(tmp_path / "prices.csv", forecasts=tmp_path / "index.csv")
 
 
 def test_dates_in_every_unit_are_the_same(tmp_path: Path) -> None:

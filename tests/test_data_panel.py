@@ -189,10 +189,10 @@ def test_everything_is_read_only() -> None:
     with pytest.raises(ValueError, match="WRITEABLE"):
         past.returns.flags.writeable = True
     with pytest.raises(TypeError):
-        panel.groups["sector"] = ()  # type: ignore[index]
+        panel.groups["sector"] = ()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        panel.assets = ()  # type: ignore[misc]
-    past.groups["sector"] = ("changed",)  # type: ignore[index]  # a Past has its own copy
+        panel.assets = ()
+    past.groups["sector"] = ("changed",)  # a Past has its own copy
     assert panel.past(400).groups["sector"][0] == "x"
 
 
@@ -218,7 +218,7 @@ def test_rows_and_dates_find_the_last_date_on_or_before() -> None:
     assert panel.past(10).date == "2018-01-16" and len(panel.past(10)) == 11
     for wrong in ("2017-12-31", "no date", "2018-02", T, -T - 1, None, True):
         with pytest.raises(DataError):
-            panel.row(wrong)  # type: ignore[arg-type]
+            panel.row(wrong)
 
 
 def test_a_cut_is_the_same_data_between_two_dates() -> None:
@@ -378,7 +378,7 @@ def test_wrong_shapes_and_unknown_extras_are_refused() -> None:
     with pytest.raises(ShapeError, match="returns"):
         dataclasses.replace(panel, returns=panel.returns[:, :2])
     with pytest.raises(TypeError, match="takes no 'factor'"):
-        Panel.from_prices(ragged_prices(), factor=None)  # type: ignore[call-arg]
+        Panel.from_prices(ragged_prices(), factor=None)
 
 
 def test_a_return_before_the_first_date_is_not_the_first_period_s() -> None:

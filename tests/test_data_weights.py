@@ -140,4 +140,4 @@ def test_rates_that_cannot_be_are_refused() -> None:
         (pd.Series([1.0], index=pd.to_datetime(["2030-01-01"])), "annual_percent", "no date in common"),
     ):
         with pytest.raises(DataError, match=fact):
-            Panel.from_prices(PRICES, cash_rate=given, cash_are=kind)  # type: ignore[arg-type]
+            Panel.from_prices(PRICES, cash_rate=given, cash_are=kind)

@@ -49,7 +49,7 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def get(tickers: str | list[str], cache: Cache, start: str = "2024-01-01", **settings: object) -> Fetched:
-    return fetch(tickers, start, cache=cache, wait=0.01, **settings)  # type: ignore[arg-type]
+    return fetch(tickers, start, cache=cache, wait=0.01, **settings)
 
 
 def status(fetched: Fetched) -> dict[str, str]:
@@ -63,7 +63,7 @@ def asked(web: Web, symbol: str) -> list[str]:
 
 
 def stock(n: int = 40, **more: object) -> Stock:
-    return Stock(walk("2024-01-02", n), **more)  # type: ignore[arg-type]
+    return Stock(walk("2024-01-02", n), **more)
 
 
 def stored(cache: Cache, name: str) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_total_returns_by_hand_across_a_dividend_and_a_split(web: Web, cache: Ca
     np.testing.assert_array_equal(raw.splits["A"], [np.nan, np.nan, 2, np.nan, 3])
     assert list(raw.close.index) == [pd.Timestamp(day) for day in DAYS[:5]]
     truth = [0.03, 2 * 52.5 / 102 - 1, 0.0, 3 * 17.5 / 52 - 1]
-    panel = Panel.from_prices(raw.close, **raw.extras)  # type: ignore[arg-type]
+    panel = Panel.from_prices(raw.close, **raw.extras)
     np.testing.assert_allclose(panel.returns[1:, 0], truth, rtol=1e-12)
     # Yahoo's own adjusted close says the same, its way: a dividend is taken from the close of the day before.
     steps = raw.adjusted["A"].to_numpy()[1:] / raw.adjusted["A"].to_numpy()[:-1]
@@ -152,7 +152,7 @@ def test_what_changes_history_fetches_it_whole(
     # One day of Yahoo for all columns: the adjusted close moves by what close, dividend and split say, on every day.
     np.testing.assert_allclose(adjusted[at] / adjusted[at - 1], closes[day] * ratio / (closes[DAYS[at - 1]] - cash))
     np.testing.assert_allclose(adjusted[1] / adjusted[0], closes[DAYS[1]] / closes[DAYS[0]])
-    assert (cache.read("A").columns["close"][0] * factor) == pytest.approx(closes[DAYS[0]])  # type: ignore[union-attr]
+    assert (cache.read("A").columns["close"][0] * factor) == pytest.approx(closes[DAYS[0]])
 
 
 def test_a_correction_of_a_close_fetches_history_whole(web: Web, cache: Cache) -> None:
@@ -237,7 +237,7 @@ def only_histories(web: Web, world: Yahoo, answers: list[object]) -> None:
         if "period1" not in request.query:
             return world.chart(request)
         chosen = answers.pop(0) if len(answers) > 1 else answers[0]
-        return chosen if isinstance(chosen, Reply) else chosen(request)  # type: ignore[operator]
+        return chosen if isinstance(chosen, Reply) else chosen(request)
 
     web.on(QUERY, CHART, answer)
 
@@ -348,10 +348,10 @@ def test_the_bar_of_an_open_session_is_not_stored(
     web: Web, cache: Cache, start: float, end: float, final: bool
 ) -> None:
     meta = open_session(start, end)
-    begun = meta["currentTradingPeriod"]["regular"]["start"]  # type: ignore[index]
+    begun = meta["currentTradingPeriod"]["regular"]["start"]
     today = f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%d}"
     share = Stock({**walk("2024-01-02", 5), today: 123.0}, meta=meta)
-    share.stamp = lambda day, at=None: begun if day == today else Stock.stamp(share, day)  # type: ignore[method-assign]
+    share.stamp = lambda day, at=None: begun if day == today else Stock.stamp(share, day)
     Yahoo({"A": share}, today=today).open(web)
     get("A", cache)
     days = [str(day)[:10] for day in stored(cache, "A")]
@@ -387,7 +387,7 @@ def test_gains_that_a_fund_distributes_count_once(web: Web, cache: Cache) -> Non
 
     web.on(QUERY, CHART + "IN", with_gains)
     raw = yahoo(["IN", "BESIDE"], "2024-01-01", cache=cache)
-    assert cache.read("IN").columns["capital_gains"].tolist() == [0, 2, 0]  # type: ignore[union-attr]
+    assert cache.read("IN").columns["capital_gains"].tolist() == [0, 2, 0]
     np.testing.assert_allclose(raw.dividends.iloc[1], [3.0, 3.0], rtol=1e-3)
 
 

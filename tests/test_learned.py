@@ -231,7 +231,7 @@ def test_it_ranks_portfolios_out_of_sample(world: Panel, trained: Training) -> N
     assert len(found) > 40 and np.mean(found) > 0.15 and np.mean(found) > 5.0 * error, (np.mean(found), error)
 
 
-def context(world: Panel, date: str):  # type: ignore[no-untyped-def]
+def context(world: Panel, date: str):
     from portfolio_ebm.learning import _context
 
     return _context(STRATEGY, world.past(date), None, 0)
@@ -284,7 +284,7 @@ def test_laws_of_the_energy(world: Panel, trained: Training) -> None:
     assert torch.allclose(trained.energy.bind(turned)(w[0][:, order]), alone[0], rtol=1e-10)
 
 
-def permuted(ctx, order):  # type: ignore[no-untyped-def]
+def permuted(ctx, order):
     c, picked = ctx.covariance, order.tolist()
     turned = type(c)(c.loadings[order], c.core, c.diagonal[order])
     return replace(
@@ -405,7 +405,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert isinstance(early.exception, LookAheadError)
 
 
-def typed(*words: str):  # type: ignore[no-untyped-def]
+def typed(*words: str):
     from typer.testing import CliRunner
 
     from portfolio_ebm.cli import app

@@ -71,7 +71,7 @@ def test_a_missing_entry_leaves_the_others_as_if_it_were_not_there() -> None:
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
 def test_tails_of_the_markets_own_draws_are_uniform(model: object) -> None:
     returns, factors = frames()
-    market: Market = model.fit(panel(returns, factors).past(-1))  # type: ignore[attr-defined]
+    market: Market = model.fit(panel(returns, factors).past(-1))
     rows = market.sample(150, generator(1, "rows"))
     found = [tails(market, rows[i : i + 1], [generator(i, "tails")]) for i in range(len(rows))]
     marginal = torch.cat([each.marginal for each in found])[:, -4:].numpy()

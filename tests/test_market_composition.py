@@ -34,13 +34,7 @@ SKEWED = FactorEBM(
     min_history=200,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """Every test of this file shares one store of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.usefixtures("module_store")
 
 
 @pytest.fixture(scope="module", name="past")
@@ -60,12 +54,12 @@ def test_a_factor_without_settings_is_its_name() -> None:
     assert FactorEBM(residual=Residual("student")) == FactorEBM(residual="student")
     assert FactorEBM(residual=Residual("ewma")).residual == "ewma"
     with pytest.raises(SpecError, match="density"):
-        Factor("HML", density="gaussian")  # type: ignore[arg-type]
+        Factor("HML", density="gaussian")
 
 
 def test_each_part_has_the_family_it_was_given(past: Past) -> None:
     market = SKEWED.fit(past)
-    kinds = [[type(each).__name__ for each in block.law.family.families] for block in market.blocks]  # type: ignore[union-attr]
+    kinds = [[type(each).__name__ for each in block.law.family.families] for block in market.blocks]
     assert kinds == [["Family", "SkewFamily"], ["StudentFamily"] * 4]
     # The same factor under the same settings is the same energy, whatever the others are.
     plain = SKEWED.replace(factors=("market", "size"), residual="ewma").fit(past)

@@ -143,7 +143,7 @@ def test_a_conditioned_model_is_a_spec() -> None:
     assert MarketModel.from_json(model.model_dump_json()) == model
     assert isinstance(model, Conditioned) and model.history == MODELS["EWMA"].history
     with pytest.raises(TypeError):
-        _ = MODELS["EWMA"] + 3  # type: ignore[operator]
+        _ = MODELS["EWMA"] + 3
 
 
 # -- closed forms
@@ -153,7 +153,7 @@ def test_a_normal_law_given_a_value_has_the_moments_of_the_book() -> None:
     """m_a + S_ab S_bb^-1 (v - m_b),  S_aa - S_ab S_bb^-1 S_ba; and the density of the value is normal."""
     market = fitted("LedoitWolf")
     given = market.clamp(market=-0.02)
-    s, m = market.spread.numpy(), market.centre.numpy()  # type: ignore[attr-defined]
+    s, m = market.spread.numpy(), market.centre.numpy()
     share = s[:, 0] / s[0, 0]
     mean, spread = m + share * (-0.02 - m[0]), s - np.outer(share, s[0])
     outlook = given.outlook(1, rng("o"))
@@ -173,7 +173,7 @@ def test_a_view_is_a_noisy_observation() -> None:
     """Over 21 days of a normal law: the posterior of Black and Litterman with one view."""
     market = fitted("LedoitWolf")
     given = market + Condition("value ~ 0.03 +- 0.01")
-    s, m = 21 * market.spread.numpy(), 21 * market.centre.numpy()  # type: ignore[attr-defined]
+    s, m = 21 * market.spread.numpy(), 21 * market.centre.numpy()
     gain = s[:, 1] / (s[1, 1] + 0.01**2)
     outlook = given.outlook(21, rng("o"))
     assert outlook.mean.numpy() == pytest.approx((m + gain * (0.03 - m[1]))[2:], abs=1e-12)
@@ -339,7 +339,7 @@ def test_the_effective_size_tells_the_truth_about_the_error() -> None:
 def test_few_days_are_few_draws() -> None:
     """Of an empirical law, days within the condition are all there is, however many are drawn."""
     market = fitted("Historical")
-    days = market.days[:, 0]  # type: ignore[attr-defined]
+    days = market.days[:, 0]
     low = float(days.sort().values[60])
     found = (market + Condition(f"market < {low}")).evidence(1)
     assert found.mass == pytest.approx(60 / len(days)) and 54 < found.effective <= 60.001

@@ -261,7 +261,7 @@ def test_dcc_finds_the_parameters_of_its_own_simulation() -> None:
         y = width * rows[-1]
         q = (1 - a - b) * target + a * np.outer(y, y) + b * q
     found = DCC(freedom="normal").fit(stats.norm.cdf(np.array(rows)))
-    got = found.dynamics.tensors()  # type: ignore[union-attr]
+    got = found.dynamics.tensors()
     assert got["ab"][0] == pytest.approx(a, abs=0.02)
     assert got["ab"][1] == pytest.approx(b, abs=0.05)
     assert (got["target"] - R).abs().max() < 0.08

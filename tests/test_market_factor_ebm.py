@@ -20,13 +20,7 @@ from portfolio_ebm.types import generator
 
 SPEC = FactorEBM(factors=("market", "value"), lookback=300, min_history=200, scenarios=4000)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """Every test of this file shares one store of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.usefixtures("module_store")
 
 
 @pytest.fixture(scope="module", name="past")
@@ -35,7 +29,7 @@ def _past() -> Past:
 
 
 @pytest.fixture(scope="module", name="market")
-def _market(past: Past, _home: object) -> FactorEBMMarket:
+def _market(past: Past, module_store: None) -> FactorEBMMarket:
     return SPEC.fit(past)
 
 
@@ -59,7 +53,7 @@ def test_energies_add_up_and_density_is_their_negative(past: Past, market: Facto
         *(f"A{i} residual" for i in range(4)),
         "residual dependence",
     ]
-    assert torch.allclose(sum(parts.values()), market.energy(r))  # type: ignore[arg-type]
+    assert torch.allclose(sum(parts.values()), market.energy(r))
     assert torch.equal(market.log_prob(r), -market.energy(r))
     with pytest.raises(ShapeError, match="expected"):
         market.log_prob(r[:, :-1])
@@ -147,7 +141,7 @@ def test_the_day_after_does_not_matter(past: Past) -> None:
     dirty = replace(past, returns=past.returns.copy(), factor_returns=past.factor_returns.copy())
     dirty.returns[t:], dirty.factor_returns[t:] = 10 * dirty.returns[t:], dirty.factor_returns[t:][::-1]
     again = SPEC.fit(cut(dirty, t)).outlook(5, generator(0, "t"))
-    assert torch.equal(clean.scenarios, again.scenarios)  # type: ignore[arg-type]
+    assert torch.equal(clean.scenarios, again.scenarios)
     assert torch.equal(clean.covariance.dense(), again.covariance.dense())
 
 
@@ -165,7 +159,7 @@ def test_trained_once_a_year_and_read_back(past: Past, tmp_path: Path, monkeypat
     cold = SPEC.fit(late)
     assert "factor market" in cold.refitted
     one, two = (m.outlook(21, generator(0, "x")) for m in (warm, cold))
-    assert torch.equal(one.scenarios, two.scenarios)  # type: ignore[arg-type]
+    assert torch.equal(one.scenarios, two.scenarios)
 
 
 def test_adding_a_factor_trains_that_factor_only(past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

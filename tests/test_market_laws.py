@@ -26,20 +26,14 @@ TIES = (DCC(), StudentCopula(), GaussianCopula())
 
 CASES = [*product(DENSITIES, (False, True), DEPENDENCES), *(("student", False, tie) for tie in TIES)]
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """Every test of this file shares one store of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.usefixtures("module_store")
 
 
 def spec(density: str, calibrated: bool, dependence: str | DependenceEnergy, *names: str) -> FactorEBM:
     return FactorEBM(
-        factors=tuple(Factor(name, density=density, calibrated=calibrated) for name in names),  # type: ignore[arg-type]
-        residual=Residual(density, calibrated=calibrated),  # type: ignore[arg-type]
-        dependence=dependence,  # type: ignore[arg-type]
+        factors=tuple(Factor(name, density=density, calibrated=calibrated) for name in names),
+        residual=Residual(density, calibrated=calibrated),
+        dependence=dependence,
         lookback=300,
         min_history=200,
     )

@@ -66,7 +66,7 @@ def panel_of(past: Past, **changes: object) -> Panel:
             factor_returns=past.factor_returns,
             market=past.market,
         ),
-        **changes,  # type: ignore[arg-type]
+        **changes,
     )
 
 
@@ -495,4 +495,4 @@ def test_batches_of_different_windows_are_kept_apart() -> None:
 )
 def test_impossible_specs_are_refused(make: object, words: str) -> None:
     with pytest.raises(SpecError, match=words):
-        make()  # type: ignore[operator]
+        make()

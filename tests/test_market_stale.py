@@ -20,13 +20,7 @@ from portfolio_ebm.types import generator
 STALE = FactorEBM(factors=("market", "value"), lookback=300, min_history=200, residual=Residual("student", stale=True))
 PLAIN = STALE.replace(residual="student")
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _home(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """Every test of this file shares one store of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.usefixtures("module_store")
 
 
 @pytest.fixture(scope="module", name="past")

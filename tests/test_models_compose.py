@@ -91,11 +91,11 @@ def test_a_joint_law_integrates_to_one_and_draws_from_itself() -> None:
 
 def test_sums_are_flat_and_need_names() -> None:
     a, b, c = student().of("x"), student(4.0).of("y"), student(5.0).of("z")
-    assert (a + b + c).variables == (a + (b + c)).variables == ("x", "y", "z")  # type: ignore[union-attr]
+    assert (a + b + c).variables == (a + (b + c)).variables == ("x", "y", "z")
     both = a + b + a
     assert isinstance(both, Independent) and isinstance(both.parts[0], Product)
     thrice = both + a
-    assert isinstance(thrice, Independent) and len(thrice.parts[0].parts) == 3  # type: ignore[attr-defined]
+    assert isinstance(thrice, Independent) and len(thrice.parts[0].parts) == 3
     assert isinstance(a + a + a, Product)
     with pytest.raises(FitError, match="name each"):
         student() + a

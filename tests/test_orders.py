@@ -121,7 +121,7 @@ def test_the_basket_is_what_tws_reads(orders: Orders) -> None:
 
 @pytest.mark.parametrize("size", ["qty", "notional"])
 def test_alpaca_lines_have_one_size_each(orders: Orders, size: str) -> None:
-    lines = [json.loads(line) for line in alpaca_lines(orders, size=size, tag="mine-2022").splitlines()]  # type: ignore[arg-type]
+    lines = [json.loads(line) for line in alpaca_lines(orders, size=size, tag="mine-2022").splitlines()]
     assert len(lines) == 3
     for line in lines:
         assert ("qty" in line) != ("notional" in line)
@@ -137,7 +137,7 @@ def test_alpaca_lines_have_one_size_each(orders: Orders, size: str) -> None:
 
 def test_an_unknown_size_is_refused(orders: Orders) -> None:
     with pytest.raises(SpecError, match="notional"):
-        alpaca_lines(orders, size="both")  # type: ignore[arg-type]
+        alpaca_lines(orders, size="both")
 
 
 @pytest.mark.parametrize(("number", "text"), [(3.0, "3"), (2.5, "2.5"), (1e-7, "0.0000001"), (1e6, "1000000")])

@@ -49,7 +49,7 @@ def strategy(constructor: object = None, **changes: object) -> Strategy:
         "name": "universe", "market": SampleMoments(lookback=60), "energy": Variance() + TradingCost(0.0005),
         "constraint": rules, "constructor": constructor or Convex(),
     }  # fmt: skip
-    return Strategy(**(given | changes))  # type: ignore[arg-type]
+    return Strategy(**(given | changes))
 
 
 @pytest.mark.parametrize("rules", [(), (Cardinality(at_most=3, min_weight=0.01),)])

@@ -33,7 +33,7 @@ def mean_log_z(coefficients: Tensor, basis: Tensor, log_weight: Tensor, weight: 
     Example:
         >>> mean_log_z(a, phi, line_rule(32).log_weight, torch.full((models, rows), 1 / rows))
     """
-    found: Tensor = _MeanLogZ.apply(coefficients, basis, log_weight, weight)  # type: ignore[no-untyped-call]
+    found: Tensor = _MeanLogZ.apply(coefficients, basis, log_weight, weight)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return found
 
 
