@@ -37,7 +37,7 @@ from portfolio_ebm.errors import DataError, FitError, SpecError
 from portfolio_ebm.market.store import Store, key
 from portfolio_ebm.models.deep_sets import deep_set, initial
 from portfolio_ebm.strategy import Strategy, surroundings
-from portfolio_ebm.training.ranking import Lists, fit_ranking, rank_correlation
+from portfolio_ebm.training.ranking import Lists, fit_ranking, rank_correlation, scale_of
 from portfolio_ebm.types import generator
 
 VERSION = 2
@@ -244,6 +244,8 @@ def _utility(value: Tensor, aversion: float) -> Tensor:
 
 def _drifted(w: Tensor, past: Past, start: int, end: int) -> Tensor:
     """The weights (n,) at the close of row `end` of what was bought at the close of `start`."""
+    if end == start:
+        return w
     assets, cash = _growth(past, start, end)
     grown = w * assets[-1]
     return grown / (grown.sum() + (1.0 - w.sum()) * cash[-1])
@@ -257,7 +259,7 @@ def _fitted(
         torch.stack([getattr(one, name) for one in found])
         for name in ("z", "present", "pool", "s", "cost", "utility")
     )  # fmt: skip
-    unit = Lists(utility, lambda theta, rows: utility[rows]).temperature
+    unit = scale_of(utility)
 
     def energy(theta: Any, rows: slice) -> Tensor:
         return unit * deep_set(theta, z[rows], present[rows], pool[rows], s[rows]) + cost[rows]

@@ -9,6 +9,7 @@ obeys; a NaN planted in what the formula reads is refused; and no error is witho
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from cases_convex import market
 from cases_problems import RULES as CONVEX_RULES
+from cases_problems import Outcome
 from cases_terms import CONVEX, POSITIVE, RATIOS, N, rich
 
 from portfolio_ebm.constraints.base import Constraint
@@ -149,7 +151,7 @@ def _planted(draw: Draw, ctx: Context) -> torch.Tensor:
 
 
 def problem(seed: int) -> Mixed:
-    """Two to four terms under two to six rules of any kind, n from 6 to 12."""
+    """One to six terms under two to seven rules of any kind, n from 6 to 12."""
     draw = np.random.default_rng(seed)
     ctx = surroundings(draw, int(draw.integers(6, 13)))
     x = _planted(draw, ctx)
@@ -214,18 +216,9 @@ def _with_nan(draw: Draw, ctx: Context, energy: Energy) -> tuple[Context, bool]:
     return replace(ctx, market=replace(ctx.market, **{what: changed})), True
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one problem ended: "proven", "bounded", "found", "infeasible", "gave up", "not offered", "NaN refused"; what
-    is wrong with it, or nothing; the status or the error."""
-
-    kind: str
-    wrong: str
-    message: str
-
-
 def outcome(case: Mixed) -> Outcome:
-    """What the door makes of a problem; errors without a type of ours are not caught."""
+    """What the door makes of a problem; errors without a type of ours are not caught. Kinds are "proven", "bounded",
+    "found", "infeasible", "gave up", "not offered" and "NaN refused"."""
     try:
         check(case.energy, case.ctx)
         found = DOOR.build(case.energy, case.rules, case.ctx, torch.Generator().manual_seed(0))
@@ -233,7 +226,9 @@ def outcome(case: Mixed) -> Outcome:
         return Outcome("infeasible", "called infeasible, and the planted one obeys" if _obeys(case) else "", str(error))
     except PortfolioEBMError as error:
         if case.broken:
-            return Outcome("NaN refused", "" if "A" in str(error) else "refused without a name", str(error))
+            return Outcome(
+                "NaN refused", "" if re.search(r"\bA\d", str(error)) else "refused without a name", str(error)
+            )
         kind = {SolverError: "gave up", SpecError: "not offered"}.get(type(error), "refused")
         return Outcome(kind, "" if len(str(error)) > 20 else "no sentence", f"{type(error).__name__}: {error}")
     if case.broken:

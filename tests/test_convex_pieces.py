@@ -86,9 +86,8 @@ def test_any_multipliers_give_a_bound_that_no_portfolio_is_below(energy: Energy,
         assert bound is None or bound <= least + 1e-9 * max(abs(least), 1e-3)
         closest = max(closest, -np.inf if bound is None else bound)
     # The law would hold of minus infinity too.
-    assert closest > least - 100.0 * max(abs(least), 1.0) and prove(
-        formula, box, best.weights, d
-    ).bound == pytest.approx(least, abs=1e-9)
+    assert np.isfinite(closest)
+    assert prove(formula, box, best.weights, d).bound == pytest.approx(least, abs=1e-9)
 
 
 # Problems on which Clarabel stalls: by pair of terms, pair of rules and seed.

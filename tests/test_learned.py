@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.convex import Convex
-from portfolio_ebm.data.calendar import Monthly, Weekly
+from portfolio_ebm.data.calendar import EveryPeriod, Monthly, Weekly
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.learned import Learned, Recipe
@@ -176,6 +177,15 @@ def test_examples_end_in_time_and_see_their_own_past_only(world: Panel) -> None:
     assert len(list(examples(STRATEGY, past.until(end - 1), RECIPE))) == 9
 
 
+def test_periods_of_one_day_have_no_variance(world: Panel) -> None:
+    daily = STRATEGY.replace(rebalance=EveryPeriod(1))
+    found = list(islice(examples(daily, world.past("2015-06-30"), RECIPE), 3))
+    row = world.row(found[1].date)
+    gains = found[1].pool @ torch.tensor(world.returns[row + 2])
+    assert torch.allclose(found[1].utility, gains - found[1].cost, atol=1e-12)
+    assert float(found[1].cost.max()) > 0.0
+
+
 def test_utility_is_what_a_ledger_would_say(world: Panel) -> None:
     one = list(examples(STRATEGY, world.past("2015-12-30"), RECIPE))[4]
     start = world.row(one.date) + 1
@@ -192,7 +202,7 @@ def test_utility_is_what_a_ledger_would_say(world: Panel) -> None:
     assert 0.0 < float(one.cost[3]) <= 2 * 5 * bps
 
 
-def test_a_past_cut_again_is_the_past_of_that_day(world: Panel) -> None:
+def test_a_past_cut_again_is_the_past_of_that_day() -> None:
     from panel_worlds import assert_identical
     from panel_worlds import world as everything
 
@@ -242,9 +252,9 @@ def test_it_is_learnt_anew_each_year_on_the_way(world: Panel) -> None:
 
     recipe = RECIPE.replace(steps=30, pool=16)
     strategy = STRATEGY.replace(
-        energy=Learned(recipe=recipe) + TradingCost(5 * bps), rebalance=Monthly(), market=SampleMoments(lookback=40),
-        constructor=AnnealedLangevin(chains=4, steps=10),
-    ).replace(energy=Learned(recipe=recipe.replace(fewest=8)) + TradingCost(5 * bps))  # fmt: skip
+        energy=Learned(recipe=recipe.replace(fewest=8)) + TradingCost(5 * bps), rebalance=Monthly(),
+        market=SampleMoments(lookback=40), constructor=AnnealedLangevin(chains=4, steps=10),
+    )  # fmt: skip
     result = backtest(strategy, world, start="2016-11-01", end="2017-03-31")
     assert result.decisions["ok"].all()
     refitted = ["learned energy" in word for word in result.decisions["refitted"]]

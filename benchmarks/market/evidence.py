@@ -13,6 +13,10 @@ from benchmarks.market.gates import gates
 from benchmarks.market.run import OURS, Evaluation
 from benchmarks.market.ticks import Ticks
 
+FOREWORD = (
+    "Written by the run below: the tables are typed by no hand; what was frozen, and how it was chosen, is told in "
+    "benchmarks/market/frozen.py."
+)
 LIBRARIES = ("portfolio-ebm", "numpy", "scipy", "torch", "arch", "skfolio", "scikit-learn")
 
 
@@ -21,7 +25,7 @@ def document(
     command: str, seconds: float, skipped: list[str], ticks: Ticks | None, cost: tuple[float, float] | None,
 ) -> str:  # fmt: skip
     """All sections, as markdown."""
-    lines = ["# Evidence", "", "Written by the run below; nothing in it is typed by hand.", ""]
+    lines = ["# Evidence", "", FOREWORD, ""]
     lines += [*_frozen(six), *_data(six, stocks, command)]
     if OURS in six.frames and cost is not None:
         bars = gates(six, stocks, stress, ticks, cost)

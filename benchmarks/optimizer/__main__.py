@@ -1,6 +1,6 @@
 """Choices of names beside SCIP, HiGHS, textbook rounding and greedy: one table, differences and times as ratios.
 
-    python -m benchmarks.optimizer [--data ../shared/data] [--points 10] [--seeds 2] [--seconds 30] [--full] [--write]
+    python -m benchmarks.optimizer [--data FOLDER] [--points 10] [--seeds 2] [--seconds 30] [--rows KINDS] [--full]
 
 Ours is the public call, certificate included. Every weight vector is judged by one evaluator that belongs to no side
 and has to be feasible to 1e-9; a solver's weights, feasible to a millionth, are solved again on the names it chose.
@@ -27,7 +27,6 @@ from benchmarks.optimizer.problem import FEASIBLE, FUNDS, Problem
 from benchmarks.optimizer.sides import Found, greedy, ours, polished, rounding
 from benchmarks.optimizer.solvers import highs, scip
 
-EVIDENCE = Path(__file__).resolve().parents[2] / "docs" / "EVIDENCE_OPTIMIZER.md"
 SAME = 1e-8
 SINGLE = ("funds", "large", "tails", "tickets")
 HEADINGS = ("problem", "best value", "ours", "proven", "CPU s", "solver", "its time / ours", "rounding", "greedy")
@@ -181,7 +180,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="the solvers' clock")
     parser.add_argument("--rows", default=",".join(("frontiers", *SINGLE)), help="the kinds of rows, by comma")
     parser.add_argument("--full", action="store_true", help="all 49 points, five seeds, every size")
-    parser.add_argument("--write", action="store_true", help="write docs/EVIDENCE_OPTIMIZER.md")
     given = parser.parse_args()
     if not (given.data / "orlib").is_dir() or not (given.data / "stocks").is_dir():
         raise SystemExit(f"{given.data}: no orlib/ and stocks/ there, so nothing is run; name a folder with --data.")
@@ -198,21 +196,10 @@ def main() -> None:
         f"{datetime.date.today()}, {os.cpu_count()} cores ({platform.machine()}), one thread a side, solvers stopped "
         f"at {given.seconds:g} CPU s; {minutes:.0f} minutes."
     )
-    console = Console(width=170, record=True)
+    console = Console(width=170)
     console.print(table)
     console.print(last)
-    if given.write:
-        options = "--full" if given.full else f"--points {given.points} --seeds {given.seeds}"
-        command = f"python -m benchmarks.optimizer {options} --seconds {given.seconds:g} --rows {given.rows}"
-        EVIDENCE.write_text(document(command, console.export_text()))
-
-
-def document(command: str, printed: str) -> str:
-    lines = "\n".join(line.rstrip() for line in printed.splitlines())
-    head = (
-        f"# Evidence: choices of names\n\nPrinted by `{command}`; `make bench-optimizer` takes the default sizes.\n\n"
-    )
-    return f"{head}{NOTES}\n\n```\n{lines}\n```\n"
+    console.print(NOTES)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def row(case: Case, seeds: int) -> list[str]:
     best = min(min(values) for values in found.values())
     for name, values in found.items():
         gaps[name] = [(value - best) / sd for value in values]
-    sides = [f"{np.mean(gaps[name]):.3f}" if gaps[name] else "-" for name in SIDES]
+    sides = [f"{np.mean(gaps[name]):.3f}" if np.isfinite(gaps.get(name) or np.inf).all() else "-" for name in SIDES]
     mean, worst = np.mean(gaps["ours"]), max(gaps["ours"])
     return [case.label, f"{sd:.3g}", f"{seconds:.1f}", f"{mean:.3f}", f"{worst:.3f}", *sides]
 

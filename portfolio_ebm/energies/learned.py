@@ -21,9 +21,9 @@ from torch import Tensor
 
 from portfolio_ebm.context import Context
 from portfolio_ebm.data.dates import stamp
+from portfolio_ebm.energies.robust import deviations
 from portfolio_ebm.energy import Bound, Curvature, Energy
 from portfolio_ebm.errors import LookAheadError, SpecError, StoreError
-from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.store import Store
 from portfolio_ebm.models.deep_sets import deep_set
 from portfolio_ebm.training.ranking import Objective
@@ -47,7 +47,8 @@ class Recipe(Spec):
         pool: portfolios sampled a date. hidden: width of the network. steps, rate, decay: of Adam.
         held_out: share of the dates, the last ones, that choose the step that is kept.
         fewest: holding periods below which nothing is learnt.
-        refit: in a walk-forward, when it is learnt anew: after each year "YE", quarter "QE" or month "ME".
+        refit: in a walk-forward, when it is learnt anew: after each year "YE", quarter "QE" or month "ME"; in between
+            too where labels of groups change, since the past is read with the labels of the decision's date.
     """
 
     objective: Objective = "ranking"
@@ -192,7 +193,7 @@ def features(ctx: Context, forecasts: tuple[str, ...]) -> tuple[Tensor, Tensor, 
     present = ctx.tradeable
     mask = present.to(ctx.mean)
     count = mask.sum(-1, keepdim=True).clamp_min(1.0)
-    deviation = _variances(ctx.covariance).clamp_min(0.0).sqrt()
+    deviation = deviations(ctx.covariance)
     even = mask / count
     pull = ctx.covariance.matvec(even)
     joint = (even * pull).sum(-1, keepdim=True).clamp_min(1e-300).sqrt()
@@ -207,11 +208,6 @@ def whole(ctx: Context, w: Tensor, level: Tensor) -> Tensor:
     variance = ctx.covariance.quad(w).clamp_min(0.0)
     relative = (variance / lift(level, w, 0).square().clamp_min(1e-300) + 1e-9).sqrt()
     return torch.stack([relative, w.sum(-1), w.square().sum(-1)], dim=-1)
-
-
-def _variances(s: Structured) -> Tensor:
-    """The diagonal of F C F' + D, (*batch, n)."""
-    return ((s.loadings @ s.core) * s.loadings).sum(-1) + s.diagonal
 
 
 def _standard(x: Tensor, mask: Tensor, count: Tensor) -> Tensor:

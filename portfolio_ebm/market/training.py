@@ -31,7 +31,6 @@ Array = NDArray[np.float64]
 VERSION = 7
 """Raised when the same configuration and data would train to something else."""
 
-
 SCORES = "scores"
 """What scores are stored as, beside the tensors of the dynamics: they take longer to make than all the correlations."""
 

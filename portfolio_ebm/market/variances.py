@@ -55,7 +55,7 @@ def past_variances(e: Array) -> Array:
     return np.stack(parts, -1)
 
 
-def decays(like: Tensor) -> Tensor:
+def _decays(like: Tensor) -> Tensor:
     """lam of every variance, (COUNT,)."""
     half = torch.tensor((*HALF_LIVES, *DOWNSIDE, *ABSOLUTE), dtype=like.dtype, device=like.device)
     return 0.5 ** (1.0 / half)
@@ -63,7 +63,7 @@ def decays(like: Tensor) -> Tensor:
 
 def advance(v: Tensor, e: Tensor) -> Tensor:
     """v (..., COUNT) after the innovations e (...)."""
-    lam = decays(v)
+    lam = _decays(v)
     square, down = e.square()[..., None], 2 * e.clamp_max(0).square()[..., None]
     root = ABSOLUTE_SCALE**0.5 * e.abs()[..., None]
     news = [square.expand(*e.shape, len(HALF_LIVES)), down.expand(*e.shape, len(DOWNSIDE))]
@@ -77,7 +77,7 @@ def expected(v: Tensor, variance: Tensor, shape: Shape) -> Tensor:
 
     Of an absolute one, E m^2 needs E[m sigma]: over more than one step m and sigma are taken to move together.
     """
-    lam = decays(v)
+    lam = _decays(v)
     fed = torch.stack([shape.variance] * len(HALF_LIVES) + [shape.downside] * len(DOWNSIDE), -1)
     moved = lam[: _ROOT.start] * v[:, : _ROOT.start] + (1 - lam[: _ROOT.start]) * fed * variance[:, None]
     own, rest = _absolute(shape)
@@ -87,7 +87,7 @@ def expected(v: Tensor, variance: Tensor, shape: Shape) -> Tensor:
 
 def settled(shape: Shape) -> Tensor:
     """v in units of a scale^2 that stays as it is, (P, COUNT): what `expected` comes to rest at."""
-    lam = decays(shape.variance)[_ROOT]
+    lam = _decays(shape.variance)[_ROOT]
     own, rest = (part[:, None] for part in _absolute(shape))
     root = (lam * own.sqrt() + (lam.square() * own + (1 - lam.square()) * (own + rest)).sqrt()) / (1 + lam)
     fed = [shape.variance] * len(HALF_LIVES) + [shape.downside] * len(DOWNSIDE)

@@ -81,7 +81,6 @@ def lines(result: Result) -> list[dict[str, Any]]:
             "unfilled": "" if row["unfilled"] < 5e-5 else f"{row['unfilled']:.2%}",
             "why": str(row.get("reason", "")),
             "breached": "" if pd.isna(row.get("breached")) else str(row["breached"]),
-            "refitted": "" if not good else str(row.get("refitted", "")),
         })  # fmt: skip
     return found
 

@@ -16,5 +16,7 @@ surrogate.py    Metropolis over either, for every other energy
 
 On unions of such sets, one for each pattern of names held:
 pattern_set.py    the set, and the measure on slices of different dimensions
+heavy.py          limits on the sum of large weights
 pattern_gibbs.py  names and weights by exact conditional draws
+exchange.py       replicas at rising temperatures change places
 """

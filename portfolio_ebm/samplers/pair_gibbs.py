@@ -28,7 +28,7 @@ from torch import Tensor
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.chords import draw_on_chord
 from portfolio_ebm.samplers.heavy import Heavy
-from portfolio_ebm.samplers.polyhedron import Polyhedron
+from portfolio_ebm.samplers.polyhedron import Polyhedron, side
 
 BLOCK = 32
 
@@ -149,7 +149,7 @@ class PairGibbs:
         for b, (ball, value) in enumerate(zip(p.balls, balls, strict=True)):
             up, down, centre = self._balls[b]
             p_i, p_j = x[i] - centre[i], x[j] - centre[j]
-            rest = ball.limit - value + _side(p_i, up[i], down[i]) + _side(p_j, up[j], down[j])
+            rest = ball.limit - value + side(p_i, up[i], down[i]) + side(p_j, up[j], down[j])
             # Each side of a kink is a line, and the ball is where all of them are low enough.
             for s_i in (up[i], -down[i]):
                 for s_j in (up[j], -down[j]):
@@ -175,7 +175,7 @@ class PairGibbs:
             up, down, centre = self._balls[b]
             for k, step in ((i, t), (j, -t)):
                 gap = x[k] - centre[k]
-                value += _side(gap + step, up[k], down[k]) - _side(gap, up[k], down[k])
+                value += side(gap + step, up[k], down[k]) - side(gap, up[k], down[k])
         x[i] += t
         x[j] -= t
         for r, pace, _, _ in self._tilted(i, j):
@@ -240,10 +240,6 @@ class _Running:
         self.mass = self.after(i, j, t)
         self.sums[self.unit[i]] += t
         self.sums[self.unit[j]] -= t
-
-
-def _side(gap: Tensor, up: float, down: float) -> Tensor:
-    return (up * gap).maximum(-down * gap)
 
 
 def classes(p: Polyhedron) -> Tensor:

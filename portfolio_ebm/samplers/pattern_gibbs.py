@@ -31,6 +31,7 @@ from torch.nn.functional import pad
 from portfolio_ebm.samplers.chords import fresh_on_chord, log_mass
 from portfolio_ebm.samplers.pair_gibbs import Target
 from portfolio_ebm.samplers.pattern_set import HELD, PatternSet
+from portfolio_ebm.samplers.polyhedron import side
 
 PAIR, RENAME, REDRAW = 0, 1, 2
 
@@ -136,12 +137,13 @@ class PatternGibbs:
         low = (self._lower[a] - v).maximum(w - self._upper[b])
         high = (self._upper[a] - v).minimum(w - self._lower[b])
         p = self.patterns
+        x = self.dense(state) if len(p.rows) or p.balls else state.weights
         if len(p.rows):
-            at, pace = p.rows @ self.dense(state), self._rows[:, a] - self._rows[:, b]
+            at, pace = p.rows @ x, self._rows[:, a] - self._rows[:, b]
             ends = _between(at, pace, p.row_lower.unsqueeze(-1), p.row_upper.unsqueeze(-1))
             low, high = low.maximum(ends[0].amax(0)), high.minimum(ends[1].amin(0))
         for ball, (up, down, centre) in zip(p.balls, self._balls, strict=True):
-            value = ball.value(self.dense(state))
+            value = ball.value(x)
             ends = _inside_ball(ball.limit - value, (up[a], down[a], v - centre[a]), (up[b], down[b], w - centre[b]))
             low, high = low.maximum(ends[0]), high.minimum(ends[1])
         return low, high
@@ -174,9 +176,9 @@ class PatternGibbs:
             fits = fits & self._counts_fit(names, k, counted)
             free = free & fits[kind]
         for ball, (up, down, centre) in zip(p.balls, self._balls, strict=True):
-            rest = ball.value(x) - _side(v - centre[a], up[a], down[a]) + _side(-centre[a], up[a], down[a])
+            rest = ball.value(x) - side(v - centre[a], up[a], down[a]) + side(-centre[a], up[a], down[a])
             every = tuple(part[:n].unsqueeze(-1) for part in (up, down, centre))
-            new = _side(v - every[2], every[0], every[1]) - _side(-every[2], every[0], every[1])
+            new = side(v - every[2], every[0], every[1]) - side(-every[2], every[0], every[1])
             free = free & (rest + new <= ball.limit + SLACK)
         full = a < n
         chosen = _pick(torch.where(free, -energy / heat, -torch.inf), torch.where(full, a, 0), rng)
@@ -209,7 +211,7 @@ class PatternGibbs:
         column = self._matrix[:n].index_select(1, b)
         curve = self._diagonal[:n].unsqueeze(-1) + self._diagonal[b] - 2.0 * column
         curve = curve.clamp_min(self._flat)
-        low, high = self._ends(gone, x, b, total)
+        low, high = self._ends(x, b, total)
         size = (gone.names < n).sum(0)
         weight = log_mass(slope, curve, heat, low, high) + self._birth[size]
         weight = torch.where(self._free(names, k), weight, -torch.inf)
@@ -230,7 +232,7 @@ class PatternGibbs:
         found.weights[m] = torch.where(possible, total - t, weights[m])
         return found if self._kinks is None else self._corrected(state, found, heat, rng)
 
-    def _ends(self, gone: Slots, x: Tensor, b: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    def _ends(self, x: Tensor, b: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         """By name, the ends of the weight it may take of the partner b, which has `total`, (n, chains)."""
         p, n = self.patterns, self.patterns.n
         low = p.lower.unsqueeze(-1).maximum(total - self._upper[b])
@@ -326,17 +328,13 @@ class PatternGibbs:
 
     @cached_property
     def _birth(self) -> Tensor:
-        """By the number m of other names, the log weight of a filled slot over an empty one, (slots,)."""
+        """By the number m of other names, the log weight of a filled slot over an empty one, (slots + 1,)."""
         p = self.patterns
         left = torch.arange(p.slots, 0, -1, dtype=p.log_size.dtype)
         found = p.log_size.diff() - left.log()
         # A pattern without room has no mass; no chain is without names.
         found = torch.where(p.log_size[1:].isfinite() & p.log_size[:-1].isfinite(), found, -torch.inf)
         return pad(found, (0, 1), value=-torch.inf).to(p.lower)
-
-
-def _side(gap: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return (up * gap).maximum(-down * gap)
 
 
 def _pick(log_weights: Tensor, stay: Tensor, rng: torch.Generator) -> Tensor:
@@ -367,7 +365,7 @@ Gap = tuple[Tensor, Tensor, Tensor]
 def _inside_ball(rest: Tensor, first: Gap, second: Gap) -> tuple[Tensor, Tensor]:
     """The ends of t for which one coordinate's t more and another's t less stay in a ball, of which `rest` is left at
     t = 0; each coordinate is (up, down, distance from the centre). Each side of a kink is a line."""
-    rest = rest + _side(first[2], first[0], first[1]) + _side(second[2], second[0], second[1])
+    rest = rest + side(first[2], first[0], first[1]) + side(second[2], second[0], second[1])
     low, high = torch.full_like(rest, -torch.inf), torch.full_like(rest, torch.inf)
     for s in (first[0], -first[1]):
         for r in (second[0], -second[1]):

@@ -86,9 +86,9 @@ class PatternSet:
 
 def simplex_sizes(slots: int, floor: float, total: float) -> Tensor:
     """log_size that makes each pattern's simplex {x >= floor, sum x = total} weigh one: with m names its Lebesgue
-    measure is (total - m floor)^(m - 1) / (m - 1)!. Infinite where it is empty or a point."""
-    found = [math.inf]
-    for m in range(1, slots + 1):
+    measure is (total - m floor)^(m - 1) / (m - 1)!, and a single name's is one. Infinite where it is empty."""
+    found = [math.inf, 0.0]
+    for m in range(2, slots + 1):
         room = total - m * floor
-        found.append(math.lgamma(m) - (m - 1) * math.log(room) if room > 0.0 or m == 1 else math.inf)
+        found.append(math.lgamma(m) - (m - 1) * math.log(room) if room > 0.0 else math.inf)
     return torch.tensor(found, dtype=torch.float64)

@@ -34,6 +34,11 @@ class Ball:
         return self.up @ move.clamp_min(0.0) + self.down @ (-move).clamp_min(0.0)
 
 
+def side(gap: Tensor, up: Tensor | float, down: Tensor | float) -> Tensor:
+    """What one coordinate adds to a ball, by its gap from the centre: up (gap)_+ + down (-gap)_+."""
+    return (up * gap).maximum(-down * gap)
+
+
 @dataclass(frozen=True)
 class Polyhedron:
     """The set above; lower, upper (n,) may be infinite, rows (m, n), row_lower and row_upper (m,)."""

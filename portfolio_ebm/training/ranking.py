@@ -36,10 +36,10 @@ class Lists:
     utility: Tensor
     energy: Callable[[Mapping[str, Tensor], slice], Tensor]
 
-    @property
-    def temperature(self) -> float:
-        """T: the mean standard deviation of the utility within a list; 1 where utilities do not differ."""
-        return float(self.utility.std(-1).mean()) or 1.0
+
+def scale_of(utility: Tensor) -> float:
+    """T: the mean standard deviation of utilities (D, C) within a list; 1 where they do not differ."""
+    return float(utility.std(-1).mean()) or 1.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def fit_ranking(
         held: how many of the last lists are held out; with 0 the last step is kept.
         decay: weight of the squared parameters beside the loss.
     """
-    count, t = len(lists.utility), lists.temperature
+    count, t = len(lists.utility), scale_of(lists.utility)
     learn, keep = slice(0, count - held), slice(count - held, count)
     theta = {name: value.clone().requires_grad_() for name, value in start.items()}
     adam = Adam(list(theta.values()), rate)
