@@ -15,12 +15,13 @@ from test_convex import Concentration
 import portfolio_ebm as pe
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.exposures import Group
-from portfolio_ebm.constraints.leverage import ActiveShare
+from portfolio_ebm.constraints.leverage import ActiveShare, Leverage
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.convex import Convex
 from portfolio_ebm.energies.costs import TradingCost
+from portfolio_ebm.energies.diversification import NegativeEntropy
 from portfolio_ebm.energies.free_energy import FactorRisk
 from portfolio_ebm.energies.ratio import MaximumDiversification, MaxRatio
 from portfolio_ebm.energies.returns import Return
@@ -242,3 +243,20 @@ def test_active_share_is_priced_in_its_own_unit(rules: Constraint) -> None:
     (price,) = [item for item in at(0.3).shadow_prices if "ActiveShare" in item.rule]
     assert price.at == pytest.approx(0.3)
     assert price.value == pytest.approx((at(0.2999).energy - at(0.3001).energy) / 2e-4, rel=2e-3)
+
+
+@pytest.mark.parametrize("others", [Budget(total=2.0, at_least=0.0), Turnover(at_most=1.2)], ids=repr)
+def test_leverage_has_its_price_where_the_formula_keeps_weights_positive(others: Constraint) -> None:
+    energy = 0.01 * NegativeEntropy() + Variance()
+    (price,) = built(energy, Leverage(0.8) & others).shadow_prices
+    low, high = (built(energy, Leverage(at) & others).energy for at in (0.7999, 0.8001))
+    assert price.rule == "Leverage(at_most=0.8)" and price.at == pytest.approx(0.8)
+    assert price.value == pytest.approx((low - high) / 2e-4, rel=2e-3)
+
+
+def test_weights_that_the_formula_keeps_from_falling_are_held_by_no_rule() -> None:
+    # So little entropy leaves weights of zero to rounding; neither rule has any part in that.
+    rules = Budget() & Box(lower=-0.2, upper=0.9) & Leverage(at_most=1.5)
+    found = built(1e-6 * NegativeEntropy() + Variance(), rules)
+    assert float(found.weights.min()) < 1e-9
+    assert [price.rule for price in found.shadow_prices] == ["Budget()"]

@@ -88,9 +88,9 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
         raise SpecError(
             "The region holds a choice of names, so it is not convex; use AnnealedLangevin(), which bounds it too."
         )
-    if formula.nonnegative:
-        region = _on_domain(formula, region)
     box = Box.of(region)
+    if formula.nonnegative:
+        region, box = _on_domain(formula, region, box)
     if (box.lower > box.upper + 1e-12).any():
         raise InfeasibleError("The region is empty: a lower bound on a weight is above its upper bound.", region.names)
     box = replace(box, upper=np.maximum(box.lower, box.upper))
@@ -158,17 +158,18 @@ def require_feasible(box: Box, names: tuple[str, ...]) -> None:
                               + (f", turnover of at most {box.turnover:g}" if capped else "") + ".", names)  # fmt: skip
 
 
-def _on_domain(formula: Formula, region: Region) -> Region:
-    """The part of the region without negative weights, where the formula is finite."""
-    inner = region.with_box(0.0, torch.inf)
+def _on_domain(formula: Formula, region: Region, box: Box) -> tuple[Region, Box]:
+    """The part of the region without negative weights, where the formula is finite, and its box: folded as the region
+    itself, since multipliers are handed back to the rules by their places there."""
+    inner = replace(box, lower=np.maximum(box.lower, 0.0))
     try:
-        if bool((inner.lower > inner.upper).any()):
+        if (inner.lower > inner.upper).any():
             raise InfeasibleError("A weight would have to be negative.", region.names)
-        require_feasible(Box.of(inner), region.names)
+        require_feasible(inner, region.names)
     except InfeasibleError as error:
-        require_feasible(Box.of(region), region.names)
+        require_feasible(box, region.names)
         raise SolverError(no_minimum("infeasible", formula)) from error
-    return inner
+    return region.with_box(0.0, torch.inf), inner
 
 
 def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum:

@@ -101,7 +101,7 @@ class Formula:
     @property
     def nonnegative(self) -> bool:
         """Whether a term is infinite where a weight is negative, but not where it is zero."""
-        return any(isinstance(part.energy, NegativeEntropy) for part in self.energy.terms())
+        return on_positive_weights(self.energy)
 
     def evaluate(self, w: Array) -> float:
         """E(w), on the torch face."""
@@ -248,6 +248,11 @@ def without_tickets(energy: Energy, ctx: Context) -> tuple[Energy, float]:
     if sum(tickets) < 0.0:
         raise SpecError(f"{energy!r} pays for every trade; give FixedCost a coefficient that is not negative.")
     return add(rest), sum(tickets)
+
+
+def on_positive_weights(energy: Energy) -> bool:
+    """Whether a term is infinite where a weight is negative, but not where it is zero."""
+    return any(isinstance(part.energy, NegativeEntropy) for part in energy.terms())
 
 
 def refuse_non_convex(energy: Energy, who: str = "Convex()") -> None:

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import alone_of, region_of
 from portfolio_ebm.constraints.families import CapRule
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.duality import Duals
+from portfolio_ebm.construction.formula import on_positive_weights
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.ratio import Ratio
 from portfolio_ebm.energies.returns import Return
@@ -40,6 +43,10 @@ def shadow_prices(energy: Energy, constraint: Constraint, ctx: Context, duals: D
     """
     whole = region_of(constraint, ctx)
     parts = [(repr(rule), alone_of(rule, whole, ctx)) for rule in constraint.rules()]
+    if on_positive_weights(energy):
+        # Where the formula keeps a weight from falling, a lower end beyond is no rule that does.
+        beyond = (whole.lower < 0.0).cpu().numpy()
+        duals = replace(duals, lower=np.where(beyond, 0.0, duals.lower))
     found = [*_of_rows(parts, duals), *_of_box(parts, whole, ctx, duals), *_of_caps(constraint, parts, whole, duals)]
     least = NOTHING * max((abs(price.value) for price in found), default=0.0)
     unit = sum(part.coefficient for part in energy.terms() if isinstance(part.energy, GAINS))
@@ -91,7 +98,7 @@ def _of_caps(constraint: Constraint, parts: list[tuple[str, Region]], whole: Reg
     folded = whole.folded()
     rest = len(whole.rows)
     found = list(zip(folded.names[rest:], duals.rows[rest:].tolist(), strict=True))
-    found += [(cap.name, dual) for cap, dual in zip(folded.caps, duals.caps, strict=False)]
+    found += [(cap.name, dual) for cap, dual in zip(folded.caps, duals.caps, strict=True)]
     limits = {cap.name: cap.limit for cap in whole.caps}
     if whole.turnover is not None:
         owners = " and ".join(name for name, region in parts if region.turnover == whole.turnover)
