@@ -7,12 +7,19 @@ import itertools
 import cvxpy as cp
 import numpy as np
 import pytest
+from test_mixed_rules import BASE, RULES, context
 
+from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
 from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.constraints.mixed.search import Search, rounded
+from portfolio_ebm.construction.choosing import mixed_of
+from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.energies.costs import TradingCost
+from portfolio_ebm.energies.risk import CVaR
+from portfolio_ebm.energy import Energy
 
 CASES = ("at most", "exactly", "at least", "short", "5/10/40", "issuers", "fixed cost", "both")
 
@@ -219,20 +226,28 @@ def test_an_active_set_that_fails_is_not_an_empty_slice(case: str, monkeypatch: 
     assert proof.bound <= truth + 1e-12
 
 
+def of_formula(energy: Energy) -> Mixed:
+    ctx = context(0)
+    return mixed_of(take_apart(energy, ctx), region_of(BASE & RULES["at most"][0], ctx))
+
+
 def test_no_failing_engine_closes_a_branch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A formula whose engines end at no minimum leaves a portfolio and no bound."""
-    from test_mixed_rules import BASE, RULES, context
-
-    from portfolio_ebm.constraints.combine import region_of
-    from portfolio_ebm.construction.choosing import mixed_of
-    from portfolio_ebm.construction.formula import take_apart
-    from portfolio_ebm.energies.risk import CVaR
-
-    ctx = context(0)
-    whole = mixed_of(take_apart(CVaR(0.9), ctx), region_of(BASE & RULES["at most"][0], ctx))
+    whole = of_formula(CVaR(0.9))
     truth = branch_and_bound(whole).value
     monkeypatch.setattr("portfolio_ebm.construction.inner._solve", lambda *args: None)
     proof = branch_and_bound(whole, most_nodes=50)
     assert proof.weights is not None
     assert proof.value >= truth - 1e-12
     assert proof.bound <= truth
+
+
+@pytest.mark.parametrize("energy", [CVaR(0.9), CVaR(0.9) + TradingCost(1e-3)], ids=["vertices", "interior point"])
+def test_a_formula_on_rows_that_exclude_each_other_has_no_point(energy: Energy) -> None:
+    """Two cuts with the same row may leave it a least value above its most."""
+    p = of_formula(energy).program
+    row = np.ones((1, p.n))
+    point = p.minimum(p.lower, p.upper, row, np.array([0.8]), np.array([0.8]))
+    assert point is not None
+    for start in (None, point.weights):
+        assert p.minimum(p.lower, p.upper, row, np.array([0.9]), np.array([0.8]), start) is None

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
-from portfolio_ebm.constraints.mixed.program import FEASIBLE, Array, Ints, Mask, Point, Program
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program, crossed
 from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
 from portfolio_ebm.construction.engines import Found, inside, interior
 from portfolio_ebm.construction.formula import Formula
@@ -61,7 +61,7 @@ class FormulaProgram(Program):
     def minimum(
         self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
     ) -> Point | None:
-        if (lower > upper + FEASIBLE).any():
+        if crossed(lower, upper) or crossed(row_lower, row_upper):
             return None
         assert self.box is not None
         box = replace(

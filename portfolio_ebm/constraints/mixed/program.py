@@ -125,7 +125,7 @@ class Program:
             lower, upper: (n,), in place of the program's. rows, row_lower, row_upper: all rows, in place of its own.
             start: (n,), a point near the answer.
         """
-        if (lower > upper + FEASIBLE).any() or (row_lower > row_upper + FEASIBLE).any():
+        if crossed(lower, upper) or crossed(row_lower, row_upper):
             return None
         slice_ = _Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
         found = _plain(slice_, start) if not self.kinked else _kinked(slice_, start)
@@ -172,6 +172,11 @@ class _Solved:
     weights: Array
     duals: Array
     prices: Array
+
+
+def crossed(low: Array, high: Array) -> bool:
+    """Whether some lower end is above its upper end by more than rounding."""
+    return bool((low > high + FEASIBLE).any())
 
 
 def _empty(s: _Slice) -> bool:
