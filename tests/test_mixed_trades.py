@@ -35,7 +35,7 @@ def bent(n: int, seed: int, power: float = 2e-3, rate: float = 1e-4, turnover: f
     held = rng.dirichlet(np.full(n, 0.7))
     return BentProgram(
         matrix, -rng.normal(2e-3, 3e-3, n), np.zeros(n), np.ones(n), np.ones((1, n)), np.ones(1), np.ones(1), held,
-        rate, turnover, power=rng.uniform(0.0, power, n), square=np.zeros(n), flat=np.zeros((2, n)),
+        rate, turnover, power=rng.uniform(0.0, power, n),
     )  # fmt: skip
 
 
@@ -79,18 +79,16 @@ def test_the_bound_of_a_program_with_impact_is_below_every_point() -> None:
         assert p.value(near) >= point.bound
 
 
-def test_a_bend_is_smooth_where_it_begins_and_its_slope_is_its_derivative() -> None:
+def test_the_slope_and_the_curve_of_a_bend_are_derivatives_of_its_size() -> None:
     p = bent(6, 1)
-    q = BentProgram(
-        p.matrix, p.linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, p.rate, p.turnover,
-        power=p.power, square=np.full(6, 0.02), flat=np.array([np.full(6, 0.03), np.full(6, 0.05)]),
-    )  # fmt: skip
-    assert q.held is not None
-    for trade in (-0.2, -0.031, -0.029, 0.049, 0.051, 0.3):
-        w, h = q.held + trade, 1e-6
-        size, slope, _ = q.bend(w)
-        assert slope == pytest.approx((q.bend(w + h)[0] - q.bend(w - h)[0]) / (2 * h), abs=1e-7)
-        assert (size == 0.0).all() if -0.03 < trade < 0.05 else (size > 0.0).all()
+    assert p.held is not None
+    for trade in (-0.2, -0.01, 1e-4, 0.049, 0.3):
+        w, h = p.held + trade, 1e-6
+        size, slope, curve = p.bend(w)
+        assert size == pytest.approx(p.power * abs(trade) ** 1.5, rel=1e-12)
+        assert slope == pytest.approx((p.bend(w + h)[0] - p.bend(w - h)[0]) / (2 * h), abs=1e-7)
+        assert curve == pytest.approx((p.bend(w + h)[1] - p.bend(w - h)[1]) / (2 * h), rel=1e-4)
+    assert all((part == 0.0).all() for part in p.bend(p.held))
 
 
 def places(p: Program, w: np.ndarray) -> np.ndarray:

@@ -121,11 +121,8 @@ def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
     program = (
         Program(*data, held, formula.cost, turnover)
         if impact is None
-        else BentProgram(
-            *data, held, formula.cost, turnover, power=impact, square=np.zeros_like(impact),
-            flat=np.zeros((2, len(impact))),
-        )
-    )  # fmt: skip
+        else BentProgram(*data, held, formula.cost, turnover, power=impact)
+    )
     choices = choices_of(region)
     if ticket > 0.0 and held is not None:
         free = np.flatnonzero(~region.frozen.cpu().numpy())

@@ -1,7 +1,6 @@
-"""`Program` with a convex cost of each trade that is not linear: market impact, or the envelope of a ticket.
+"""`Program` with a convex cost of each trade that is not linear: market impact.
 
-    min 1/2 w'Qw + c'w + rate |z|_1 + sum_i e_i(|z_i|),    z = w - held,
-    e(t) = 0 for t <= f,   a t^(3/2) + d t^2 / 2 - k t + const beyond,   k = 3/2 a f^(1/2) + d f,  smooth at f
+    min 1/2 w'Qw + c'w + rate |z|_1 + sum_i e_i(z_i),    z = w - held,    e_i(z) = a_i |z|^(3/2)
 
 By a sequence of quadratic programs: e is replaced by its quadratic model at the last trades, first by the one that lies
 above it (|z|^(3/2) is concave in z^2), then by Newton's, with a search along the line where a step went too far. The
@@ -14,7 +13,7 @@ Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization, sections 3.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,42 +29,26 @@ STILL = 1e-12
 HALVINGS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BentProgram(Program):
-    """A program whose trades cost e_i(|z_i|) beside the rate.
+    """A program whose trades cost e_i(z_i) beside the rate.
 
     Attributes:
-        power: a, (n,). square: d, (n,).
-        flat: f for sales and for purchases, (2, n), infinite where e is zero throughout.
+        power: a, (n,).
     """
 
-    power: Array = field(default_factory=lambda: np.zeros(0))
-    square: Array = field(default_factory=lambda: np.zeros(0))
-    flat: Array = field(default_factory=lambda: np.zeros((2, 0)))
+    power: Array
 
     def bend(self, w: Array) -> tuple[Array, Array, Array]:
         """e_i, its slope in w_i and its curvature, (n,) each."""
         assert self.held is not None
-        return self._bent(slice(None), w - self.held)
-
-    def _bent(self, at: Ints | slice, z: Array) -> tuple[Array, Array, Array]:
-        power, square = self.power[at], self.square[at]
-        t, flat = np.abs(z), np.where(z > 0.0, self.flat[1, at], self.flat[0, at])
-        beyond = (t > flat) & (t > STILL)
-        t, flat = np.where(beyond, t, 1.0), np.where(beyond, flat, 0.0)
-        root, corner = np.sqrt(t), np.sqrt(flat)
-        k = 1.5 * power * corner + square * flat
-        size = power * (t * root - flat * corner) + 0.5 * square * (t**2 - flat**2) - k * (t - flat)
-        slope = 1.5 * power * root + square * t - k
-        curve = 0.75 * power / root + square
-        size, slope, curve = (np.where(beyond, x, 0.0) for x in (size, slope * np.sign(z), curve))
-        return size, slope, curve
+        return _bent(self.power, w - self.held)
 
     def value(self, w: Array) -> float:
         return super().value(w) + float(self.bend(w)[0].sum())
 
     def separable(self, names: Ints, z: Array) -> Array:
-        return self._bent(names, z)[0]
+        return _bent(self.power[names], z)[0]
 
     def minimum(
         self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
@@ -79,7 +62,7 @@ class BentProgram(Program):
             if found is None:
                 return best
             w, value = found.weights, self.value(found.weights)
-            if best is not None and at is not None and value > here:
+            if at is not None and value > here:
                 w, value = self._along(at, here, w)
                 if value >= here:
                     return best
@@ -97,19 +80,15 @@ class BentProgram(Program):
         t = np.abs(w - self.held)
         moved = t[t > STILL]
         usual = float(np.median(moved)) if len(moved) else 1.0 / self.n
-        if above or at is None:
+        if above:
             # a t^(3/2) <= a r^(3/2) + 3/4 a (t^2 - r^2) / r^(1/2), from wherever r stands.
-            t = np.where(t > STILL, t, usual)
-            flat = np.minimum(*self.flat)
-            curve = np.where(flat < t, 1.5 * self.power / np.sqrt(t) + self.square, 0.0)
+            curve = 1.5 * self.power / np.sqrt(np.where(t > STILL, t, usual))
             slope = -curve * self.held
-            k = 1.5 * self.power * np.sqrt(np.where(flat < t, flat, 0.0)) + self.square * np.where(flat < t, flat, 0.0)
-            slope = slope - k * np.sign(w - self.held)
         else:
             _, bent, curve = self.bend(w)
             # A name that stands at `held` and would move meets an endless curvature there: the one near by.
-            near = (t <= STILL) & (np.minimum(*self.flat) <= 0.0) & (upper > lower)
-            curve = np.where(near, 1.5 * self.power / np.sqrt(1e-3 * usual) + self.square, curve)
+            near = (t <= STILL) & (upper > lower)
+            curve = np.where(near, 1.5 * self.power / np.sqrt(1e-3 * usual), curve)
             slope = bent - curve * w
         model = Program(
             self.matrix + np.diag(curve), self.linear + slope, self.lower, self.upper, self.rows, self.row_lower,
@@ -130,9 +109,7 @@ class BentProgram(Program):
 
     def _point(self, found: Point, w: Array, value: float, modelled: Array, lower: Array, upper: Array) -> Point:
         """`modelled` is the model's slope of e where its program ended."""
-        bent = self.bend(w)[1]
-        off = found.weights
-        error = bent - modelled if np.array_equal(w, off) else np.full(self.n, np.inf)
+        error = self.bend(w)[1] - modelled if np.array_equal(w, found.weights) else np.full(self.n, np.inf)
         free = (upper > lower) & (error != 0.0)
         with np.errstate(invalid="ignore"):
             reach = np.maximum(upper - w, w - lower)
@@ -141,5 +118,14 @@ class BentProgram(Program):
         return Point(w, value, prices, value - gap - (found.value - found.bound), toll=found.toll)
 
     def _size(self, w: Array, value: float) -> float:
-        linear = float(np.abs(self.linear * w).sum())
-        return max(linear, abs(value), 1e-300)
+        return max(float(np.abs(self.linear * w).sum()), abs(value), 1e-300)
+
+
+def _bent(power: Array, z: Array) -> tuple[Array, Array, Array]:
+    """e, its slope and its curvature at trades z (k,); nothing where a name stands still."""
+    moved = np.abs(z) > STILL
+    t = np.where(moved, np.abs(z), 1.0)
+    root = np.sqrt(t)
+    found = power * (t * root), 1.5 * power * root * np.sign(z), 0.75 * power / root
+    size, slope, curve = (np.where(moved, x, 0.0) for x in found)
+    return size, slope, curve
