@@ -2,9 +2,11 @@
 
     min E(w)   over box and rows of a slice, or of a relaxation
 
-solved exactly on the names that matter, as `Program` does: those that the local quadratic model of E moves go first,
-then every name is priced with the multipliers found, and those whose price says that they would move join in. The
-bound of a `Point` is a dual one (duality.py), so it holds whatever the engine's tolerance.
+A lone tail with a linear part goes from vertex to vertex (tails.py). Whatever else, and a tail where that walk does
+not end, is solved exactly on the names that matter, as `Program` does: those that the local quadratic model of E moves
+go first, then every name is priced with the multipliers found, and those whose price says that they would move join in.
+The bound of a `Point` is a dual one (duality.py), so it holds whatever the engine's tolerance; of terms that only cvxpy
+knows it is Clarabel's.
 
 The local model is E's slope and curvature near the relaxation's optimum, where a tail's curvature is the covariance of
 the losses near its quantile times their density there. It also scores the swaps of the search.

@@ -1,8 +1,8 @@
 """The gradient engine: low energies where nothing but gradients is known.
 
     1. probe     descents from many starts; where they agree there is one minimum, and no more is done
-    2. kick      cycles of 15 Langevin steps at 3 sd / (n / 2) and 30 of descent, kept where lower; after each the worst
-                 quarter of the chains starts anew from copies of the best quarter
+    2. kick      cycles of 15 Langevin steps at 3 sd / (n / 2) and 30 of descent, kept where lower; before each the
+                 worst quarter of the chains starts anew from copies of the best quarter
 
 Nothing found this way is proven: the result is the best point seen.
 

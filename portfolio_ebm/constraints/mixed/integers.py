@@ -64,7 +64,7 @@ class Slice:
         if not len(names):
             return None
         s = size[names]
-        # Names that stand off the grid, and do not matter, have no whole number to stand on: the model leaves them.
+        # The model leaves all other names at the minimum, on the grid or off it; what a leaf is worth `best` asks.
         slope = p.slope(w) + p.bend(w)[1] + np.asarray(p.rate) * side * (p.held is not None)
         curve = (p.matrix[np.ix_(names, names)] + np.diag(p.bend(w)[2][names])) * np.outer(s, s)
         rows, low, high = p.rows[:, names] * s, p.row_lower - p.rows @ w, p.row_upper - p.rows @ w
