@@ -44,9 +44,6 @@ class Clock:
 
     end: float
 
-    def over(self) -> bool:
-        return time.monotonic() >= self.end
-
     def cut(self) -> None:
         self.end = -np.inf
 

@@ -61,8 +61,9 @@ class Landscape:
     def project(self, w: Tensor) -> Tensor:
         return project_region(w, self.region).weights
 
-    def cooling(self, hot: float = HOT, cold: float = COLD) -> Cooling:
-        return Geometric(start=hot * self.heat, end=cold * self.heat)
+    @property
+    def cooling(self) -> Cooling:
+        return Geometric(start=HOT * self.heat, end=COLD * self.heat)
 
 
 def survey(energy: Bound, region: Region, around: Tensor, probes: Tensor) -> Landscape:
@@ -138,4 +139,4 @@ def run_chains(
 ) -> Annealed:
     """Annealed Langevin from x0 (chains, n): projected on the region, unless another kernel is given."""
     kernel = kernel or Projected(ULA(landscape.step), landscape.project)
-    return anneal(kernel, landscape.energy, x0, schedule=landscape.cooling(), n_steps=n_steps, rng=rng)
+    return anneal(kernel, landscape.energy, x0, schedule=landscape.cooling, n_steps=n_steps, rng=rng)

@@ -40,5 +40,5 @@ def exact_lots(energy: Energy, region: Region, ctx: Context, near: Tensor) -> Te
             point = on_slice(mixed, modes, w)
             if point is not None:
                 seeds[modes.tobytes()] = point
-    found = best_whole(Grid(mixed, as_numpy(region.grid)), list(seeds.values()), len(seeds))
+    found = best_whole(Grid(mixed, as_numpy(region.grid)), list(seeds.values()))
     return None if found is None else torch.as_tensor(found).to(near)

@@ -218,7 +218,7 @@ def _patterns(c: Choices, polyhedron: Polyhedron, bounds: Bounds, kept: Tensor, 
     sizes = simplex_sizes(slots, floor, total) if least < slots else torch.zeros(slots + 1, dtype=base.dtype)
     while slots > least and not math.isfinite(float(sizes[slots])):
         slots -= 1
-    if total - max(least, 1) * floor <= TOUCH and least > 1:
+    if total - least * floor <= TOUCH and least > 1:
         raise SpecError("The least weights use up the budget, so that each choice of names is a single portfolio.")
     empty = torch.zeros(0, len(kept), dtype=base.dtype)
     found = PatternSet(

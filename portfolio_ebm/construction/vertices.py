@@ -46,7 +46,8 @@ class Hinges:
 
     Attributes:
         slope: g, (d,). lower, upper: (d,), may be infinite.
-        elements: A, (e, d), and `columns` its transpose, contiguous. offsets: b, (e,). low, high: lo, hi, (e,).
+        elements: A, (e, d), and `columns` a copy of its transpose, each row in one piece.
+        offsets: b, (e,). low, high: lo, hi, (e,).
         rules: (e,), the elements that stand for rules: their lo and hi are -M or 0 and M or 0.
         wall: M.
     """
@@ -65,12 +66,10 @@ class Hinges:
 
 @dataclass(frozen=True)
 class Vertex:
-    """The minimum: z (d,), the multiplier of every element (e,), the reduced slopes (d,), and the steps taken."""
+    """The minimum: z (d,), and the multiplier of every element (e,)."""
 
     z: Array
     multipliers: Array
-    reduced: Array
-    steps: int
 
 
 def descend(problem: Hinges, start: Array, most_steps: int) -> Vertex | None:
@@ -85,7 +84,7 @@ def descend(problem: Hinges, start: Array, most_steps: int) -> Vertex | None:
         multipliers, reduced = walk.prices(inverse)
         edge = walk.edge(inverse, multipliers, reduced)
         if edge is None and fresh and not walk.shaken:
-            return walk.ended(multipliers, reduced, step)
+            return walk.ended(multipliers)
         if edge is None or step % REFRESH == REFRESH - 1:
             # What has gathered in z and the slope step by step is put right before it is believed.
             fresh, still = walk.settle(shaken=walk.shaken and edge is not None), 0
@@ -277,7 +276,7 @@ class _Walk:
         self.free[entry] = False
         self.at = self.free.nonzero()[0]
 
-    def ended(self, multipliers: Array, reduced: Array, steps: int) -> Vertex | None:
+    def ended(self, multipliers: Array) -> Vertex | None:
         """The vertex, where it is inside the box and keeps every rule."""
         p = self.p
         broken = p.rules & (((p.low < 0.0) & (self.values < -TIGHT)) | ((p.high > 0.0) & (self.values > TIGHT)))
@@ -285,7 +284,7 @@ class _Walk:
             return None
         found = np.where(self.above, p.high, p.low)
         found[self.active] = multipliers
-        return Vertex(np.clip(self.z, p.lower, p.upper), found, reduced, steps)
+        return Vertex(np.clip(self.z, p.lower, p.upper), found)
 
 
 def _nearest(problem: Hinges, values: Array, names: Ints) -> tuple[Ints, Array]:

@@ -133,7 +133,7 @@ class Search:
             if (self.mixed.choices.size == 1).all():
                 return priced
             found = [*priced, *self._exchanges(modes, point), *self._changes(modes, point)]
-            return list({one.tobytes(): one for one in found if one is not modes}.values())
+            return list({one.tobytes(): one for one in found}.values())
         found = [*self._exchanges(modes, point), *self._changes(modes, point)]
         unique = {one.tobytes(): one for one in found}
         unique.pop(modes.tobytes(), None)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,11 +37,6 @@ MOST_NAMES = (12, 24, 48)
 """Names of one tree: few first, since a better point leaves fewer that matter."""
 NODES = 8000
 """Nodes of branch and bound on one slice."""
-FEASIBLE = 1e-11
-MATTER = 48
-"""Names whose lots the chains move."""
-CHAINS, STEPS_HOT = 128, 3000
-"""Annealed chains, and steps of each."""
 BREACH = 1e3
 """What a unit of a broken rule costs, in largest slopes, while it is mended."""
 
@@ -57,6 +53,20 @@ class Grid:
     mixed: Mixed
     step: Array
 
+    @cached_property
+    def size(self) -> Array:
+        """`step`, and one for names that stay, (n,): what weights are divided by."""
+        return np.where(self.step > 0.0, self.step, 1.0)
+
+    @cached_property
+    def scarce(self) -> Array:
+        """By how little a mode ranks behind one that costs the same for each limit that counts it, (U, M)."""
+        c = self.mixed.choices
+        found = np.zeros(c.lower.shape)
+        for limit in c.limits:
+            found[np.ix_(limit.units, np.array(limit.modes, dtype=np.int64))] += 1e-6
+        return found
+
     @staticmethod
     def fits(mixed: Mixed) -> bool:
         """Whether the exact moves know all of the problem's rules."""
@@ -68,11 +78,7 @@ class Grid:
         """The cheapest modes that hold weights x (k,) of `units` (k,), those that no limit counts first; -1: none."""
         c = self.mixed.choices
         inside = (x[:, None] >= c.lower[units] - TOLERANCE) & (x[:, None] <= c.upper[units] + TOLERANCE)
-        # Staying is to stand exactly there, and a mode that is a point is no other point.
-        scarce = np.zeros(c.lower.shape)
-        for limit in c.limits:
-            scarce[np.ix_(limit.units, np.array(limit.modes, dtype=np.int64))] += 1e-6
-        rank = np.where(inside & c.exists[units], c.cost[units] + scarce[units], np.inf)
+        rank = np.where(inside & c.exists[units], c.cost[units] + self.scarce[units], np.inf)
         return np.where(np.isfinite(rank).any(axis=1), rank.argmin(axis=1), -1)
 
 
@@ -87,12 +93,11 @@ class _Moves:
     counts: Array
 
 
-def best_whole(grid: Grid, seeds: Sequence[Point], slices: int) -> Array | None:
+def best_whole(grid: Grid, seeds: Sequence[Point]) -> Array | None:
     """The point of least energy that was found near the seeds, (n,); None where none obeys the rules.
 
     Args:
         seeds: minima of slices, with the multipliers that price the rules there.
-        slices: on how many of the seeds' slices branch and bound looks.
     """
     searches = [_Search(grid, point) for point in seeds]
     ends: list[tuple[float, int, Array, _Search]] = []
@@ -104,7 +109,7 @@ def best_whole(grid: Grid, seeds: Sequence[Point], slices: int) -> Array | None:
     if not ends:
         return None
     value, _, best, search = min(ends, key=lambda end: end[:2])
-    for search, most in itertools.product(searches[:slices], MOST_NAMES):
+    for search, most in itertools.product(searches, MOST_NAMES):
         mended = search.repaired(value, most)
         if mended is not None:
             end = search.descend(mended)
@@ -133,7 +138,7 @@ class _Search:
 
     def roundings(self, w: Array) -> list[Array]:
         """w on the nearest lots, and on those towards zero."""
-        size = np.where(self.grid.step > 0.0, self.grid.step, 1.0)
+        size = self.grid.size
         whole = np.round(w / size), np.trunc(w / size + 1e-9 * np.sign(w))
         return [np.where(self.grid.step > 0.0, lots * size, w) for lots in whole]
 
@@ -188,8 +193,7 @@ class _Search:
         slice_ = Slice.of(p, point, (lower, upper), self.grid.step, value - point.value, most)
         if slice_ is None:
             return None
-        step = self.grid.step[slice_.names]
-        size = np.where(self.grid.step > 0.0, self.grid.step, 1.0)
+        step, size = self.grid.step[slice_.names], self.grid.size
         rest = np.where(self.grid.step > 0.0, np.round(point.weights / size) * size, point.weights)
 
         def placed(k: Array) -> Array:
