@@ -28,8 +28,8 @@ from portfolio_ebm.models.compose import Independent, Product
 from portfolio_ebm.types import generator
 
 SKEWED = FactorEBM(
-    factors=("market", Factor("value", density="skew_student", calibrated=True)),
-    residual=Residual("student", calibrated=True),
+    factors=("market", Factor("value", density="skew_student")),
+    residual="student",
     lookback=300,
     min_history=200,
 )
@@ -69,8 +69,9 @@ def test_each_part_has_the_family_it_was_given(past: Past) -> None:
 
 def test_calibration_is_that_of_the_parts_own_past(past: Past) -> None:
     """Only the calibrated parts have it; it is made of PITs of days before, and the copula sees the calibrated ones."""
-    spec = SKEWED.replace(factors=(Factor("market", calibrated=True), "value"))
-    window, plain = spec.window(past), spec.replace(factors=("market", "value")).window(past)
+    raw = tuple(Factor(name, calibrated=False) for name in ("market", "value"))
+    spec = SKEWED.replace(factors=(Factor("market"), raw[1]))
+    window, plain = spec.window(past), spec.replace(factors=raw).window(past)
     factors, without = window.blocks[0], plain.blocks[0]
     assert factors.theta is not None and without.theta is None
     own = theta_path(torch.from_numpy(without.levels[:, :1]))
@@ -100,7 +101,7 @@ def test_draws_of_calibrated_parts_follow_their_cdf(past: Past) -> None:
 
 def test_days_of_factors_as_they_are_have_the_exact_numbers_of_their_laws(past: Past) -> None:
     """PIT and value at risk invert one another, the shortfall is the mean below it, by a fine grid."""
-    factors = ("market", Factor("value", density="skew_student", calibrated=True))
+    factors = ("market", Factor("value", density="skew_student"))
     spec = SKEWED.replace(factors=factors, orthogonalise="none")
     panel = panel_of(past, assets=(), returns=np.zeros((len(past), 0)), tradeable=np.zeros((len(past), 0), dtype=bool))
     days = spec.fit_days(panel, [390, 400])

@@ -43,8 +43,8 @@ MODELS: dict[str, MarketModel] = {
     "filtered": FilteredHistorical(lookback=150, half_life=15, factors=BOTH),
     "energies": FactorEBM(factors=BOTH, lookback=300, min_history=200),
     "energies, every option": FactorEBM(
-        factors=(Factor("market", calibrated=True), Factor("value", density="skew_student", lookback=150)),
-        residual=Residual("student", calibrated=True),
+        factors=("market", Factor("value", density="skew_student", calibrated=False, lookback=150)),
+        residual=Residual("student", calibrated=False),
         lookback=300,
         min_history=200,
     ),

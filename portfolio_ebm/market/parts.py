@@ -38,7 +38,7 @@ class Factor(Spec):
 
     name: str = Field(min_length=1)
     density: Density = "energy"
-    calibrated: bool = False
+    calibrated: bool = True
     lookback: int | None = Field(default=None, ge=100)
     loadings: str | None = None
 
@@ -54,11 +54,11 @@ class Residual(Spec):
             parts: free energies come from scenarios.
 
     Example:
-        >>> FactorEBM(residual=Residual("student", calibrated=True))
+        >>> FactorEBM(residual=Residual("student", stale=True))
     """
 
     density: Density | Literal["ewma"] = "energy"
-    calibrated: bool = False
+    calibrated: bool = True
     stale: bool = False
 
 
