@@ -118,7 +118,7 @@ def test_chains_never_leave_the_region_and_change_modes(name: str) -> None:
     near = [slices.nearest(y, slices.modes_near(y)) for y in points(8).numpy()]
     x = torch.tensor(np.array([w for w in near if w is not None]))
     run = anneal(
-        OnModes(ULA(0.05), slices, 0.05), Variance().bind(context(0)), x, schedule=Constant(0.5), n_steps=15,
+        OnModes(ULA(0.05), slices), Variance().bind(context(0)), x, schedule=Constant(0.5), n_steps=15,
         rng=rng(), thin=1,
     )  # fmt: skip
     assert float(region_residual(run.draws, region).max()) < 1e-8

@@ -80,7 +80,7 @@ def explore_modes(
     held = np.abs(x[x != 0.0])
     stride = 0.5 * float(held.mean()) if len(held) else 0.5 / x.shape[1]
     walks = Walks(slices, as_numpy(landscape.hessian), landscape.spread, stride, effort.candidates, x)
-    kernel = OnModes(ULA(landscape.step), slices, landscape.step)
+    kernel = OnModes(ULA(landscape.step), slices)
     walks.visit(modes[:1], [x[0]])
     stages = {ROUNDING: _least(walks)}
     run = run_chains(landscape, there, effort.steps, rng, kernel)

@@ -62,7 +62,7 @@ def explore(landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator
 def kick(landscape: Landscape, kernel: Kernel, state: State, rng: torch.Generator) -> State:
     """A few Langevin steps at the temperature of kicks."""
     for _ in range(KICK_STEPS):
-        state, _ = kernel.step(state, landscape.energy, KICK_HEAT * landscape.heat, rng)
+        state = kernel.step(state, landscape.energy, KICK_HEAT * landscape.heat, rng)
     return state
 
 

@@ -31,7 +31,8 @@ from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energy import Bound, Energy, add
-from portfolio_ebm.samplers.kernel import Info, Kernel, Noise, State, Temperature, evaluate
+from portfolio_ebm.samplers.kernel import Kernel, State, Temperature, evaluate
+from portfolio_ebm.samplers.langevin import ULA
 from portfolio_ebm.types import as_numpy
 
 STIFFEST = 1e8
@@ -115,17 +116,16 @@ class Slices:
 
 @dataclass(frozen=True)
 class OnModes(Kernel):
-    """A kernel on a region with choices: every proposal is projected on the slice of the modes it rounds to.
+    """Langevin steps on a region with choices: every proposal is projected on the slice of the modes it rounds to.
 
     What a mode costs counts against the distance, by the kernel's step. A slice without a portfolio is refused, and
     the chain is projected on its own: a chain that starts on the region stays on it.
     """
 
-    kernel: Kernel
+    kernel: ULA
     slices: Slices
-    step_size: float
 
-    def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
+    def propose(self, state: State, temperature: Temperature, noise: Tensor) -> Tensor:
         y = as_numpy(self.kernel.propose(state, temperature, noise))
         x = as_numpy(state.x)
         # The budget takes out what all names have in common; rounding must not see it.
@@ -134,15 +134,10 @@ class OnModes(Kernel):
         return torch.as_tensor(np.array(found)).to(state.x)
 
     def _near(self, y: Array, x: Array) -> Array:
-        w = self.slices.nearest(y, self.slices.modes_near(y, self.step_size))
+        w = self.slices.nearest(y, self.slices.modes_near(y, self.kernel.step_size))
         if w is None:
             w = self.slices.nearest(y, self.slices.modes_of(x))
         return x if w is None else w
-
-    def settle(
-        self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
-    ) -> tuple[State, Info]:
-        return self.kernel.settle(state, proposal, energy, temperature, noise)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Samplers: pure kernels and the one loop that runs them. No finance here.
 
-kernel.py       what a kernel is: init, step; draw, propose, settle
+kernel.py       what a kernel is: init, step; draw, propose
 langevin.py     ULA
 wrappers.py     Projected
 schedules.py    Constant, Geometric

@@ -16,7 +16,6 @@ from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.kernel import Kernel, State
 from portfolio_ebm.samplers.schedules import Cooling
-from portfolio_ebm.types import Status
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,6 @@ class Annealed:
         best_energy: (...).
         trace: (n_steps + 1, ...), the energies visited.
         draws: (kept, ..., n), every `thin`-th point; none where thin is 0.
-        acceptance: (...), the mean over steps of the probability of taking the proposal.
-        status: not ok when chains that can reject moved on fewer than 1 in 100 proposals.
     """
 
     state: State
@@ -38,8 +35,6 @@ class Annealed:
     best_energy: Tensor
     trace: Tensor
     draws: Tensor
-    acceptance: Tensor
-    status: Status
 
 
 def anneal(
@@ -74,27 +69,14 @@ def anneal(
         raise SpecError(f"anneal needs n_steps >= 0 and thin >= 0, got {n_steps} and {thin}.")
     state = kernel.init(x0, energy)
     best, lowest = state.x, state.energy
-    taken = torch.zeros_like(state.energy)
     trace, draws = [state.energy], []
     for k in range(n_steps):
-        state, info = kernel.step(state, energy, schedule.at(k, n_steps), rng)
+        state = kernel.step(state, energy, schedule.at(k, n_steps), rng)
         better = state.energy < lowest
         best = torch.where(better.unsqueeze(-1), state.x, best)
         lowest = torch.where(better, state.energy, lowest)
-        taken = taken + info.acceptance
         trace.append(state.energy)
         if thin and (k + 1) % thin == 0:
             draws.append(state.x)
-    acceptance = taken / max(n_steps, 1)
     kept = torch.stack(draws) if draws else x0.new_zeros((0, *x0.shape))
-    return Annealed(state, best, lowest, torch.stack(trace), kept, acceptance, _status(kernel, acceptance, n_steps))
-
-
-def _status(kernel: Kernel, acceptance: Tensor, n_steps: int) -> Status:
-    rate = float(acceptance.mean()) if acceptance.numel() else 1.0
-    name = type(kernel).__name__
-    if n_steps and rate < 0.01:
-        return Status(
-            False, f"{name}: {rate:.2%} of the proposals were accepted in {n_steps} steps; lower the step size."
-        )
-    return Status(True, f"{name}: {n_steps} steps, {rate:.0%} of the proposals accepted.")
+    return Annealed(state, best, lowest, torch.stack(trace), kept)

@@ -1,12 +1,11 @@
-"""Kernels: pure steps (state, rng) -> (state, info) that every sampler is made of.
+"""Kernels: pure steps (state, rng) -> state that every search by chains is made of.
 
 A kernel moves a batch of chains x of shape (..., n) on an energy E: (..., n) -> (...) at a temperature T;
-what it aims at is p(x) = exp(-E(x) / T) / Z. It owns no state and no random stream. One step has three parts,
-so that wrappers can come between them and noise can be given from outside:
+what it aims at is p(x) = exp(-E(x) / T) / Z. It owns no state and no random stream, and no step is refused. A step
+has two parts, so that wrappers can come between them and noise can be given from outside:
 
     draw     the noise of one step, the only use of the random stream
-    propose  where the chain would like to go
-    settle   where it goes: evaluates the energy there and accepts or rejects
+    propose  where the chains go
 
 At T = 0 the noise is drawn and counts for nothing, so a step is a step of descent and the random stream
 advances as at any other temperature. After the kernels of blackjax (Cabezas et al., 2024).
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -43,69 +42,51 @@ class State:
     gradient: Tensor
 
 
-class Noise(NamedTuple):
-    """The randomness of one step: `normal` (..., n) standard normal, `uniform` (...) on (0, 1]."""
-
-    normal: Tensor
-    uniform: Tensor
-
-
-class Info(NamedTuple):
-    """What a step did: `acceptance` (...), the probability with which its proposal was taken; `accepted` bool (...)."""
-
-    acceptance: Tensor
-    accepted: Tensor
-
-
 class Kernel(ABC):
     """One step of a Markov chain, for any energy and temperature.
 
     Example:
         >>> state = kernel.init(torch.zeros(64, 3), energy)
-        >>> state, info = kernel.step(state, energy, 1.0, torch.Generator().manual_seed(0))
+        >>> state = kernel.step(state, energy, 1.0, torch.Generator().manual_seed(0))
     """
 
     def init(self, x: Tensor, energy: Bound) -> State:
         """The state at x (..., n).
 
         Raises:
-            SolverError: the energy or its gradient is not finite at a starting point.
+            SolverError: the energy or its gradient is not finite for a chain.
         """
         state = evaluate(x, energy)
         if not bool(torch.isfinite(state.energy).all()):
             raise SolverError(
-                f"{_count(~torch.isfinite(state.energy))} of the starting points have an energy that is not finite; "
-                "start the chains where the energy is defined."
+                f"{_count(~torch.isfinite(state.energy))} of the chains stand where the energy is not finite; "
+                "start them where the energy is defined."
             )
         return state
 
-    def draw(self, x: Tensor, rng: torch.Generator) -> Noise:
-        """The noise of one step for chains of the shape of x."""
+    @final
+    def draw(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """The noise of one step for chains of the shape of x, standard normal."""
         normal = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=rng)
-        uniform = 1.0 - torch.rand(x.shape[:-1], dtype=x.dtype, device=x.device, generator=rng)
-        return Noise(normal, uniform)
+        # One number a chain that nothing reads: without it, the same seed would give other answers than it did.
+        torch.rand(x.shape[:-1], dtype=x.dtype, device=x.device, generator=rng)
+        return normal
 
     @abstractmethod
-    def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
-        """Where the chains would go, (..., n)."""
-
-    @abstractmethod
-    def settle(
-        self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
-    ) -> tuple[State, Info]:
-        """Where they go."""
+    def propose(self, state: State, temperature: Temperature, noise: Tensor) -> Tensor:
+        """Where the chains go, (..., n)."""
 
     @final
-    def move(self, state: State, energy: Bound, temperature: Temperature, noise: Noise) -> tuple[State, Info]:
-        """One step with the noise given: a function of its arguments alone."""
-        return self.settle(state, self.propose(state, temperature, noise), energy, temperature, noise)
+    def move(self, state: State, energy: Bound, temperature: Temperature, noise: Tensor) -> State:
+        """One step with the noise (..., n) given: a function of its arguments alone."""
+        return self.init(self.propose(state, temperature, noise), energy)
 
     @final
-    def step(self, state: State, energy: Bound, temperature: Temperature, rng: torch.Generator) -> tuple[State, Info]:
+    def step(self, state: State, energy: Bound, temperature: Temperature, rng: torch.Generator) -> State:
         """One step.
 
         Raises:
-            SolverError: the energy or its gradient came out as NaN.
+            SolverError: the energy or its gradient came out as not finite.
         """
         return self.move(state, energy, temperature, self.draw(state.x, rng))
 
@@ -116,7 +97,7 @@ def evaluate(x: Tensor, energy: Bound) -> State:
     An energy of +inf marks a point outside the support; its gradient is taken as zero.
 
     Raises:
-        SolverError: NaN, which would otherwise be rejected again and again without a word.
+        SolverError: NaN, which would otherwise be carried along without a word.
         ShapeError: the energy does not give one number per chain.
     """
     point = x.detach().requires_grad_(True)

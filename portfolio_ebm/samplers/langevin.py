@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import SpecError
-from portfolio_ebm.samplers.kernel import Info, Kernel, Noise, State, Temperature, spread
+from portfolio_ebm.samplers.kernel import Kernel, State, Temperature, spread
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,6 @@ class ULA(Kernel):
         if not 0.0 < self.step_size < float("inf"):
             raise SpecError(f"step_size must be positive and finite, got {self.step_size!r}.")
 
-    def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
+    def propose(self, state: State, temperature: Temperature, noise: Tensor) -> Tensor:
         h = self.step_size
-        return state.x - h * state.gradient + (2.0 * h * spread(temperature, state.x)).sqrt() * noise.normal
-
-    def settle(
-        self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
-    ) -> tuple[State, Info]:
-        arrived = self.init(proposal, energy)
-        one = torch.ones_like(arrived.energy)
-        return arrived, Info(one, one.bool())
+        return state.x - h * state.gradient + (2.0 * h * spread(temperature, state.x)).sqrt() * noise

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from portfolio_ebm.energy import Bound
-from portfolio_ebm.samplers.kernel import Info, Kernel, Noise, State, Temperature
+from portfolio_ebm.samplers.kernel import Kernel, State, Temperature
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,5 @@ class Projected(Kernel):
     kernel: Kernel
     project: Callable[[Tensor], Tensor]
 
-    def propose(self, state: State, temperature: Temperature, noise: Noise) -> Tensor:
+    def propose(self, state: State, temperature: Temperature, noise: Tensor) -> Tensor:
         return self.project(self.kernel.propose(state, temperature, noise))
-
-    def settle(
-        self, state: State, proposal: Tensor, energy: Bound, temperature: Temperature, noise: Noise
-    ) -> tuple[State, Info]:
-        return self.kernel.settle(state, proposal, energy, temperature, noise)
