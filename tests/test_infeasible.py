@@ -20,12 +20,13 @@ from portfolio_ebm.constraints.leverage import ActiveShare
 from portfolio_ebm.constraints.risk import VolatilityCap
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.convex import Convex, require_feasible
+from portfolio_ebm.construction.duality import Box as Walls
 from portfolio_ebm.construction.feasible import possible
 from portfolio_ebm.construction.infeasible import explain_infeasible
 from portfolio_ebm.construction.relaxing import relaxed
 from portfolio_ebm.energies.risk import Variance
-from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.errors import InfeasibleError, SolverError
 from portfolio_ebm.types import generator
 
 ONE = torch.tensor([1.0] + [0.0] * 9, dtype=torch.float64)
@@ -257,6 +258,17 @@ def test_possible_agrees_with_what_was_built():
     ):
         assert possible(region_of(rules, ctx))
     assert not possible(region_of(Budget() & Box(upper=0.45) & Cardinality(2), ctx))
+
+
+def test_a_solver_that_fails_is_an_error_of_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise cp.error.SolverError("out of luck")
+
+    monkeypatch.setattr(cp.Problem, "solve", failing)
+    region = region_of(Budget() & LongOnly() & VolatilityCap(at_most=0.05), market(10)).folded()
+    for ask in (possible, lambda one: require_feasible(Walls.of(one), one.names)):
+        with pytest.raises(SolverError, match=r"could not tell whether .*VolatilityCap.*: out of luck"):
+            ask(region)
 
 
 def test_nothing_is_not_said_to_be_less_than_nothing() -> None:

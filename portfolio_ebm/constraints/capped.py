@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.constraints.caps import Ball, Ellipsoid, Tail
+from portfolio_ebm.constraints.cone import TIGHT, ask_clarabel
 from portfolio_ebm.constraints.exact import EASE, Cut
-from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.region import Region, curved_names
 from portfolio_ebm.constraints.roots import Inner
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
@@ -166,14 +167,18 @@ class _Solver:
         if least_excess(region) > 1e-9:
             return
         raise SolverError(
-            f"The nearest portfolio under {', '.join(cap.name for cap in self.region.curved)} was not reached although "
+            f"The nearest portfolio under {curved_names(self.region)} was not reached although "
             "there is one; the caps leave almost no room: loosen one of them a little."
         )
 
 
 def least_excess(region: Region) -> float:
     """The least amount by which box, rows and balls have to be left, or the curved caps (relative to their limits),
-    to obey all of a convex region: at most 1e-9 where it is not empty. By cvxpy and Clarabel."""
+    to obey all of a convex region: at most 1e-9 where it is not empty. By cvxpy and Clarabel.
+
+    Raises:
+        SolverError: Clarabel failed.
+    """
     n = region.n
     w, slack = cp.Variable(n), cp.Variable(nonneg=True)
     cut = cut_of(region)
@@ -185,9 +190,10 @@ def least_excess(region: Region) -> float:
         rules.append(up @ cp.pos(w - centre) + down @ cp.neg(w - centre) <= radius + slack)
     for cap in region.curved:
         # The expression of the constraint, so that the slack is in units of the cap itself.
-        rules.append(cap.to_cvxpy(w).args[0] <= cap.to_cvxpy(w).args[1] + slack)
+        size, limit = cap.to_cvxpy(w).args
+        rules.append(size <= limit + slack)
     problem = cp.Problem(cp.Minimize(slack), rules)
-    problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+    ask_clarabel(problem, f"Clarabel could not tell whether {curved_names(region)} can be obeyed", **TIGHT)
     return float("inf") if slack.value is None else float(slack.value)
 
 

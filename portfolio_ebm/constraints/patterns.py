@@ -21,7 +21,7 @@ from torch import Tensor
 from portfolio_ebm.constraints.capped import cut_of
 from portfolio_ebm.constraints.exact import possible_pattern
 from portfolio_ebm.constraints.projections import TOLERANCE, nearest_in, project_polyhedron
-from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.region import Region, curved_names
 from portfolio_ebm.errors import SolverError
 
 _ROUNDS = 200
@@ -306,6 +306,6 @@ def _possible(y: Tensor, region: Region, limit: int, frozen: NDArray[np.bool_]) 
         low = np.concatenate([low, np.full(len(cuts), -np.inf)])
         high = np.concatenate([high, [end for _, end in cuts]])
     raise SolverError(
-        f"{_ROUNDS} rounds of cuts found no names that obey {', '.join(cap.name for cap in r.curved)}, nor that there "
+        f"{_ROUNDS} rounds of cuts found no names that obey {curved_names(r)}, nor that there "
         "are none; loosen one of these caps a little."
     )

@@ -168,3 +168,8 @@ class Region:
         grid = None if self.grid is None else self.grid.to(like)
         caps = tuple(cap.to(like) for cap in self.caps)
         return replace(self, **moved, anchor=anchor, frozen=self.frozen.to(like.device), caps=caps, grid=grid)
+
+
+def curved_names(*regions: Region | None) -> str:
+    """The rules behind the curved caps of regions, for messages."""
+    return ", ".join(cap.name for region in regions if region is not None for cap in region.curved)

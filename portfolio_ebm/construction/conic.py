@@ -1,20 +1,20 @@
 """What a convex region leaves room for where its caps are curved: the questions of feasible.py as one cone program.
 
-    min  cost'w + sum |w - moved| + t    over the region, the walls of `loose` let out by t >= 0
+    min  cost'w + sum |w - moved|    or    min  t, the walls of `loose` let out by t >= 0,    over the region
 
 Tangent cuts answer the same, but with twenty names under a cap on volatility they need hundreds of rounds.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import cvxpy as cp
 import numpy as np
 from numpy.typing import NDArray
 
-from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.cone import TIGHT, ask_clarabel
+from portfolio_ebm.constraints.region import Region, curved_names
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.oracle import rules
 from portfolio_ebm.errors import SolverError
@@ -32,7 +32,7 @@ def least_by_cone(region: Region, cost: Array | None, moved: Array | None, loose
     w, t = cp.Variable(region.n), cp.Variable(nonneg=True)
     walls = list(rules(w, Box.of(region)).values())
     # Risks are small beside solvers' tolerances: t is counted in the unit of the cap that it lets out.
-    unit = 1.0 if loose is None else min([1.0, *(cap.unit for cap in loose.curved if cap.unit > 0.0)])
+    unit = 1.0 if loose is None else min([1.0, *(cap.unit for cap in loose.curved)])
     value: Any = t
     if loose is not None:
         walls += _let_out(w, loose, unit * t)
@@ -40,23 +40,16 @@ def least_by_cone(region: Region, cost: Array | None, moved: Array | None, loose
         value = value + cost @ w
     if moved is not None:
         value = value + cp.norm1(w - moved)
-    problem, doubt = (
-        cp.Problem(cp.Minimize(value), walls),
-        f"Clarabel could not tell what {_named(region, loose)} leave",
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
-        except cp.error.SolverError as error:
-            raise SolverError(f"{doubt}: {error}") from error
+    problem = cp.Problem(cp.Minimize(value), walls)
+    doubt = f"Clarabel could not tell what {curved_names(region, loose)} leave"
+    ask_clarabel(problem, doubt, **TIGHT)
     if problem.status.startswith("infeasible"):
         return None
     if problem.status.startswith("unbounded"):
         return -np.inf
     if not problem.status.startswith("optimal"):
         raise SolverError(f"{doubt}: {problem.status}.")
-    return float(problem.value) * (unit if loose is not None else 1.0)
+    return unit * float(problem.value)
 
 
 def _let_out(w: cp.Variable, loose: Region, by: Any) -> list[Any]:
@@ -74,7 +67,3 @@ def _let_out(w: cp.Variable, loose: Region, by: Any) -> list[Any]:
         left, right = cap.to_cvxpy(w).args
         walls.append(left <= right + by / cap.unit)
     return walls
-
-
-def _named(region: Region, loose: Region | None) -> str:
-    return ", ".join(cap.name for one in (region, loose) if one is not None for cap in one.curved)

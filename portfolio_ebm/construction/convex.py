@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.cone import ask_clarabel
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cuts import by_cuts
@@ -137,14 +138,15 @@ def _usable(found: Minimum, box: Box) -> bool:
 
 
 def require_feasible(box: Box, names: tuple[str, ...]) -> None:
-    """Raise InfeasibleError where no weights obey the box, the rows, the turnover cap and the other caps."""
+    """Raise InfeasibleError where no weights obey the box, the rows, the turnover cap and the other caps, and
+    SolverError where Clarabel cannot tell whether any do."""
     n = len(box.lower)
     if box.caps:
         w = cp.Variable(n)
         problem = cp.Problem(cp.Minimize(0.0), list(rules(w, box).values()))
-        problem.solve(solver=cp.CLARABEL)
+        said = ", ".join([*names, *(cap.name for cap in box.caps)])
+        ask_clarabel(problem, f"Clarabel could not tell whether any weights obey all of: the box of each name, {said}")
         if problem.status in ("infeasible", "infeasible_inaccurate"):
-            said = ", ".join([*names, *(cap.name for cap in box.caps)])
             raise InfeasibleError(f"No weights obey all of: the box of each name, {said}.", names)
         return
     a_ub, b_ub, a_eq, b_eq = linear_rows(box)

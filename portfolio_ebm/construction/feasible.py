@@ -24,7 +24,7 @@ from portfolio_ebm.constraints.capped import least_excess
 from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.of_region import choices_of
-from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.region import Region, curved_names
 from portfolio_ebm.construction.conic import least_by_cone
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.types import as_numpy
@@ -111,8 +111,7 @@ def least(
             region = region.with_row(torch.as_tensor(slope), -np.inf, end, "cut")
         for slope, end in eased:
             loose = None if loose is None else loose.with_row(torch.as_tensor(slope), -np.inf, end, "cut")
-    named = ", ".join(cap.name for one in (region, loose) if one is not None for cap in one.curved)
-    raise SolverError(f"{_MOST_CUTS} rounds of cuts did not settle {named}.")
+    raise SolverError(f"{_MOST_CUTS} rounds of cuts did not settle {curved_names(region, loose)}.")
 
 
 def _least(
