@@ -79,6 +79,11 @@ class CapRule(Constraint, ABC):
         return [self.cap(ctx).to_cvxpy(w)]
 
 
+def per_of(rule: Constraint | None) -> float:
+    """What g of a rule's cap is for one of the rule's own unit: active share is half of a sum."""
+    return rule.per if isinstance(rule, CapRule) else 1.0
+
+
 def between(lower: float | None, upper: float | None) -> str:
     """ "at least 0.1 and at most 0.3" for the ends that are given."""
     ends = [f"at least {lower:g}"] if lower is not None else []

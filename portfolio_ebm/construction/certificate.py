@@ -53,7 +53,7 @@ def certify(
     for rule, residual in residuals.items():
         if not residual <= FEASIBLE:
             raise SolverError(
-                f"The portfolio{_where(ctx)} breaks {rule} by {residual:.3g}, beyond the tolerance of "
+                f"The portfolio{ctx.at} breaks {rule} by {residual:.3g}, beyond the tolerance of "
                 f"{FEASIBLE:g}; it was not let out. "
                 "Scale the rules to weights near one, or loosen the ones that leave no room."
             )
@@ -85,15 +85,12 @@ def measured(
     shares = {name: float(share) for name, share in breakdown(energy, weights, ctx).items()}
     for name, share in {**shares, repr(energy): value}.items():
         if not abs(share) < float("inf"):
-            raise SolverError(
-                f"{name} is {share}{_where(ctx)}; check that its estimates are finite on the tradeable names."
-            )
+            raise SolverError(f"{name} is {share}{ctx.at}; check that its estimates are finite on the tradeable names.")
     if bound is not None:
         size = max(abs(value), sum(abs(share) for share in shares.values()))
         if bound > value + 1e-8 * size + 1e-14:
             raise SolverError(
-                f"The energy {value:.10g}{_where(ctx)} is below its proven bound {bound:.10g}; "
-                "the bound or a term is wrong."
+                f"The energy {value:.10g}{ctx.at} is below its proven bound {bound:.10g}; the bound or a term is wrong."
             )
         bound = min(bound, value)
     trust = {
@@ -158,7 +155,3 @@ def probes(weights: Tensor, ctx: Context, rng: torch.Generator, size: int = SAMP
     if ctx.held is not None:
         points[-1] = ctx.held.to(points)
     return points
-
-
-def _where(ctx: Context) -> str:
-    return f" at {ctx.date}" if ctx.date else ""

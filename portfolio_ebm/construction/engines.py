@@ -19,7 +19,6 @@ from portfolio_ebm.construction.interior import interior_point
 from portfolio_ebm.construction.lowering import lowered, program_of, read
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def interior(formula: Formula, box: Box) -> Found | None:
 
 def no_minimum(status: str, formula: Formula) -> str:
     """The sentence for a solver status without a minimum, on rules that have portfolios."""
-    what = f"{formula.energy!r}{formula.where}"
+    what = f"{formula.energy!r}{formula.ctx.at}"
     if status.startswith("unbounded"):
         return f"{what} falls without end under these rules; bound the weights (Box, Leverage) or add a risk."
     if status.startswith("infeasible"):

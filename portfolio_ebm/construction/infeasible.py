@@ -21,7 +21,7 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import All, region_of, regions_of
-from portfolio_ebm.constraints.families import CapRule
+from portfolio_ebm.constraints.families import per_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.feasible import least, possible
 from portfolio_ebm.context import Context
@@ -44,10 +44,9 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
         InfeasibleError: Box(upper=0.05) on 10 tradeable names allows at most 0.5 of the 1 that Budget() needs. ...
     """
     rules = list(constraint.rules())
-    where = f" at {ctx.date}" if ctx.date else ""
     if _possible(rules, ctx):
         return InfeasibleError(
-            f"No portfolio was found{where}, although {constraint!r} can be obeyed up to rounding; "
+            f"No portfolio was found{ctx.at}, although {constraint!r} can be obeyed up to rounding; "
             "the rules leave almost no room: loosen one of them slightly."
         )
     rules = smallest_conflict(rules, ctx)
@@ -58,7 +57,7 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
         held = float(ctx.fixed[~ctx.tradeable].sum())
         parts.append(f"{frozen} of {ctx.n_assets} names cannot be traded and stay at a total weight of {held:.4g}.")
     advice = f"Loosen or leave out any one of {_words(names)}." if len(names) > 1 else f"Loosen {names[0]}."
-    return InfeasibleError(" ".join([*parts, advice[:-1] + where + "."]), names)
+    return InfeasibleError(" ".join([*parts, advice[:-1] + ctx.at + "."]), names)
 
 
 def smallest_conflict(rules: Sequence[Constraint], ctx: Context) -> list[Constraint]:
@@ -122,7 +121,7 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
         for cap in alone.caps:
             over = least(others, loose=replace(Region.free(alone.n, device=alone.lower.device), caps=(cap,)))
             if over is not None and over > 1e-12:
-                per = rule.per if isinstance(rule, CapRule) else 1.0
+                per = per_of(rule)
                 needed, limit = (cap.limit + over) / per, cap.limit / per
                 return f"{others_named} need{s} at least {needed:.4g}, and {rule!r} allows {limit:.4g}."
         if alone.at_most is not None:

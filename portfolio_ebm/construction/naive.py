@@ -38,9 +38,8 @@ class EqualWeight(Constructor):
         weights = ctx.fixed.double().masked_fill(free, 0.0)
         total = _budget(constraint, ctx)
         if count == 0 and abs(float(weights.sum()) - total) > FEASIBLE:
-            where = f" at {ctx.date}" if ctx.date else ""
             raise InfeasibleError(
-                f"EqualWeight: none of the {ctx.n_assets} names can be traded{where}, and what is held weighs "
+                f"EqualWeight: none of the {ctx.n_assets} names can be traded{ctx.at}, and what is held weighs "
                 f"{float(weights.sum()):.4g} and not {total:.4g}; leave the date out, or give prices."
             )
         if count:

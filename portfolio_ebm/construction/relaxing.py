@@ -20,7 +20,7 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import All, alone_of, region_of
-from portfolio_ebm.constraints.families import CapRule
+from portfolio_ebm.constraints.families import per_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import residuals_of
@@ -59,7 +59,7 @@ class LetOut(Constraint):
             cap = cap if region.turnover is None else min(cap, region.turnover)
             region = replace(region, anchor=alone.anchor, turnover=cap)
         for one in alone.caps:
-            region = region.with_cap(replace(one, name=repr(self), limit=one.limit + self.by * _per(self.rule)))
+            region = region.with_cap(replace(one, name=repr(self), limit=one.limit + self.by * per_of(self.rule)))
         return region
 
     def residual(self, w: Tensor, ctx: Context) -> Tensor:
@@ -75,11 +75,6 @@ class LetOut(Constraint):
 
     def explain(self) -> str:
         return f"{self.rule.explain()[:-1]}, let out by {self.by:g}."
-
-
-def _per(rule: Constraint) -> float:
-    """What the rule's own unit is in its cap: active share is half of a sum."""
-    return rule.per if isinstance(rule, CapRule) else 1.0
 
 
 def require_relaxable(constraint: Constraint, relax: Sequence[Constraint]) -> None:
@@ -120,7 +115,7 @@ def relaxed(
         by = least(region, loose=alone_of(rule, region, ctx))
         if by is None:
             raise explain_infeasible(All(parts=(*held, rule)), ctx)
-        by /= _per(rule)
+        by /= per_of(rule)
         if by > 1e-9:
             given[rule] = by
             held.append(LetOut(rule, by=by * (1.0 + ROOM) + ROOM))

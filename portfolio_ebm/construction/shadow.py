@@ -15,7 +15,7 @@ import numpy as np
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import alone_of, region_of
-from portfolio_ebm.constraints.families import CapRule
+from portfolio_ebm.constraints.families import CapRule, per_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.duality import Duals
@@ -110,10 +110,10 @@ def _of_caps(constraint: Constraint, parts: list[tuple[str, Region]], whole: Reg
         found.append((at[0].name, duals.turnover))
     # A rule's limit may be in another unit than its cap's: active share is half a sum.
     written = {repr(rule): getattr(rule, "rule", rule) for rule in constraint.rules()}
-    caps = {name: rule for name, rule in written.items() if isinstance(rule, CapRule)}
     prices = []
     for name, dual in found:
         if dual > 0.0:
-            per, step = (caps[name].per, caps[name].step) if name in caps else (1.0, 0.01)
+            rule = written.get(name)
+            per, step = per_of(rule), rule.step if isinstance(rule, CapRule) else CapRule.step
             prices.append(ShadowPrice(name, "upper", limits[name] / per, dual * per, None, step=step))
     return prices

@@ -52,9 +52,8 @@ def _check_covariance(ctx: Context) -> None:
         return
     least = _least(s.dense())
     if least < -ROUNDING * ctx.n_assets:
-        at = f" at {ctx.date}" if ctx.date else ""
         raise DataError(
-            f"The covariance is not positive semi-definite{at} (least eigenvalue {least:.3g} of the largest); "
+            f"The covariance is not positive semi-definite{ctx.at} (least eigenvalue {least:.3g} of the largest); "
             "shrink it or clip its eigenvalues first."
         )
 
