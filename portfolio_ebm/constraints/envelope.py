@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import project_any, regions_of
+from portfolio_ebm.constraints.combine import project_any, project_region, regions_of
 from portfolio_ebm.constraints.tangent import projection_jacobian
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import around
@@ -98,7 +98,7 @@ class Relaxed(SmoothEnergy):
             key = w.detach().cpu().numpy().tobytes()
             if key not in kept:
                 kept.clear()
-                nearest = project_any(w, [region]).weights
+                nearest = project_region(w, region).weights
                 away, slope = w - nearest, projection_jacobian(region, as_numpy(w), as_numpy(nearest))
                 bent = torch.eye(len(w), dtype=w.dtype, device=w.device) - torch.as_tensor(slope).to(w)
                 kept[key] = around(w, 0.5 * self.k * away.square().sum(), self.k * away, self.k * bent)

@@ -179,11 +179,11 @@ def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum
     weights = cleaned(found.weights, box, region)
     value = formula.evaluate(weights)
     bound, kkt, multipliers = found.bound, found.kkt, found.rules
-    size = size_of(formula, box, value)
+    least = 1.0 / scale_of(formula.plain, box)
+    size = max(abs(value), least)
     if found.duals is not None:
         proof = prove(formula, box, weights, found.duals)
         # Where a term's own parts cancel at the minimum, its slope there says nothing of what a slope is.
-        least = 1.0 / scale_of(formula.plain, box)
         bound, kkt, multipliers = proof.bound, proof.kkt * proof.slope / max(proof.slope, least), proof.duals
     gap = np.inf if bound is None else (value - bound) / size
     # A conic solver's own residual is to its tolerance: it is told, and the gap decides.

@@ -131,7 +131,7 @@ def _least(
     units = units.clipped(np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN))
     lots = {"lots": n} if region.grid is not None else {}
     program = _Program(n, len(shapes), {**mode_columns(units), **lots})
-    _rows(program, region, None)
+    program.add(*(as_numpy(x) for x in (region.row_lower, region.row_upper)), w=as_numpy(region.rows))
     if choice:
         lower, upper = np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN)
         _choices(program, region, lower, upper)
@@ -149,8 +149,7 @@ def _least(
     for k, ball in enumerate(_balls(region)):
         program.add(-np.inf, ball.limit, **{f"v{k}": one})
     if loose is not None:
-        _rows(program, loose, -1.0)
-        _ends(program, loose)
+        _let_out(program, loose)
         for k, ball in enumerate(_balls(loose), start=len(_balls(region))):
             program.add(-np.inf, ball.limit, t=-np.ones((1, 1)), **{f"v{k}": one})
     ends: dict[str, tuple[Array | float, Array | float]] = {
@@ -183,24 +182,14 @@ def _balls(region: Region | None) -> list[Ball]:
     return [Ball("turnover", region.turnover, region.anchor, one, one), *region.balls]
 
 
-def _rows(program: _Program, region: Region, give: float | None) -> None:
-    """The region's rows; let out by t where `give` is its sign in them."""
-    rows, low, high = (as_numpy(x) for x in (region.rows, region.row_lower, region.row_upper))
-    if give is None:
-        program.add(low, high, w=rows)
-        return
-    column = np.ones((len(rows), 1))
-    program.add(-np.inf, high, w=rows, t=-column)
-    program.add(low, np.inf, w=rows, t=column)
-
-
-def _ends(program: _Program, region: Region) -> None:
-    """w + t >= lower and w - t <= upper, where they are finite."""
-    eye, column = sp.identity(region.n, format="csr"), np.ones((region.n, 1))
-    for end, sign in ((as_numpy(region.lower), 1.0), (as_numpy(region.upper), -1.0)):
-        at = np.isfinite(end)
-        low, high = (end[at], np.inf) if sign > 0 else (-np.inf, end[at])
-        program.add(low, high, w=eye[at], t=sign * column[at])
+def _let_out(program: _Program, region: Region) -> None:
+    """x + t >= its lower and x - t <= its upper end, for weights and rows x, where the end is finite."""
+    ends = [as_numpy(x) for x in (region.lower, region.upper, region.row_lower, region.row_upper)]
+    eye, rows = sp.identity(region.n, format="csr"), sp.csr_matrix(as_numpy(region.rows))
+    for x, low, high in ((eye, *ends[:2]), (rows, *ends[2:])):
+        above, below = np.isfinite(low), np.isfinite(high)
+        program.add(low[above], np.inf, w=x[above], t=np.ones((int(above.sum()), 1)))
+        program.add(-np.inf, high[below], w=x[below], t=-np.ones((int(below.sum()), 1)))
 
 
 def _choices(program: _Program, region: Region, lower: Array, upper: Array) -> None:

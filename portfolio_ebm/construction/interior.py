@@ -50,7 +50,7 @@ class Ended:
 def interior_point(program: Program, start: Array, *, tolerance: float = 1e-12, max_steps: int = 100) -> Ended:
     """The minimum from `start`, strictly inside the box. The objective should be scaled to order one."""
     point = _initial(program, start)
-    best, best_error, stalled, steps, exact = point, np.inf, 0, 0, None
+    best, best_error, stalled, steps, exact, asked = point, np.inf, 0, 0, None, False
     chained = program.chain is not None
     gradient, hessian = program.model(point.z)
     while steps < max_steps and stalled < (CHAINED if chained and best_error <= CLOSE else PATIENCE):
@@ -58,10 +58,11 @@ def interior_point(program: Program, start: Array, *, tolerance: float = 1e-12, 
         if chained and gap <= CLOSE:
             point, missing, gap, error = _settled(program, point, gradient, hessian, (missing, gap, error))
         stalled = 0 if error < 0.95 * best_error else stalled + 1
+        near = gap <= CLOSE and not chained
         if error < best_error:
-            best, best_error = point, error
+            best, best_error, asked = point, error, near
         # Near the end the active set is known: the exact solution on it, if its signs hold, spares the last steps.
-        exact = on_active_set(program, point) if gap <= 1e-6 and not chained else None
+        exact = on_active_set(program, point) if near else None
         if exact is not None or error <= (ENOUGH if chained else tolerance) or not np.isfinite(error):
             break
         moved = _advance(program, point, hessian, missing, gap)
@@ -69,7 +70,8 @@ def interior_point(program: Program, start: Array, *, tolerance: float = 1e-12, 
             break
         (point, gradient, hessian), steps = moved, steps + 1
     r, _, y, _, _ = program.blocks
-    exact = exact if exact is not None or chained else on_active_set(program, best)
+    if exact is None and not chained and not asked:
+        exact = on_active_set(program, best)
     if exact is not None:
         return Ended(*exact, True, True, steps, np.zeros(0))
     flow = best.dual[program.links][: 0 if program.chain is None else len(program.chain.moved)]

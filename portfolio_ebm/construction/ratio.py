@@ -22,6 +22,7 @@ W. W. (1962), Programming with linear fractional functionals, Naval Research Log
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import torch
 
@@ -118,9 +119,8 @@ def by_steps(energy: Ratio, region: Region, ctx: Context) -> Minimum:
         )
     weights, value = start.weights, float(ratio(start.weights))
     last: Minimum | None = None
-    steps, bound = 0, -float("inf")
-    while steps < STEPS:
-        steps += 1
+    bound = -float("inf")
+    for steps in count(1):
         found = minimize(top - value * bottom, region, ctx)
         # F at the ratio known so far: what the proven part of it leaves open below that ratio.
         below = -float("inf") if found.bound is None else value + min(found.bound, 0.0) / least
@@ -131,7 +131,7 @@ def by_steps(energy: Ratio, region: Region, ctx: Context) -> Minimum:
             weights, value, gained = found.weights, reached, value - reached
         else:
             gained = 0.0
-        if gained <= TIGHT * abs(value):
+        if gained <= TIGHT * abs(value) or steps == STEPS:
             break
     bound = min(bound, value)
     ok = value - bound <= PROVEN * abs(value)
