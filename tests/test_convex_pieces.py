@@ -110,6 +110,12 @@ def test_what_clarabel_leaves_open_is_proven(deal) -> None:
         assert found.value <= said.value + 1e-6 * max(abs(found.value), slope(case.energy, case.ctx))
 
 
+def test_no_shorts_imply_the_bounds_of_no_shorts() -> None:
+    with np.errstate(all="raise"):
+        lower, upper = Walls.of(region_of(ShortLimit(at_most=0.0), world(1))).implied()
+    assert (lower == 0.0).all() and (upper == np.inf).all()
+
+
 def test_by_hand_under_a_volatility_cap() -> None:
     # min -m'w under |w|_S <= v alone: w = v S^-1 m / sqrt(m'S^-1 m), and a unit more of v is worth sqrt(m'S^-1 m).
     ctx = world(1)

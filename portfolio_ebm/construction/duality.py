@@ -29,10 +29,12 @@ from numpy.typing import NDArray
 from portfolio_ebm.constraints.caps import Ball, Cap, Ellipsoid
 from portfolio_ebm.constraints.caps import Tail as TailCap
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.falls import shares
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.pieces import Kink, Tail
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,12 @@ class Box:
         return cls(lower, upper, rows, row_lower, row_upper, anchor, cap, caps)
 
     @property
+    def sides(self) -> tuple[Mask, Mask, Mask]:
+        """Rows that are equations, and of the others those with an upper and with a lower end."""
+        equal = self.row_upper - self.row_lower <= 1e-14
+        return equal, ~equal & np.isfinite(self.row_upper), ~equal & np.isfinite(self.row_lower)
+
+    @property
     def impossible(self) -> bool:
         """Whether one row, or the turnover cap, alone cannot be met within the box; False does not mean possible."""
         with np.errstate(invalid="ignore"):
@@ -141,19 +149,19 @@ class Box:
 
 
 def _reach(cap: Cap) -> tuple[Array, Array]:
-    """The least and the largest weight of each name that an L1 ball or an ellipsoid allows."""
+    """The least and the largest weight of each name that an L1 ball or an ellipsoid allows; infinite where it allows
+    any, and for other caps."""
     if isinstance(cap, Ball):
-        centre, up, down = (x.numpy() for x in (cap.centre, cap.up, cap.down))
-        with np.errstate(divide="ignore"):
-            return centre - cap.limit / down, centre + cap.limit / up
-    n = cap.centre.shape[0] if isinstance(cap, Ellipsoid) else 0
+        kink, free = Kink.of(cap), np.full(cap.centre.shape, np.inf)
+        down, up = (np.divide(cap.limit, x, out=free.copy(), where=x > 0.0) for x in (kink.down, kink.up))
+        return kink.centre - down, kink.centre + up
     if isinstance(cap, Ellipsoid):
         values, vectors = np.linalg.eigh(cap.matrix.dense().numpy())
         if values.min() > 1e-9 * values.max():
             # max w_i - c_i over the ellipsoid is limit * sqrt of the inverse's diagonal; rounding is given away.
             width = cap.limit * (1.0 + 1e-6) * np.sqrt((vectors**2 / values).sum(1))
             return cap.centre.numpy() - width, cap.centre.numpy() + width
-    return np.full(n, -np.inf) if n else np.array(-np.inf), np.full(n, np.inf) if n else np.array(np.inf)
+    return np.array(-np.inf), np.array(np.inf)
 
 
 def _tighten(row: Array, high: float, lower: Array, upper: Array) -> None:
@@ -191,13 +199,7 @@ def tail_duals(tail: Tail, q: Array) -> Array:
 
 def best_tail(tail: Tail, w: Array) -> Array:
     """The subgradient weights at w: the worst scenarios at their cap, the last by its fraction."""
-    order = np.argsort(-tail.loss(w), kind="stable")
-    whole = min(int(np.floor(tail.count)), len(order))
-    q = np.zeros(len(order))
-    q[order[:whole]] = tail.cap
-    if whole < len(order):
-        q[order[whole]] = tail.coefficient - tail.cap * whole
-    return q
+    return shares(tail.loss(w), tail.count, tail.coefficient)
 
 
 @dataclass(frozen=True)
@@ -309,8 +311,7 @@ def _of_caps(below: _Below, box: Box, duals: Multipliers) -> tuple[float, ...]:
         if dual == 0.0:
             continue
         if isinstance(cap, Ball):
-            centre, up, down = (x.numpy() for x in (cap.centre, cap.up, cap.down))
-            below.bend(Kink(centre, dual * up, dual * down), -dual * cap.limit, 0.0)
+            below.bend(Kink.of(cap).scaled(dual), -dual * cap.limit, 0.0)
         elif isinstance(cap, Ellipsoid):
             slope = dual * cap.slope(point).numpy()
             below.add(slope, -float(slope @ cap.centre.numpy()) - dual * cap.limit, 0.0)

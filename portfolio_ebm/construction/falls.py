@@ -51,26 +51,7 @@ class Falls:
     def value(self, w: Array) -> float:
         depth = self.depths(w)
         sizes = depth.max(1) if self.whole else depth.reshape(-1)
-        return float(_shares(sizes, self.count, self.coefficient) @ sizes)
-
-    def best(self, w: Array) -> Array:
-        """The F (S, h) of the plane that touches at w."""
-        depth = self.depths(w)
-        share = np.zeros_like(depth)
-        if self.whole:
-            share[np.arange(len(depth)), depth.argmax(1)] = _shares(depth.max(1), self.count, self.coefficient)
-        else:
-            share = _shares(depth.reshape(-1), self.count, self.coefficient).reshape(depth.shape)
-        risen = np.cumsum(self.returns @ w - self.moved, axis=1)
-        top = np.maximum(np.maximum.accumulate(risen, axis=1), 0.0)
-        at = np.arange(depth.shape[1])
-        # The step after the last peak up to t, from which on the mass of t flows.
-        begin = np.maximum.accumulate(np.where(risen >= top, at + 1, 0), axis=1)
-        change = np.zeros((depth.shape[0], depth.shape[1] + 1))
-        path = np.broadcast_to(np.arange(len(depth))[:, None], depth.shape)
-        np.add.at(change, (path, begin), share)
-        change[:, 1:] -= share
-        return np.asarray(np.cumsum(change, axis=1)[:, :-1])
+        return float(shares(sizes, self.count, self.coefficient) @ sizes)
 
     def repair(self, flow: Array) -> Array:
         """The nearest simple correction of F (S, h) that gives a true plane."""
@@ -89,7 +70,7 @@ class Falls:
         return -np.tensordot(flow, self.returns, 2), float(np.sum(flow * self.moved))
 
 
-def _shares(sizes: Array, count: float, total: float) -> Array:
+def shares(sizes: Array, count: float, total: float) -> Array:
     """Weights that add up to `total`: that of one of `count` for each of the largest, a fraction for the last."""
     order = np.argsort(-sizes, kind="stable")
     found = np.zeros(len(sizes))

@@ -70,11 +70,6 @@ class Formula:
     def n(self) -> int:
         return len(self.linear)
 
-    @property
-    def where(self) -> str:
-        """The date of the context, for the end of a sentence; nothing where there is none."""
-        return f" at {self.ctx.date}" if self.ctx.date else ""
-
     @cached_property
     def compiled(self) -> dict[Hashable, Any]:
         """What oracle.py compiled of this formula, by the structure of the region."""
@@ -153,11 +148,10 @@ class Formula:
 
     def slope(self, w: Array) -> tuple[float, Array]:
         """Value and gradient at w of the quadratic and the smooth terms and pieces together."""
-        value, gradient, _ = self._expanded(w, None)
-        return value, gradient
+        return self._expanded(w, None)
 
-    def _expanded(self, w: Array, hessian: Array | None) -> tuple[float, Array, Array | None]:
-        """Value, gradient, and `hessian` with those of the smooth terms added in place."""
+    def _expanded(self, w: Array, hessian: Array | None) -> tuple[float, Array]:
+        """Value and gradient; the Hessians of the smooth terms are added to `hessian` in place."""
         value, gradient = self.constant + float(self.linear @ w), self.linear.copy()
         if self.curve is not None:
             pull = self._bent(w)
@@ -173,7 +167,7 @@ class Formula:
             gradient = gradient + coefficient * (bend + as_numpy(face.linear))
             if hessian is not None and face.matrix is not None:
                 hessian += coefficient * as_numpy(face.matrix.dense())
-        return value, gradient, hessian
+        return value, gradient
 
     def largest(self, w: Array) -> float:
         """The largest slope at w of any single part of the quadratic and smooth terms: they may cancel in the sum."""
@@ -189,7 +183,7 @@ class Formula:
     def smooth_part(self, w: Array) -> tuple[float, Array, Array]:
         """Value, gradient and Hessian at w of the quadratic and the smooth terms and pieces together."""
         hessian = np.zeros((self.n, self.n)) if self.matrix is None else self.matrix.copy()
-        value, gradient, _ = self._expanded(w, hessian)
+        value, gradient = self._expanded(w, hessian)
         return value, gradient, hessian
 
 

@@ -79,11 +79,13 @@ def best_ratio(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> 
     Example:
         >>> best_ratio(MaxRatio(), region, region, ctx).value  # minus the largest Sharpe ratio
     """
-    top, risk = take_apart(energy.numerator, ctx), take_apart(energy.denominator, ctx)
-    box, walls = Box.of(region), Box.of(bounded)
-    if not _affine(top) or not _doubles(risk) or box.caps or box.turnover is not None:
+    box = Box.of(region)
+    if box.caps or box.turnover is not None:
         return None
-    cone = _cone(box, top)
+    top, risk = take_apart(energy.numerator, ctx), take_apart(energy.denominator, ctx)
+    if not _affine(top) or not _doubles(risk):
+        return None
+    walls, cone = Box.of(bounded), _cone(box, top)
     found = None if cone is None else _solved(energy.denominator, risk, cone.box, ctx)
     if cone is None or found is None or found.duals is None:
         return None
@@ -120,7 +122,7 @@ def _doubles(formula: Formula) -> bool:
 
 def _cone(box: Box, top: Formula) -> _Cone | None:
     """The rules of y; None where no equation fixes the size of w, or nothing gains."""
-    equal = box.row_upper - box.row_lower <= 1e-14
+    equal = box.sides[0]
     fixed = np.where(equal, box.row_upper, 0.0)
     budget = int(np.abs(fixed).argmax()) if len(fixed) else 0
     if not len(fixed) or fixed[budget] == 0.0:

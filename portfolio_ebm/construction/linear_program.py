@@ -40,8 +40,7 @@ def linear_program(formula: Formula, box: Box) -> Found | None:
     if found.status != 0:
         return None
     # HiGHS gives slopes in the right-hand sides: minus the multipliers.
-    equal = box.row_upper - box.row_lower <= 1e-14
-    above, below = ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
+    equal, above, below = box.sides
     rows, one_sided = np.zeros(len(box.rows)), -np.asarray(found.ineqlin.marginals) / scale
     rows[equal] = -np.asarray(found.eqlin.marginals) / scale
     ups = int(above.sum())
@@ -56,8 +55,7 @@ def linear_rows(box: Box) -> tuple[Array | None, Array | None, Array | None, Arr
     n, capped = len(box.lower), box.turnover is not None
     pad = np.zeros((len(box.rows), n)) if capped else np.zeros((len(box.rows), 0))
     rows = np.concatenate([box.rows, pad], axis=1)
-    equal = box.row_upper - box.row_lower <= 1e-14
-    above, below = ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
+    equal, above, below = box.sides
     left, right = [rows[above], -rows[below]], [box.row_upper[above], -box.row_lower[below]]
     if capped:
         eye = np.eye(n)

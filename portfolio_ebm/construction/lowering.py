@@ -19,7 +19,7 @@ from portfolio_ebm.construction.chain import Chain, joined_chain
 from portfolio_ebm.construction.duality import Box, Multipliers
 from portfolio_ebm.construction.falls import Falls
 from portfolio_ebm.construction.formula import Formula
-from portfolio_ebm.construction.pieces import Kink, Square, Tail
+from portfolio_ebm.construction.pieces import Kink, Pieces, Tail
 from portfolio_ebm.construction.program import Array, Curved, Model, Program
 
 Mask = NDArray[np.bool_]
@@ -40,13 +40,15 @@ class Lowered:
     """A Program under construction.
 
     Attributes:
-        free: bool (n,). fixed: (n,), the weights that cannot move, zero where free. fall: the linear part of phi.
+        pieces: the formula's. free: bool (n,). fixed: (n,), the weights that cannot move, zero where free.
+        fall: the linear part of phi.
         slopes, limits: rows that charge. corners: the block of each centre of kinks. tails, hinges: the blocks of the
         formula's. chains: of each of its falls. caps: by cap of the box its row or curve, its block where it is a tail,
         and the unit of its row.
     """
 
     formula: Formula
+    pieces: Pieces
     box: Box
     free: Mask
     scale: float
@@ -154,11 +156,6 @@ class Lowered:
         block.charges[len(self.slopes) - 1] = charges
         return len(self.slopes) - 1
 
-    @property
-    def squares(self) -> tuple[Square, ...]:
-        pieces = self.formula.pieces
-        return () if pieces is None else pieces.squares
-
     def used(self) -> list[Mask]:
         """By block, the hinges that somebody pays for."""
         return [
@@ -178,7 +175,7 @@ def lowered(formula: Formula, box: Box, free: Mask, scale: float, near: Array) -
     before = k + len(own) + len(pieces.squares)
     size = before + sum(levels_of(falls) for falls in pieces.falls) + more
     fixed = np.where(free, 0.0, box.lower)
-    found = Lowered(formula, box, free, scale, size, fixed, np.zeros(size), np.zeros(size))
+    found = Lowered(formula, pieces, box, free, scale, size, fixed, np.zeros(size), np.zeros(size))
     found.start[:k] = near[free]
     for column, tail in enumerate(own, start=k):
         found.tails.append(found.scenarios(tail.losses, tail.moved, scale * tail.cap, column))
@@ -215,8 +212,7 @@ def _cap(found: Lowered, cap: Cap, column: int, near: Array) -> None:
     """Add a cap of the box; `column` is the t of the next tail."""
     free, k = found.free, found.k
     if isinstance(cap, Ball):
-        kink = Kink(cap.centre.numpy(), cap.up.numpy(), cap.down.numpy())
-        found.caps.append((found.charge(kink, cap.limit), None, 1.0))
+        found.caps.append((found.charge(Kink.of(cap), cap.limit), None, 1.0))
     elif isinstance(cap, Ellipsoid):
         matrix, away = cap.matrix.dense().numpy() / cap.limit**2, found.fixed - cap.centre.numpy()
         whole, pull = np.zeros((found.size, found.size)), np.zeros(found.size)
@@ -238,7 +234,7 @@ def _cap(found: Lowered, cap: Cap, column: int, near: Array) -> None:
 def program_of(found: Lowered) -> Program:
     """The Program of the parts."""
     box, free, k, used = found.box, found.free, found.k, found.used()
-    equal, above, below = sides(box)
+    equal, above, below = box.sides
     part = np.zeros((len(box.rows), found.size))
     part[:, :k] = box.rows[:, free]
     moved = box.rows @ found.fixed
@@ -273,12 +269,6 @@ def levels_of(falls: Falls) -> int:
     return 1 if paths == 1 or falls.count <= 1.0 else paths + (falls.count < paths * (1.0 - 1e-12))
 
 
-def sides(box: Box) -> tuple[Mask, Mask, Mask]:
-    """Rows that are equations, and of the others those with an upper and with a lower end."""
-    equal = box.row_upper - box.row_lower <= 1e-14
-    return equal, ~equal & np.isfinite(box.row_upper), ~equal & np.isfinite(box.row_lower)
-
-
 def _model(found: Lowered) -> Model:
     """phi of the Program."""
     formula, free, k, scale = found.formula, found.free, found.k, found.scale
@@ -291,7 +281,7 @@ def _model(found: Lowered) -> Model:
         gradient, hessian = found.fall.copy(), np.zeros((found.size, found.size))
         gradient[:k] += scale * g[free]
         hessian[:k, :k] = scale * h[np.ix_(free, free)]
-        for column, square in enumerate(found.squares, start=first):
+        for column, square in enumerate(found.pieces.squares, start=first):
             gradient[column] += 2.0 * scale * square.coefficient * z[column]
             hessian[column, column] += 2.0 * scale * square.coefficient
         return gradient, hessian
@@ -311,34 +301,37 @@ def read(
         duals[id(block)] = np.zeros(len(mask))
         duals[id(block)][mask] = q[at : at + int(mask.sum())] / scale
         at += int(mask.sum())
-    equal, above, below = sides(box)
+    equal, above, below = box.sides
     rows, own = np.zeros(len(box.rows)), len(found.slopes)
     rows[equal] = equal_dual
     middle = own + int(above.sum())
     rows[above] += row_dual[own:middle]
     rows[below] -= row_dual[middle : middle + int(below.sum())]
     curves = row_dual[len(row_dual) - len(found.curved) :]
-    first = int(box.turnover is not None)
     caps, cap_tails = [], []
     for cap, (place, tail, unit) in zip(box.caps, found.caps, strict=True):
         cap_tails.append(np.zeros(0) if tail is None else duals[id(tail)] / unit)
-        dual = float(row_dual[place]) / unit
         if isinstance(cap, Ellipsoid):
-            # Of 1/2 (g / limit)^2 the slope is g / limit^2 that of g.
+            # The curve is 1/2 (g / limit)^2 <= 1/2, whose slope is that of g, times g / limit^2.
             dual = float(curves[place]) * float(cap.value(torch.as_tensor(w))) / cap.limit**2
+        else:
+            dual = float(row_dual[place]) / unit
         caps.append(dual / scale)
+    # The order of `lowered`: turnover, where it is capped, then the squares.
+    capped = int(box.turnover is not None)
+    squares = row_dual[capped : capped + len(found.pieces.squares)]
     return w, Multipliers(
-        tuple(duals[id(block)] for block in found.tails), rows / scale, float(row_dual[0]) / scale if first else 0.0,
-        tuple(duals[id(block)] for block in found.hinges),
-        tuple(float(x) / scale for x in row_dual[first : first + len(found.squares)]), tuple(caps), tuple(cap_tails),
-        _flows(found, flow),
+        tails=tuple(duals[id(block)] for block in found.tails), rows=rows / scale,
+        turnover=float(row_dual[0]) / scale if capped else 0.0,
+        hinges=tuple(duals[id(block)] for block in found.hinges), squares=tuple(float(x) / scale for x in squares),
+        caps=tuple(caps), cap_tails=tuple(cap_tails), falls=_flows(found, flow),
     )  # fmt: skip
 
 
 def _flows(found: Lowered, flow: Array) -> tuple[Array, ...]:
     """What flows along the paths of each of the falls, in the energy's own units."""
-    pieces, at, flows = found.formula.pieces, 0, []
-    for falls in () if pieces is None else pieces.falls:
+    at, flows = 0, []
+    for falls in found.pieces.falls:
         paths, steps, _ = falls.returns.shape
         flows.append(flow[at : at + paths * steps].reshape(paths, steps) / found.scale)
         at += paths * steps

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from portfolio_ebm.construction.duality import Box, Duals
 from portfolio_ebm.construction.engines import Found, no_minimum, scale_of
 from portfolio_ebm.construction.formula import Formula
-from portfolio_ebm.construction.lowering import sides
 from portfolio_ebm.energy import to_cvxpy
 from portfolio_ebm.errors import SolverError
 
@@ -115,7 +114,7 @@ class Compiled:
                 raw = chain.solve_via_data(problem, data, solver_opts=tolerances)
                 problem.unpack_results(raw, chain, inverse)
             except cp.error.SolverError as error:
-                raise SolverError(f"Clarabel failed on {formula.energy!r}{formula.where}: {error}") from error
+                raise SolverError(f"Clarabel failed on {formula.energy!r}{formula.ctx.at}: {error}") from error
         if self.w.value is None or problem.status not in ("optimal", "optimal_inaccurate"):
             raise SolverError(no_minimum(problem.status, formula))
         # What cvxpy takes out of the cone program's objective is the same constant in primal and dual.
@@ -160,7 +159,7 @@ def rules(w: Any, box: Box, at: Mapping[str, Any] | None = None) -> dict[str, An
 
 def _sides(box: Box) -> tuple[Mask, Mask, Mask, Mask, Mask]:
     """Finite lower and upper ends by name; equal, upper-bounded and lower-bounded rows."""
-    return np.isfinite(box.lower), np.isfinite(box.upper), *sides(box)
+    return np.isfinite(box.lower), np.isfinite(box.upper), *box.sides
 
 
 def _duals(walls: dict[str, Any], box: Box, scale: float) -> Duals | None:

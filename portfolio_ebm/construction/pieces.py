@@ -1,25 +1,27 @@
-"""The pieces of a convex formula that no quadratic and no Newton model holds, as the interior point knows them.
+"""The pieces of those convex terms that are neither quadratic nor smooth as a whole, as the interior point knows them.
 
     Tail     c times the mean of the `count` largest entries of  L w - m                CVaR, against a benchmark too
     Kink     sum_i up_i (w_i - centre_i)_+ + down_i (centre_i - w_i)_+                  costs, fees, doubts of the mean
     Hinges   price sum_s (a_s'w - b_s)_+                                                mean absolute deviation
     Square   c times the square of a Kink                                               doubts of the correlations
     Falls    c times the mean of the largest drawdowns along paths (falls.py)           CDaR, maximum drawdown
+    Smooth   c times a function with a Newton model, around any w                       impact, ridge of the covariance
 
-Each says an affine function below it from given multipliers (duality.py); a term that is none of these is left to
-cvxpy.
+Each says an affine function below it, from given multipliers or as its tangent (duality.py); a term that is none of
+these is left to cvxpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.construction.falls import Falls
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import MeanAbsoluteDeviation, around, away
@@ -86,6 +88,11 @@ class Kink:
         """size * sum |w - centre|."""
         return cls(centre, np.full(len(centre), size), np.full(len(centre), size))
 
+    @classmethod
+    def of(cls, ball: Ball) -> Kink:
+        """What the ball limits."""
+        return cls(as_numpy(ball.centre), as_numpy(ball.up), as_numpy(ball.down))
+
 
 @dataclass(frozen=True)
 class Hinges:
@@ -117,7 +124,7 @@ class Pieces:
     kinks: tuple[Kink, ...] = ()
     hinges: tuple[Hinges, ...] = ()
     squares: tuple[Square, ...] = ()
-    smooth: tuple[Smooth, ...] = field(default=())
+    smooth: tuple[Smooth, ...] = ()
     falls: tuple[Falls, ...] = ()
 
     def plus(self, other: Pieces) -> Pieces:
