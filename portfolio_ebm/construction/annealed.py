@@ -17,30 +17,24 @@ import torch
 from pydantic import Field
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import project_region, regions_of
+from portfolio_ebm.constraints.combine import project_region
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
-from portfolio_ebm.construction.certificate import certify
+from portfolio_ebm.construction.cases import Bounded, best_case
 from portfolio_ebm.construction.chains import PROBES, random_portfolios, starts, survey, tightened
 from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.formula import take_apart, without_tickets
-from portfolio_ebm.construction.infeasible import explain_infeasible
-from portfolio_ebm.construction.ratio import lone_ratio
 from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.construction.stages import (
-    Found,
     choosing_engine,
     convex_engine,
     gradient_engine,
-    in_lots,
     modes_engine,
     proven_ratio,
 )
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
-from portfolio_ebm.errors import InfeasibleError
-from portfolio_ebm.types import Status
 
 
 class AnnealedLangevin(Constructor):
@@ -82,45 +76,9 @@ class AnnealedLangevin(Constructor):
             InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
             SolverError: the energy is NaN on a feasible portfolio.
         """
-        energy_of = energy.bind(ctx)
-        found: list[Found] = []
-        bounds: list[float | None] = []
-        try:
-            for region in regions_of(constraint, ctx):
-                one, bound = self._in_region(energy, region, ctx, rng)
-                found += [] if one is None else [one]
-                bounds.append(bound)
-        except InfeasibleError as error:
-            raise explain_infeasible(constraint, ctx) from error
-        if not found:
-            raise explain_infeasible(constraint, ctx)
-        best = min(found, key=lambda one: float(energy_of(one.weights)))
-        known = [bound for bound in bounds if bound is not None]
-        least = min(known) if len(known) == len(bounds) else None
-        said = best.message if len(found) == 1 else f"best of {len(found)} cases: {best.message}"
-        return certify(
-            best.weights, energy, constraint, ctx, bound=least, status=Status(True, _capital(said)), rng=rng,
-            ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics,
-            size=best.size,
-        )  # fmt: skip
+        return best_case(energy, constraint, ctx, rng, lambda region, _: self._find(energy, region, ctx, rng))
 
-    def _in_region(
-        self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator
-    ) -> tuple[Found | None, float | None]:
-        """The best of one case, None where none was found, and its bound: infinite where the case is empty, and that of
-        fractions where whole lots were not found, which proves nothing of them."""
-        try:
-            found, bound = self._find(energy, region.ungridded(), ctx, rng)
-        except InfeasibleError:
-            return None, float("inf")
-        if found is None or region.grid is None:
-            return found, bound
-        convex = bound is not None and lone_ratio(energy) is None
-        return in_lots(found, energy, region, ctx, convex, rng), bound
-
-    def _find(
-        self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator
-    ) -> tuple[Found | None, float | None]:
+    def _find(self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator) -> Bounded:
         energy, ticket = without_tickets(energy, ctx)
         convex = curvature(energy) != "none"
         effort = Effort(
@@ -144,7 +102,3 @@ class AnnealedLangevin(Constructor):
         if choice:
             return modes_engine(landscape, slices, region, x0, effort, rng), None
         return gradient_engine(landscape, slices, x0, effort, rng), None
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."

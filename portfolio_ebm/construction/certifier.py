@@ -18,22 +18,18 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import regions_of
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, branch_and_bound
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL
 from portfolio_ebm.construction.base import Constructor, Solution
-from portfolio_ebm.construction.certificate import certify
+from portfolio_ebm.construction.cases import Bounded, best_case
 from portfolio_ebm.construction.choosing import FIRST_LOOK, Plan, choose, mixed_of
 from portfolio_ebm.construction.convex import minimize, size_of
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
-from portfolio_ebm.construction.infeasible import explain_infeasible
-from portfolio_ebm.construction.stages import Found, in_lots, nearby
+from portfolio_ebm.construction.stages import Found, nearby
 from portfolio_ebm.context import Context
-from portfolio_ebm.energy import Bound, Energy, breakdown
-from portfolio_ebm.errors import InfeasibleError
-from portfolio_ebm.types import Status
+from portfolio_ebm.energy import Energy, breakdown
 
 WALKERS, SWEEPS = 8, 6
 
@@ -56,12 +52,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Task:
-    """The formula, the same without its tickets, what a ticket costs, the whole formula bound, where, and the clock."""
+    """The formula without its tickets, what a ticket costs, where, and the clock."""
 
-    energy: Energy
     rest: Energy
     ticket: float
-    value: Bound
     ctx: Context
     clock: Clock
 
@@ -103,48 +97,17 @@ class BranchAndBound(Constructor):
         """
         rest, ticket = without_tickets(energy, ctx)
         refuse_non_convex(rest, "BranchAndBound()")
-        task = Task(energy, rest, ticket, energy.bind(ctx), ctx, Clock(time.monotonic() + self.time_limit))
-        found: list[Found] = []
-        bounds: list[float | None] = []
-        try:
-            regions = regions_of(constraint, ctx)
-            for place, region in enumerate(regions):
-                one, bound = self._case(task, region, rng, task.clock.share(len(regions) - place))
-                found += [] if one is None else [one]
-                bounds.append(bound)
-        except InfeasibleError as error:
-            raise explain_infeasible(constraint, ctx) from error
-        if not found:
-            raise explain_infeasible(constraint, ctx)
-        best = min(found, key=lambda one: float(task.value(one.weights)))
-        known = [bound for bound in bounds if bound is not None]
-        least = min(known) if len(known) == len(bounds) else None
-        said = best.message if len(found) == 1 else f"Best of {len(found)} cases. {best.message}"
-        return certify(
-            best.weights, energy, constraint, ctx, bound=least, status=Status(True, said), rng=rng,
-            ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics,
-            size=best.size,
-        )  # fmt: skip
+        task = Task(rest, ticket, ctx, Clock(time.monotonic() + self.time_limit))
 
-    def _case(
-        self, task: Task, region: Region, rng: torch.Generator, stop: Callable[[], bool]
-    ) -> tuple[Found | None, float | None]:
-        """The best of one case, None where it is empty, and its bound; of fractions where whole lots are asked for."""
-        loose = region.ungridded()
-        try:
-            if loose.discrete or task.ticket > 0.0:
-                found, bound = self._tree(task, loose, rng, stop)
-            else:
-                found, bound = _one_solve(task.rest, loose, task.ctx)
-        except InfeasibleError:
-            return None, np.inf
-        if found is None or region.grid is None:
-            return found, bound
-        return in_lots(found, task.energy, region, task.ctx, True, rng), bound
+        def solve(region: Region, left: int) -> Bounded:
+            stop = task.clock.share(left)
+            if region.discrete or ticket > 0.0:
+                return self._tree(task, region, rng, stop)
+            return _one_solve(rest, region, ctx)
 
-    def _tree(
-        self, task: Task, region: Region, rng: torch.Generator, stop: Callable[[], bool]
-    ) -> tuple[Found | None, float | None]:
+        return best_case(energy, constraint, ctx, rng, solve)
+
+    def _tree(self, task: Task, region: Region, rng: torch.Generator, stop: Callable[[], bool]) -> Bounded:
         formula = take_apart(task.rest, task.ctx)
         mixed = mixed_of(formula, region, task.ticket)
         plan = Plan(self.chains, WALKERS, SWEEPS, swaps=True, nodes=FIRST_LOOK)
@@ -179,21 +142,21 @@ class BranchAndBound(Constructor):
         return found, bound + formula.constant
 
 
-def _one_solve(rest: Energy, region: Region, ctx: Context) -> tuple[Found, float | None]:
+def _one_solve(rest: Energy, region: Region, ctx: Context) -> Bounded:
     """Nothing to branch on: the convex minimum."""
     found = minimize(rest, region, ctx)
-    message = f"Nothing to branch on: energy and rules are convex. {found.status}"
+    message = f"nothing to branch on: energy and rules are convex. {found.status}".rstrip(".")
     only = found.weights.unsqueeze(0)
     return Found(found.weights, message, {FINAL: found.value}, only, {}, size=found.size), found.bound
 
 
 def _sentence(proof: Proof, relative: float, asked: BranchAndBound, proven: bool) -> str:
     if proven:
-        return f"Branch and bound closed, so the optimum is proven to {asked.gap:.1e} ({proof.nodes} nodes)."
+        return f"branch and bound closed, so the optimum is proven to {asked.gap:.1e} ({proof.nodes} nodes)"
     ended = "was interrupted" if proof.interrupted else f"was stopped by its clock of {asked.time_limit:g} s"
     return (
-        f"Branch and bound {ended} after {proof.nodes} nodes; the portfolio is at most {relative:.2e} of the terms' "
-        "sizes above the optimum."
+        f"branch and bound {ended} after {proof.nodes} nodes; the portfolio is at most {relative:.2e} of the terms' "
+        "sizes above the optimum"
     )
 
 

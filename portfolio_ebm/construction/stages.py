@@ -27,13 +27,13 @@ from portfolio_ebm.construction.convex import Minimum, size_of
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
-from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.construction.formula import Formula, without_tickets
 from portfolio_ebm.construction.lots import exact_lots
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.context import Context
-from portfolio_ebm.energy import Energy
+from portfolio_ebm.energy import Energy, curvature
 from portfolio_ebm.errors import InfeasibleError, SolverError
 from portfolio_ebm.types import as_numpy
 
@@ -184,9 +184,7 @@ def nearby(w: NDArray[np.float64], region: Region) -> NDArray[np.float64] | None
     return np.asarray(found.detach().cpu().numpy(), dtype=np.float64)
 
 
-def in_lots(
-    found: Found, energy: Energy, region: Region, ctx: Context, convex: bool, rng: torch.Generator
-) -> Found | None:
+def in_lots(found: Found, energy: Energy, region: Region, ctx: Context, rng: torch.Generator) -> Found | None:
     """The portfolio brought to whole lots; None where no whole lots obey the rules.
 
     By branch and bound and exact moves where they know the energy and the rules, else by moves of single lots: under an
@@ -197,7 +195,7 @@ def in_lots(
     w, how = exact_lots(energy, region, ctx, others), "branch and bound and exact moves of lots"
     if w is None or float(region_residual(w, loose)) > EXACT:
         how, start, shakes = "moves of single lots", found.weights, 0
-        if not convex:
+        if curvature(without_tickets(energy, ctx)[0]) == "none":
             every = torch.cat([near, found.ensemble.to(near)])
             start, shakes = every[value(every).argsort(stable=True)[:LOT_STARTS]], SHAKES
         w = best_lots(value, partial(region_residual, region=loose), start, region, shakes, rng)

@@ -1,0 +1,71 @@
+"""The cases of a constraint: each is solved alone and, where asked, brought to whole lots; the best is certified.
+
+    E* = min over cases,   b = min over their bounds: a bound where every case has one
+
+Most constraints are one case; `Either` has more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import regions_of
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.construction.certificate import certify
+from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.stages import Found, in_lots
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.types import Status
+
+Bounded = tuple[Found | None, float | None]
+"""The best portfolio, None where none was found, and the bound: infinite where there is none, None where not known."""
+
+Solve = Callable[[Region, int], Bounded]
+"""A region of fractions, and how many cases are left with it; raises InfeasibleError where it is empty."""
+
+
+def best_case(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator, solve: Solve) -> Solution:
+    """The portfolio of least energy over all cases, certified.
+
+    Raises:
+        InfeasibleError: no case has a portfolio; names the rules in conflict.
+    """
+    energy_of = energy.bind(ctx)
+    found: list[Found] = []
+    bounds: list[float | None] = []
+    try:
+        regions = regions_of(constraint, ctx)
+        for place, region in enumerate(regions):
+            one, bound = _case(energy, region, ctx, rng, solve, len(regions) - place)
+            found += [] if one is None else [one]
+            bounds.append(bound)
+    except InfeasibleError as error:
+        raise explain_infeasible(constraint, ctx) from error
+    if not found:
+        raise explain_infeasible(constraint, ctx)
+    best = min(found, key=lambda one: float(energy_of(one.weights)))
+    known = [bound for bound in bounds if bound is not None]
+    least = min(known) if len(known) == len(bounds) else None
+    said = best.message if len(found) == 1 else f"best of {len(found)} cases: {best.message}"
+    return certify(
+        best.weights, energy, constraint, ctx, bound=least, status=Status(True, f"{said[:1].upper()}{said[1:]}."),
+        rng=rng, ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics, size=best.size,
+    )  # fmt: skip
+
+
+def _case(energy: Energy, region: Region, ctx: Context, rng: torch.Generator, solve: Solve, left: int) -> Bounded:
+    """The best of one case and its bound: that of fractions where whole lots are asked for, and also where they were
+    not found, which proves nothing of them."""
+    try:
+        found, bound = solve(region.ungridded(), left)
+    except InfeasibleError:
+        return None, float("inf")
+    if found is None or region.grid is None:
+        return found, bound
+    return in_lots(found, energy, region, ctx, rng), bound
