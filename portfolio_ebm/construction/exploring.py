@@ -23,7 +23,6 @@ from portfolio_ebm.constraints.mixed.program import Array, Ints
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, NO_SWAPS, ROUNDING
 from portfolio_ebm.construction.chains import Landscape, run_chains
-from portfolio_ebm.construction.curvature import curvature_matrix
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.rugged import kick
 from portfolio_ebm.construction.slices import Low, OnModes, Slices, settle
@@ -101,11 +100,9 @@ def explore_modes(
 def polished(slices: Slices, modes: Ints, w: Array, spread: float) -> Low | None:
     """The local minimum near w (n,) of its slice, on the curvature at the point over ever smaller steps."""
     best: Low | None = None
-    lower = torch.as_tensor(slices.mixed.program.lower).to(slices.like)
     for stride in STRIDES:
-        at = torch.as_tensor(w if best is None else best.weights).to(slices.like)
-        curve = as_numpy(curvature_matrix(slices.energy, at, lower, stride))
-        found = settle(slices, [modes], [as_numpy(at)], curve, spread, POLISH_ROUNDS)[0]
+        at = w if best is None else best.weights
+        found = settle(slices, [modes], [at], slices.curvature(at, stride), spread, POLISH_ROUNDS)[0]
         if found is None:
             return best
         best = found if best is None or found.value < best.value else best
@@ -117,12 +114,14 @@ def _starts(slices: Slices, region: Region, x0: Tensor, rng: np.random.Generator
     modes: list[Ints] = []
     points: list[Array] = []
     for k, y in enumerate(as_numpy(x0)):
-        for one in (slices.modes_near(y) if k == 0 else slices.scattered(y, rng), slices.modes_near(y)):
+        one = slices.scattered(y, rng) if k else slices.modes_near(y)
+        w = slices.nearest(y, one)
+        if w is None and k:
+            one = slices.modes_near(y)
             w = slices.nearest(y, one)
-            if w is not None:
-                modes.append(one)
-                points.append(w)
-                break
+        if w is not None:
+            modes.append(one)
+            points.append(w)
     if not points:
         points = [as_numpy(project_region(x0[0], region, prove=False).weights)]
         modes = [slices.modes_of(points[0])]

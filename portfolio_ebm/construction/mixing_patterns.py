@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from portfolio_ebm.construction.mixing import BURN, KEPT, R_HAT, Draws
+from portfolio_ebm.construction.mixing import BURN, KEPT, R_HAT, Draws, energies
 from portfolio_ebm.construction.near_patterns import PatternLaw
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.diagnostics import effective_size, r_hat
@@ -92,11 +92,6 @@ class _Families:
 def segment(law: PatternLaw) -> int:
     """Moves between two exchanges."""
     return 2 * law.patterns.slots + 2
-
-
-def energies(law: PatternLaw, x: Tensor) -> Tensor:
-    """E of the whole portfolios, infinite beyond curved caps, (chains,)."""
-    return (law.energy or law.value)(law.whole(x))
 
 
 def draw_patterns(

@@ -27,6 +27,7 @@ from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Program
 from portfolio_ebm.constraints.mixed.search import rounded
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.choosing import mixed_of
+from portfolio_ebm.construction.curvature import curvature_matrix
 from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
@@ -83,6 +84,11 @@ class Slices:
         if p.held is not None:
             value = value + (p.rate * np.abs(w - p.held)).sum(-1)
         return value, as_numpy(seen.gradient)
+
+    def curvature(self, w: Array, stride: float) -> Array:
+        """The curvature (n, n) of E without its costs around w (n,), over steps of `stride`."""
+        at, lower = (torch.as_tensor(x).to(self.like) for x in (w, self.mixed.program.lower))
+        return as_numpy(curvature_matrix(self.energy, at, lower, stride))
 
     def modelled(self, curve: Array, linear: Array) -> Mixed:
         """The mixed program of 1/2 w'Bw + c'w and the costs."""

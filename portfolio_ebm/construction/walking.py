@@ -16,14 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from portfolio_ebm.constraints.mixed.node import on_slice
 from portfolio_ebm.constraints.mixed.program import Array, Ints
 from portfolio_ebm.constraints.mixed.search import Search
-from portfolio_ebm.construction.curvature import curvature_matrix
 from portfolio_ebm.construction.slices import Low, Slices, settle
-from portfolio_ebm.types import as_numpy
 
 ROUNDS = 8
 SLIGHT = 1e-9
@@ -84,8 +81,7 @@ class Walks:
     def neighbours(self, low: Low, rng: np.random.Generator, chance: int) -> list[tuple[Ints, Array]]:
         """The best few neighbours by the model at a low point, and `chance` at random, each with a start."""
         s = self.slices
-        at = torch.as_tensor(low.weights).to(s.like)
-        curve = as_numpy(curvature_matrix(s.energy, at, torch.as_tensor(s.mixed.program.lower).to(s.like), self.stride))
+        curve = s.curvature(low.weights, self.stride)
         model = s.modelled(curve, low.slope - curve @ low.weights)
         here = on_slice(model, low.modes, low.weights)
         scored: list[tuple[float, int, Ints, Array]] = []

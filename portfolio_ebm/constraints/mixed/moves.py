@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program
+from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Point, Program
 
 FREE = 1e-7
 """A name whose pull is below this, relative to the largest slope, moves freely."""
@@ -122,8 +122,7 @@ def _local(p: Program, point: Point) -> _Local:
     free = np.flatnonzero(
         (w > p.lower + TOLERANCE) & (w < p.upper - TOLERANCE) & moved & (np.abs(pull) <= FREE * p.scale)
     )
-    at = p.rows @ w
-    rows = p.rows[(at <= p.row_lower + TOLERANCE) | (at >= p.row_upper - TOLERANCE)]
+    rows = p.tight(w)
     if np.isfinite(p.turnover) and float(np.abs(z).sum()) >= p.turnover - TOLERANCE:
         # A name that stands at `held` would leave it on the side to which its price pushes.
         rows = np.vstack([rows, np.where(z != 0.0, np.sign(z), -np.sign(point.prices))])

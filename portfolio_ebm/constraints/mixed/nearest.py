@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
-from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices
+from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, on_slice, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, convex_part, hull_of
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Program
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Program
 from portfolio_ebm.constraints.mixed.search import rounded
 from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
@@ -80,12 +80,12 @@ def _on_rounded(y: Array, region: Region) -> tuple[Array, Mask]:
 
 
 def _within(c: Choices, modes: Ints, w: Array) -> Mask:
-    """Where the limits hold for modes (k, U) and weights (k, n), (k,)."""
-    fine = np.ones(len(w), dtype=bool)
+    """Where the limits hold for modes (k, U) of units of one name each and weights (k, n), (k,)."""
+    fine, x = np.ones(len(w), dtype=bool), np.zeros(modes.shape)
+    x[:, c.unit] = w[:, c.name]
     for limit in c.limits:
         here = np.isin(modes[:, limit.units], limit.modes)
-        x = np.array([c.weights(row) for row in w])[:, limit.units]
-        used = (x * here).sum(axis=1) if limit.mass else here.sum(axis=1)
+        used = (x[:, limit.units] * here).sum(axis=1) if limit.mass else here.sum(axis=1)
         fine &= (used <= limit.most + TOLERANCE) & (limit.mass | (used >= limit.least))
     return fine
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.caps import Cap
-from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices, Limit, least, most, some
-from portfolio_ebm.constraints.mixed.program import Array, Cut, Ints, Mask, Point, Program
+from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Cut, Ints, Mask, Point, Program
 
 CUTS = 60
 

@@ -33,6 +33,8 @@ Cut = tuple[Array, float, float]
 """A row (n,), its least and its most."""
 
 FEASIBLE = 1e-10
+TOLERANCE = 1e-9
+"""A limit this near is met, and binds."""
 PRICE = 1e-10
 """A name whose price is below this, relative to the largest slope, has no reason to move."""
 ALL_AT_ONCE = 48
@@ -99,6 +101,11 @@ class Program:
     def value(self, w: Array) -> float:
         smooth = float(0.5 * w @ (self.slope(w) + self.linear))
         return smooth if self.held is None else smooth + float((self.rate * np.abs(w - self.held)).sum())
+
+    def tight(self, w: Array) -> Array:
+        """The rows that bind at w, (k, n)."""
+        at = self.rows @ w
+        return self.rows[(at <= self.row_lower + TOLERANCE) | (at >= self.row_upper - TOLERANCE)]
 
     def pull(self, point: Point) -> Array:
         """What moving a name changes the energy by, tolls included, (n,): at `held`, zero where it does not pay."""

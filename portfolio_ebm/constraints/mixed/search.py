@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.choices import TOLERANCE, Choices
+from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.moves import best_moves
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Point
 
 CANDIDATES = 8
 DESCENTS = 200
@@ -203,12 +203,6 @@ class Search:
                 found.append(_changed(modes, [(int(enter), int(modes[leave])), (int(leave), int(modes[enter]))]))
         return found
 
-    def _tight(self, w: Array) -> Array:
-        """The program's rows that hold with equality at w."""
-        p = self.mixed.program
-        at = p.rows @ w
-        return p.rows[(at <= p.row_lower + TOLERANCE) | (at >= p.row_upper - TOLERANCE)]
-
     def _second_order(self, point: Point, i: Ints, j: Ints) -> Array | None:
         """d_ij above, inf where j is not free; None where the slice has no free weights."""
         p = self.mixed.program
@@ -216,7 +210,7 @@ class Search:
         free = np.flatnonzero(
             (w > p.lower + TOLERANCE) & (w < p.upper - TOLERANCE) & (np.abs(p.pull(point)) <= 1e-9 * p.scale)
         )
-        rows = self._tight(w)
+        rows = p.tight(w)
         if not len(free) or len(rows) >= len(free):
             return None
         k = len(free)

@@ -22,10 +22,9 @@ from functools import cached_property
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.choices import TOLERANCE
 from portfolio_ebm.constraints.mixed.integers import Slice
 from portfolio_ebm.constraints.mixed.node import Mixed
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Point
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Point
 
 JUMPS = (1, 2, 3, 5, 8, 13)
 """Lots of one move, either way."""
