@@ -19,6 +19,7 @@ from cases_terms import CONVEX, POSITIVE, N, world
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.constraints.envelope import Relaxed
 from portfolio_ebm.constraints.exposures import BetaNeutral, DollarNeutral, FactorExposure, Group
 from portfolio_ebm.constraints.leverage import ActiveShare, Leverage, ShortLimit
 from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
@@ -113,10 +114,18 @@ def _participation(ctx: Context, x: torch.Tensor, room: float) -> Constraint:
     return Participation(float(((x - ctx.held).abs() * capital / traded).max()) * (1.0 + room) + 1e-3)
 
 
-TERM_PAIRS = list(combinations(CONVEX, 2))
+SOFT: list[Energy] = [
+    Relaxed(Group("sector", "even", upper=0.3)),
+    Relaxed(Turnover(0.3), priority=1),
+    Relaxed(Budget() & Box(upper=0.2)),
+    Relaxed(VolatilityCap(0.02), priority=2),
+]
+TERM_PAIRS = list(combinations([*CONVEX, *SOFT], 2))
 RULE_PAIRS = list(combinations(RULES, 2))
 
 
+FAR = 1e6
+"""Weights beyond this are no minimum: Clarabel calls points at 1e32 one where an energy falls without end."""
 ROUNDING = 1e-12
 """Energies below this, of portfolios of one, are rounding."""
 
@@ -219,7 +228,8 @@ def _judged(energy: Energy, rules: Constraint, ctx: Context, scale: float) -> Ve
     dual = float(chain.invert(raw, inverse).opt_val) + float(raw.obj_val_dual) - float(raw.obj_val)
     # An inaccurate end states a value that no weights have: it counts where weights on the rules attain it.
     point = torch.as_tensor(w.value)
-    if task.status == "optimal_inaccurate" and float(rules.residual(point, ctx)) > FEASIBLE:
+    off = task.status == "optimal_inaccurate" and float(rules.residual(point, ctx)) > FEASIBLE
+    if off or not float(point.abs().max()) < FAR:
         return Verdict("failed", np.nan, np.nan)
     attained = float(energy.bind(ctx)(point))
     return Verdict(task.status, max(float(task.objective.value) / scale, attained), dual / scale)
