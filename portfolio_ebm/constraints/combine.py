@@ -20,7 +20,7 @@ from portfolio_ebm.constraints.grid import off_grid
 from portfolio_ebm.constraints.interior import least_excess_of
 from portfolio_ebm.constraints.mixed.lots import best_lots
 from portfolio_ebm.constraints.mixed.nearest import nearest_by_modes
-from portfolio_ebm.constraints.mixed.node import missing_weight
+from portfolio_ebm.constraints.mixed.reading import missing_weight
 from portfolio_ebm.constraints.patterns import nearest_with_pattern
 from portfolio_ebm.constraints.projections import TOLERANCE, nearest_in, require_weights, violation
 from portfolio_ebm.constraints.region import Region

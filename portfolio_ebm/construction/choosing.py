@@ -18,9 +18,10 @@ from portfolio_ebm.constraints.caps import Ball
 from portfolio_ebm.constraints.mixed.bent import BentProgram
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, Tree
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.node import Mixed, assign, relax
+from portfolio_ebm.constraints.mixed.node import Mixed, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
 from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program
+from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.search import Search, rounded
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.duality import Box

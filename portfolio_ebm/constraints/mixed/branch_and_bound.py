@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.node import Mixed, assign, inherits, propagate, relax
+from portfolio_ebm.constraints.mixed.node import Mixed, inherits, propagate, relax
 from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point
+from portfolio_ebm.constraints.mixed.reading import assign
 
 
 @dataclass(frozen=True)

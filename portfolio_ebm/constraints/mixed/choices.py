@@ -74,9 +74,9 @@ class Limit:
     name: str
 
     def holds(self, modes: Ints) -> Mask:
-        """Which of its units are counted where all units' modes are `modes` (U,)."""
-        at = modes[self.units]
-        found: Mask = np.zeros(len(at), dtype=bool)
+        """Which of its units are counted where all units' modes are `modes` (..., U)."""
+        at = modes[..., self.units]
+        found: Mask = np.zeros(at.shape, dtype=bool)
         for mode in self.modes:
             found |= at == mode
         return found
@@ -132,9 +132,25 @@ class Choices:
         """Whether any mode costs something."""
         return bool((self.cost[self.exists] != 0.0).any())
 
+    @cached_property
+    def scarce(self) -> Array:
+        """(U, M): higher for a mode that limits hold from above, lower for one that they ask for."""
+        found = np.zeros(self.lower.shape)
+        for limit in self.limits:
+            found[np.ix_(limit.units, np.array(limit.modes, dtype=np.int64))] += (
+                1.0 if np.isfinite(limit.most) else -0.5
+            )
+        return found
+
     def weights(self, w: Array) -> Array:
         """x (U,) of weights (n,)."""
         return np.asarray(np.bincount(self.unit, w[self.name], self.units), dtype=np.float64)
+
+    def weights_of(self, w: Array) -> Array:
+        """x (m, U) of weights (m, n)."""
+        place = self.unit + self.units * np.arange(len(w))[:, None]
+        found = np.bincount(place.ravel(), w[:, self.name].ravel(), len(w) * self.units)
+        return np.asarray(found, dtype=np.float64).reshape(len(w), self.units)
 
     def spread(self, coefficients: Array, n: int) -> Array:
         """Coefficients of the units (U,) as coefficients of the names (n,)."""

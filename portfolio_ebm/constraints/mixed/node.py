@@ -1,7 +1,7 @@
 """A node: which modes are still open, the convex relaxation below it, and what its solution says.
 
-`relax` minimises over a set that holds every slice of the node. `assign` reads modes off a point; where the point obeys
-them all, the relaxation has solved the node. A node with one mode a unit is a slice, and `relax` is exact there.
+`relax` minimises over a set that holds every slice of the node; where its point obeys every choice (reading.py), the
+relaxation has solved the node. A node with one mode a unit is a slice, and `relax` is exact there.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
@@ -173,56 +171,6 @@ def _plus(point: Point, cost: float) -> Point:
 def decided_cost(choices: Choices, allowed: Mask) -> float:
     """The least that the units' modes can cost."""
     return float(least(np.where(allowed, choices.cost, np.inf)).sum()) if choices.priced else 0.0
-
-
-def assign(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
-    """Modes (U,) that hold the point where there are such, and by how much each unit misses, (U,): all zero where
-    the point obeys every choice."""
-    x = choices.weights(w)
-    inside = allowed & (x[:, None] >= choices.lower - TOLERANCE) & (x[:, None] <= choices.upper + TOLERANCE)
-    scarce = np.zeros(choices.lower.shape)
-    for limit in choices.limits:
-        scarce[np.ix_(limit.units, np.array(limit.modes, dtype=np.int64))] += 1.0 if np.isfinite(limit.most) else -0.5
-    away = np.maximum(choices.lower - x[:, None], x[:, None] - choices.upper).clip(0.0)
-    rank = np.where(allowed, np.where(inside, 0.0, 1e3 * (1.0 + away)) + 1e-3 * scarce + choices.cost, np.inf)
-    modes = rank.argmin(axis=1)
-    every = np.arange(choices.units)
-    missing = np.where(inside[every, modes], 0.0, away[every, modes] + TOLERANCE)
-    for limit in choices.limits:
-        modes, missing = _settle(choices, allowed, limit, x, modes, missing)
-    return modes, missing
-
-
-def _settle(choices: Choices, allowed: Mask, limit: Limit, x: Array, modes: Ints, missing: Array) -> tuple[Ints, Array]:
-    """Where a limit is broken, its open units miss by what they have beyond the other modes."""
-    units, here = limit.units, limit.holds(modes)
-    inside, outside = limit.split(allowed)
-    used = x[units][here].sum() if limit.mass else here.sum()
-    if used > limit.most + TOLERANCE:
-        top = most(np.where(outside, choices.upper[units], -np.inf))
-        over = np.where(here & some(outside), (x[units] - top).clip(TOLERANCE), 0.0)
-        missing = missing.copy()
-        missing[units] = np.maximum(missing[units], over)
-    elif not limit.mass and used < limit.least:
-        away = np.maximum(choices.lower[units] - x[units][:, None], x[units][:, None] - choices.upper[units])
-        away = np.where(inside, away.clip(0.0), np.inf)
-        able = ~here & inside.any(axis=1)
-        fits = able & (away.min(axis=1) <= TOLERANCE)
-        need = int(limit.least - used)
-        modes, missing = modes.copy(), missing.copy()
-        free = np.flatnonzero(fits)[:need]
-        modes[units[free]] = away[free].argmin(axis=1)
-        if len(free) < need:
-            rest = np.flatnonzero(able & ~fits)
-            missing[units[rest]] = np.maximum(missing[units[rest]], away[rest].min(axis=1).clip(TOLERANCE))
-    return modes, missing
-
-
-def missing_weight(w: Tensor, choices: Choices) -> Tensor:
-    """By how much weight the worst unit misses its modes and the limits on them, (...), for w (..., n)."""
-    flat = w.detach().reshape(-1, w.shape[-1]).cpu().double().numpy()
-    found = [assign(choices, choices.exists, row)[1].max(initial=0.0) for row in flat]
-    return torch.as_tensor(np.array(found)).to(w).reshape(w.shape[:-1])
 
 
 def _box(mixed: Mixed, allowed: Mask) -> tuple[Array, Array, Array, Array, Array]:

@@ -1,0 +1,80 @@
+"""Which modes a point is in, and by how much it misses the choices: read off many points at once.
+
+Of the modes that hold a unit's weight the one with the least cost is taken, and of those the one that no limit is short
+of. Where none holds it, the nearest one is, and the unit misses by the distance. A limit on numbers or weights that is
+then broken is missed by what its units would have to move.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from portfolio_ebm.constraints.mixed.choices import Choices, Limit, most, some
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask
+from portfolio_ebm.types import as_numpy
+
+
+def assign(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
+    """Modes (U,) that hold the point where there are such, and by how much each unit misses, (U,): all zero where
+    the point obeys every choice."""
+    modes, missing = assign_all(choices, allowed, w[None])
+    return modes[0], missing[0]
+
+
+def assign_all(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
+    """`assign` of many points (m, n): modes (m, U), and what is missed, (m, U)."""
+    x = choices.weights_of(w)
+    at, lower, upper = x[:, :, None], choices.lower, choices.upper
+    inside = allowed & (at >= lower - TOLERANCE) & (at <= upper + TOLERANCE)
+    away = np.maximum(lower - at, at - upper).clip(0.0)
+    preferred = 1e-3 * choices.scarce + choices.cost
+    rank = np.where(allowed, np.where(inside, 0.0, 1e3 * (1.0 + away)) + preferred, np.inf)
+    modes = rank.argmin(axis=2)
+    row, unit = np.arange(len(x))[:, None], np.arange(choices.units)
+    missing = np.where(inside[row, unit, modes], 0.0, away[row, unit, modes] + TOLERANCE)
+    for limit in choices.limits:
+        _settle(choices, allowed, limit, x, modes, missing)
+    return modes, missing
+
+
+def _settle(choices: Choices, allowed: Mask, limit: Limit, x: Array, modes: Ints, missing: Array) -> None:
+    """Where a limit is broken, its open units miss by what they have beyond the other modes."""
+    units, here, x = limit.units, limit.holds(modes), x[:, limit.units]
+    used = np.where(here, x, 0.0).sum(axis=1) if limit.mass else here.sum(axis=1)
+    over = used > limit.most + TOLERANCE
+    if over.any():
+        _, outside = limit.split(allowed)
+        top = most(np.where(outside, choices.upper[units], -np.inf))
+        beyond = np.where(over[:, None] & here & some(outside), (x - top).clip(TOLERANCE), 0.0)
+        missing[:, units] = np.maximum(missing[:, units], beyond)
+    short = np.flatnonzero(used < limit.least)
+    if len(short) and not limit.mass:
+        _fill(choices, allowed, limit, x[short], here[short], short, modes, missing)
+
+
+def _fill(
+    choices: Choices, allowed: Mask, limit: Limit, x: Array, here: Mask, rows: Ints, modes: Ints, missing: Array
+) -> None:  # fmt: skip
+    """Points with too few units in a limit's modes: others that fit there are counted in; else they miss."""
+    units, at = limit.units, x[:, :, None]
+    inside, _ = limit.split(allowed)
+    away = np.maximum(choices.lower[units] - at, at - choices.upper[units]).clip(0.0)
+    away = np.where(inside, away, np.inf)
+    nearest = away.min(axis=2)
+    able = ~here & some(inside)
+    fits = able & (nearest <= TOLERANCE)
+    need = np.ceil(limit.least - here.sum(axis=1))[:, None]
+    taken = fits & (fits.cumsum(axis=1) <= need)
+    place = rows[:, None], units
+    modes[place] = np.where(taken, away.argmin(axis=2), modes[place])
+    rest = able & ~fits & (taken.sum(axis=1, keepdims=True) < need)
+    missing[place] = np.maximum(missing[place], np.where(rest, nearest.clip(TOLERANCE), 0.0))
+
+
+def missing_weight(w: Tensor, choices: Choices) -> Tensor:
+    """By how much weight the worst unit misses its modes and the limits on them, (...), for w (..., n)."""
+    flat = as_numpy(w.reshape(-1, w.shape[-1]))
+    missing = assign_all(choices, choices.exists, flat)[1].max(axis=1, initial=0.0)
+    return torch.as_tensor(missing).to(w).reshape(w.shape[:-1])
