@@ -152,6 +152,8 @@ def require_last(x: Tensor, size: int, what: str) -> Tensor:
     Raises:
         ShapeError: it is not; the message names got and expected.
     """
+    if not isinstance(x, torch.Tensor):
+        raise ShapeError(f"{what}: got a {type(x).__name__}, expected a torch tensor: torch.as_tensor(x) makes one.")
     if x.ndim == 0 or x.shape[-1] != size:
         raise ShapeError(f"{what}: got shape {tuple(x.shape)}, expected (..., {size}).")
     return x

@@ -178,6 +178,15 @@ def test_the_command_prints_and_writes_both_tables_or_nothing(tmp_path: Path, en
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+def test_the_command_says_what_to_do_about_too_little_history(tmp_path: Path) -> None:
+    returns, _ = frames(400)
+    (100 * (1 + returns).cumprod()).to_csv(tmp_path / "prices.csv", index_label="date")
+    arguments = ["anomalies", "--prices", str(tmp_path / "prices.csv"), "--out", str(tmp_path / "found.csv")]
+    with pytest.raises(DataError, match=r"built from the prices; give your own with --factors, or take --model EWMA"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "found.csv").exists()
+
+
 def test_the_gauge_knows_a_rise_of_risk_and_only_the_past() -> None:
     rng = np.random.default_rng(2)
     days = pd.bdate_range("2010-01-01", periods=700)

@@ -83,6 +83,17 @@ def test_calibration_is_that_of_the_parts_own_past(past: Past) -> None:
     assert float(whole) == pytest.approx(factors.levels[t - window.calendar.start, 0], abs=2e-5)
 
 
+def test_a_dependence_is_stored_under_the_calibration_it_was_fitted_to(
+    past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORTFOLIO_EBM_HOME", str(tmp_path))
+    SKEWED.fit(past)
+    assert SKEWED.fit(past).refitted == ("loadings",)
+    monkeypatch.setattr("portfolio_ebm.market.factor_ebm.SETTINGS", "another memory")
+    again = ("factor dependence", "residual dependence", "loadings")
+    assert SKEWED.fit(past).refitted == again
+
+
 def test_draws_of_calibrated_parts_follow_their_cdf(past: Past) -> None:
     """Coefficients far from zero: a sampler that forgot them would fail."""
     window = SKEWED.window(past)

@@ -433,6 +433,26 @@ def test_energies_add_their_parts_free_energies() -> None:
     assert float(market.free_energy(b, 5.0)) == pytest.approx(float(parts.sum()), rel=1e-12)
 
 
+@pytest.mark.parametrize("stale", [False, True])
+def test_energies_state_the_moments_of_their_law(stale: bool) -> None:
+    """Against 200,000 draws: the mean is the law's own drift, the covariance that of an outlook of one period."""
+    past = world()
+    if stale:
+        still = past.returns.copy()
+        still[np.arange(len(past)) % 5 < 2, 1] = 0.0
+        past = replace(past, returns=still)
+    model = FactorEBM(factors=BOTH, residual=Residual("student", stale=stale), lookback=300, min_history=200)
+    market = model.fit(past)
+    drawn = market.sample(200_000, generator(8, "moments"))[:, 2:]
+    error = drawn.std(0) * 200_000**-0.5
+    assert bool(((drawn.mean(0) - market.mean).abs() < 5 * error).all())
+    assert float((market.mean - market.outlook(1, generator(0, "m")).mean).abs().max()) > 5 * float(error.max())
+    width = drawn.std(0)
+    gap = (torch.cov(drawn.T) - market.covariance.dense()) / (width[:, None] * width[None, :])
+    assert float(gap.abs().max()) < 0.04 and market.covariance.loadings.shape[-1] > 2
+    assert torch.equal(market.covariance.dense(), market.outlook(1, generator(0, "m")).covariance.dense())
+
+
 def test_sampled_forms_agree_with_the_closed_ones() -> None:
     """The base class's own answers for a law whose closed ones are known, within their stated errors."""
     market = fitted("ewma-t")
@@ -459,11 +479,21 @@ def test_positions_are_over_assets_or_over_all_series() -> None:
         market.var_es(w, 1.0)
     with pytest.raises(ShapeError, match="6"):
         market.log_prob(torch.zeros(4, dtype=torch.float64))
+    for ask in (market.log_prob, market.var_es, fitted("energies").log_prob):
+        with pytest.raises(ShapeError, match="got a ndarray, expected a torch tensor"):
+            ask(np.zeros(6))
+    with pytest.raises(ShapeError, match="exposures to the market's parts"):
+        fitted("energies").free_energy(w, 5.0)
 
 
 def test_a_singular_law_says_so() -> None:
     past = world(200, assets=60)
-    market = SampleMoments(lookback=40).fit(past)
+    for model in (SampleMoments(lookback=40), EWMA(lookback=60)):
+        with pytest.raises(DataError, match=r"periods for 60 series \(A0 to A59\).*singular.*LedoitWolf"):
+            model.fit(past)
+    assert SampleMoments(lookback=61).fit(past).status.ok and EWMA(lookback=60, shrinkage=0.1).fit(past).status.ok
+    constant = replace(past, returns=np.repeat(past.returns[:, :1], 60, axis=1))
+    market = SampleMoments(lookback=100).fit(constant)
     with pytest.raises(DataError, match=r"singular.*LedoitWolf"):
         market.log_prob(torch.zeros(60, dtype=torch.float64))
     assert bool(torch.isfinite(LedoitWolf(lookback=40).fit(past).log_prob(torch.zeros(60, dtype=torch.float64))))

@@ -12,10 +12,13 @@ from scipy import stats
 from test_market_plain import BOTH, MODELS, alone, panel_of
 
 from portfolio_ebm.errors import DataError, SpecError
+from portfolio_ebm.market.base import MarketModel
+from portfolio_ebm.market.condition import Condition
 from portfolio_ebm.market.ewma import EWMA
 from portfolio_ebm.market.factor_ebm import FactorEBM
 from portfolio_ebm.market.historical import FilteredHistorical, Historical
 from portfolio_ebm.market.moments import SampleMoments
+from portfolio_ebm.market.parts import Residual
 from portfolio_ebm.market.score import score, score_summary
 from portfolio_ebm.market.scoring_rules import christoffersen, fz0, hits, kupiec, newey_west, uniform_distance
 
@@ -24,9 +27,15 @@ PANEL = panel_of(PAST)
 FACTORS = panel_of(alone(PAST, "market", "value"))
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+SCORED: dict[str, MarketModel] = MODELS | {
+    "given": MODELS["ewma-t"] + Condition("value > -50%"),
+    "stale": FactorEBM(factors=BOTH, residual=Residual("student", stale=True), lookback=300, min_history=200),
+}
+
+
+@pytest.mark.parametrize("name", list(SCORED))
 def test_every_model_is_scored(name: str) -> None:
-    frame = score(MODELS[name], PANEL, start=320, end=340, draws=500)
+    frame = score(SCORED[name], PANEL, start=320, end=340, draws=500)
     assert len(frame) == 21 and frame.index[0] == pd.Timestamp(PAST.dates[320])
     series = ["market", "value", "A0", "A1", "A2", "A3"]
     kinds = ("return", "pit", "var1", "es1", "var5", "es5")

@@ -26,6 +26,7 @@ from benchmarks.market.effect import effect
 from benchmarks.market.evidence import document
 from benchmarks.market.run import OURS, Evaluation, evaluate
 from benchmarks.market.ticks import bad_ticks, cost
+from benchmarks.market_time import spent
 from portfolio_ebm.errors import DataError
 from portfolio_ebm.market.factor_ebm import FactorEBM
 
@@ -59,7 +60,7 @@ def _run(given: argparse.Namespace) -> int:
     default = None if six_model is None else frozen.DEFAULT
     six = evaluate(data, start, end, six_model, cache, quick=given.quick, say=_say, default=default)
     stress = _stress(six)
-    stocks, table, ticks = None, None, None
+    stocks, table, ticks, windows = None, None, None, None
     price = None if six_model is None else cost(six_model, data, six.walk.first)
     if given.factors is None and not (given.quick or given.development):
         both = with_stocks(data)
@@ -73,8 +74,10 @@ def _run(given: argparse.Namespace) -> int:
                 ticks = bad_ticks(stocks_model, both, stocks.walk.first, stocks.walk.stop)
             _say("walking portfolios forward")
             table = effect(stocks_model, both.panel(), given.stocks_from, None)
+            _say("fitting 20 years of monthly windows")
+            windows = spent(years=20, history=10).total
     command = "python -m benchmarks.market " + " ".join(arguments_of(given))
-    text = document(six, stocks, stress, table, command.strip(), time.time() - began, skipped, ticks, price)
+    text = document(six, stocks, stress, table, command.strip(), time.time() - began, skipped, ticks, price, windows)
     print(text)
     target = given.out or (EVIDENCE if _full(given) else None)
     if target is not None:

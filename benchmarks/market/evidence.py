@@ -23,12 +23,13 @@ LIBRARIES = ("portfolio-ebm", "numpy", "scipy", "torch", "arch", "skfolio", "sci
 def document(
     six: Evaluation, stocks: Evaluation | None, stress: pd.DataFrame, effect: pd.DataFrame | None,
     command: str, seconds: float, skipped: list[str], ticks: Ticks | None, cost: tuple[float, float] | None,
+    windows: float | None,
 ) -> str:  # fmt: skip
     """All sections, as markdown."""
     lines = ["# Evidence", "", FOREWORD, ""]
     lines += [*_frozen(six), *_data(six, stocks, command)]
     if OURS in six.frames and cost is not None:
-        bars = gates(six, stocks, stress, ticks, cost)
+        bars = gates(six, stocks, stress, ticks, cost, windows)
         said = "Set before the test era was scored. Hits are judged on their mean over the series."
         lines += ["## Bars", "", said, "", *bars, ""]
     lines += [*_six(six), *_stress(stress)]
@@ -107,7 +108,7 @@ def _effect(found: pd.DataFrame) -> list[str]:
 
 def _mended(six: Evaluation, stocks: Evaluation | None) -> list[str]:
     events = [*six.events, *([] if stocks is None else stocks.events)]
-    lines = ["## Baseline fits that were mended", ""]
+    lines = ["## Baseline fits that were mended or are strange", ""]
     if not events:
         return [*lines, "None: every GARCH fit passed its checks.", ""]
     lines += [f"- {e.law}, {e.series}, {e.year}: {e.what}" for e in events[:60]]

@@ -14,6 +14,7 @@ from benchmarks.market.cache import Cache, code
 from benchmarks.market.data import Data
 from benchmarks.market.margins import Event
 from benchmarks.market.models import densities, forecasts
+from benchmarks.market.sanity import strange
 from benchmarks.market.walk import HISTORICAL, Walk, portfolio_name, sign_portfolios
 from portfolio_ebm.market.base import MarketModel
 from portfolio_ebm.market.scoring_rules import fz0
@@ -37,7 +38,7 @@ class Evaluation:
         data: what was scored.
         walk: test rows, names and portfolios.
         frames: by law; ours, where it was scored, is first.
-        events: baseline fits that were mended.
+        events: baseline fits that were mended, or looked strange and were kept.
         skipped: sentences about laws that were not run.
         seconds: by law, as spent in this run.
     """
@@ -124,6 +125,8 @@ def evaluate(
              code(model=True) + repr(default), say)  # fmt: skip
     for law, job in jobs(len(names), quick).items():
         _add(found, law, job, cache, code(model=False), say)
+        if law in found.frames:
+            found.events += strange(law, found.frames[law], walk)
     found.events = sorted(set(found.events), key=lambda e: (e.law, e.series, e.year))
     return found
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from portfolio_ebm.errors import SpecError, StoreError
+from portfolio_ebm.errors import DataError, SpecError, StoreError
 
 MODELS = ("FactorEBM", "EWMA")
 
@@ -44,7 +44,15 @@ def anomalies(
         raise StoreError(f"--out {out}: there is no folder {out.absolute().parent}; make it first.")
     panel = read_panel(prices, factors, returns=returns)
     chosen = FactorEBM() if model == "FactorEBM" else EWMA(freedom="fit")
-    report = anomaly_report(chosen, panel, start=start, end=end, level=level)
+    try:
+        report = anomaly_report(chosen, panel, start=start, end=end, level=level)
+    except DataError as error:
+        if model != "FactorEBM" or factors is not None:
+            raise
+        raise DataError(
+            f"{error} Its factors are built from the prices; give your own with --factors, or take --model EWMA, which "
+            "needs none and less history."
+        ) from error
     place(out, ending, report.cells, index=False)
     try:
         place(days, ending, report.days, index=True)

@@ -226,7 +226,10 @@ def _names(frame: pd.DataFrame, source: str) -> tuple[str, ...]:
         )
     names = tuple(str(name).strip() for name in frame.columns)
     if not names:
-        raise DataError(f"{source}: no column besides the dates; one column a name is needed.")
+        raise DataError(
+            f"{source}: no column besides the dates; one column a name is needed. A panel of factors "
+            "alone is Panel.from_factors(frame)."
+        )
     if {"open", "high", "low", "close"} <= {name.lower() for name in names}:
         raise DataError(
             f"{source}: columns are {', '.join(names[:6])}: the bars of one name. Give a wide table "

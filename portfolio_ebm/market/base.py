@@ -218,6 +218,12 @@ class Market(ABC):
         Args:
             exposures: b, (*batch, ..., parts or S).
             risk_aversion: g > 0, per unit of wealth.
+
+        Raises:
+            ShapeError: exposures have not one entry a part. SpecError: g is not above zero.
+
+        Example:
+            >>> market.free_energy(market.marginals.exposures.mT @ weights, 5.0)  # weights (n,) as exposures to parts
         """
         table = self.marginals
         if table is not None:
@@ -234,6 +240,8 @@ class Market(ABC):
             ShapeError: neither n nor S long, or without the batch in front.
         """
         size, n = len(self.series), len(self.assets)
+        if not isinstance(weights, Tensor):
+            raise ShapeError(f"weights: got a {type(weights).__name__}, expected a torch tensor: torch.as_tensor(x).")
         if weights.ndim > len(self.batch) and weights.shape[-1] == size:
             return weights
         if weights.ndim <= len(self.batch) or weights.shape[-1] != n:
@@ -387,6 +395,6 @@ def additive(values: Tensor, log_mass: Tensor, exposures: Tensor, g: float) -> T
     Raises:
         ShapeError: exposures have not one entry a part.
     """
-    require_last(exposures, values.shape[-2], "free_energy")
+    require_last(exposures, values.shape[-2], "free_energy: exposures to the market's parts, factors and residuals")
     like = exposures.unsqueeze(-1)
     return torch.logsumexp(lift(log_mass, exposures, 2) - g * like * lift(values, exposures, 2), -1) / g

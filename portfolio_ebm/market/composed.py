@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.errors import SpecError
+from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import Marginals, Market, Outlook, Rng, streams
 from portfolio_ebm.market.dependence import Dependence, scores
 from portfolio_ebm.market.scenarios import Scales, simulate, stepwise, structured
@@ -226,6 +227,25 @@ class FactorEBMMarket(Market):
     def _stand(self, assets: Tensor, rng: torch.Generator) -> Tensor:
         return assets if self.share is None else stand(assets, self.share, rng)
 
+    @property
+    def mean(self) -> Tensor:
+        """The assets' expected returns of the next day under the law, (n,): B E x + E eps, from the parts' tables.
+
+        It follows the law's drift from day to day. The mean of an outlook, which decisions are made on, does not: it
+        is a sample mean of the parts, shrunk (see `FactorEBM`).
+        """
+        with torch.no_grad():
+            law, k = self._law(), len(self.factors)
+            step = law.location[:, 0] + law.scale[:, 0] * truncated_shape(law, self.spec.bound).mean
+            return self._thinned(self.loadings @ step[:k] + step[k:])
+
+    @property
+    def covariance(self) -> Structured:
+        """The assets' covariance of the next day, structured: that of an outlook of one period."""
+        with torch.no_grad():
+            law = self._law()
+            return self._structured(Scales.of(law, truncated_shape(law, self.spec.bound)).forecast(1), 1)
+
     def outlook(self, horizon: int, rng: torch.Generator) -> Outlook:
         """Mean, structured covariance, scenarios and free-energy tables over the next `horizon` periods.
 
@@ -237,21 +257,29 @@ class FactorEBMMarket(Market):
             shape = truncated_shape(law, self.spec.bound)
             scales = Scales.of(law, shape)
             variance = scales.forecast(horizon)
-            expected = [block.dependence.ahead(block.correlation, horizon).mean(0) for block in self.blocks]
             parts = tuple((block.dependence, block.correlation) for block in self.blocks)
             innovations = simulate(scales, parts, horizon, self.spec.scenarios, rng)
             step = self.loadings @ self.factor_mean + self.residual_mean
-            covariance = structured(variance, self.loadings, *expected)
             steps = self._stand(stepwise(innovations, self.loadings, step), rng)
-            if self.share is not None:
-                covariance, step = thinned(covariance, step, self.share, horizon), (1 - self.share) * step
             return Outlook(
-                mean=horizon * step,
-                covariance=covariance,
+                mean=horizon * self._thinned(step),
+                covariance=self._structured(variance, horizon),
                 scenarios=torch.expm1(torch.log1p(steps).sum(0)),
                 marginals=None if self.share is not None else self._marginals(law, variance),
                 horizon=float(horizon),
             )
+
+    def _structured(self, variance: Tensor, horizon: int) -> Structured:
+        """The assets' covariance over `horizon` periods, from the parts' forecast variances; correlations are those of
+        the copula's scores."""
+        expected = [block.dependence.ahead(block.correlation, horizon).mean(0) for block in self.blocks]
+        found = structured(variance, self.loadings, *expected)
+        if self.share is None:
+            return found
+        return thinned(found, self.loadings @ self.factor_mean + self.residual_mean, self.share, horizon)
+
+    def _thinned(self, mean: Tensor) -> Tensor:
+        return mean if self.share is None else (1 - self.share) * mean
 
     def _marginals(self, law: Conditional, variance: Tensor) -> Marginals:
         z, log_mass = shape_nodes(law, self.spec.bound, self.spec.nodes)

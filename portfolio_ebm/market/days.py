@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.data.labels import moves
+from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import DRAWS, Market, Outlook, Rng, streams
 from portfolio_ebm.market.composed import Block, FactorEBMMarket, log_probs, pooled, split
 from portfolio_ebm.market.dependence import Dependence, scores
@@ -243,6 +244,14 @@ class FactorEBMDays(Market):
 
     def paths(self, horizon: int, n: int, rng: Rng) -> Tensor:
         return self.days.paths(horizon, n, rng)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.days.mean
+
+    @property
+    def covariance(self) -> Structured:
+        return self.days.covariance
 
     def outlook(self, horizon: int, rng: Rng) -> Outlook:
         return self.days.outlook(horizon, rng)

@@ -27,7 +27,7 @@ from portfolio_ebm.data.calendar import anchor
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.market.base import Market, scored_rows
 from portfolio_ebm.market.elliptical import EllipticalMarket, elliptical_log_density
-from portfolio_ebm.market.window import FEWEST, Mean, PlainModel, Window, factor_columns
+from portfolio_ebm.market.window import FEWEST, Mean, PlainModel, Window, factor_columns, require_days
 from portfolio_ebm.types import Status
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class EWMA(PlainModel):
 
     def _market(self, past: Past, nu: float | None, said: str) -> EllipticalMarket:
         window = Window.of(past, self.factors, self.lookback, self.mean, "EWMA")
+        if self.shrinkage == 0:
+            require_days(window, "EWMA", past.date)
         away = window.values - window.mean
         weight = _weights(len(away), self.half_life)
         covariance = window.noisy((away * weight[:, None]).T @ away, weight)

@@ -31,6 +31,7 @@ from portfolio_ebm.market.states import FAMILY, Series, states
 from portfolio_ebm.market.states import family as layout
 from portfolio_ebm.market.store import Store
 from portfolio_ebm.market.training import Calendar, levels, train, train_dependence, untrained
+from portfolio_ebm.models.calibration import SETTINGS
 from portfolio_ebm.models.families import Mixed
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ class FactorEBM(MarketModel):
         anew, problems = fit.anew, fit.problems
         what = f"{inputs.label} dependence"
         chosen = (self.residual_dependence if inputs.label == "residual" else None) or self.dependence
-        keys = tuple(f"{each} {on}" if on else each for each, on in zip(fit.keys, calibrated, strict=True))
+        keys = tuple(f"{each} {SETTINGS}" if on else each for each, on in zip(fit.keys, calibrated, strict=True))
         dependence, known, new = train_dependence(
             chosen, u, keys, what, calendar, store, fewest=self.fewest, data=inputs.data
         )

@@ -10,7 +10,7 @@ import torch
 
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.market.elliptical import EllipticalMarket
-from portfolio_ebm.market.window import MomentModel
+from portfolio_ebm.market.window import MomentModel, require_days
 from portfolio_ebm.types import Status
 
 
@@ -32,10 +32,11 @@ class SampleMoments(MomentModel):
         """The window's moments.
 
         Raises:
-            DataError: fewer than two periods, an unknown or too short factor, or a tradeable series that is
+            DataError: no more periods than series, an unknown or too short factor, or a tradeable series that is
                 constant, all missing or infinite.
         """
         window = self.days(past)
+        require_days(window, "SampleMoments", past.date)
         centred = window.centred
         covariance = window.noisy(centred.T @ centred / (len(centred) - 1))
         return EllipticalMarket(

@@ -86,6 +86,23 @@ class MomentModel(PlainModel, ABC):
         return Window.of(past, self.factors, self.lookback, self.mean, type(self).__name__)
 
 
+def require_days(window: Window, what: str, date: str) -> None:
+    """Refuse a sample covariance of fewer days than it has series.
+
+    Raises:
+        DataError: it would be singular: some portfolio would seem to have no risk.
+    """
+    days, series = window.values.shape
+    if days > series:
+        return
+    names = (*window.factors, *window.assets)
+    raise DataError(
+        f"{date}: {what} has {days} periods for {series} series ({names[0]} to {names[-1]}): the sample covariance is "
+        f"singular, and some portfolio would seem to have no risk. Look back over more than {series} periods, or use "
+        "LedoitWolf, OAS or FactorCovariance."
+    )
+
+
 @dataclass(frozen=True)
 class Noise:
     """Residuals of filled cells: `deviation` (T, S), zero where a cell was observed, times draws from `pool` (m,)."""

@@ -30,6 +30,8 @@ HALF_LIFE = 350.0
 ROWS = 250.0
 """Rows of the prior, which says th = 0."""
 FLOOR = 0.1
+SETTINGS = f"degree {DEGREE}, half-life {HALF_LIFE:g}, prior {ROWS:g}, floor {FLOOR:g}"
+"""What a dependence fitted to calibrated PITs is stored under."""
 CELLS = 256
 STEPS = 60
 
