@@ -316,3 +316,31 @@ def test_a_solver_that_fails_is_an_error_of_this_package(monkeypatch: pytest.Mon
 def test_nothing_is_not_said_to_be_less_than_nothing() -> None:
     said = str(explain_infeasible(Budget() & Box(lower=-0.1, upper=0.0), market(10)))
     assert "allows at most 0 of the 1 that Budget() needs" in said
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_among_many_rules_the_pair_is_named_and_not_the_larger_conflict(turned: bool) -> None:
+    """Behind a conflict of three, and before it: leaving rules out one by one keeps whichever comes last."""
+    pair: list[Constraint] = [
+        Box(lower=-1.0, upper=1.0, floors={"A0": 0.2}),
+        Box(lower=-1.0, upper=1.0, caps={"A0": 0.1}),
+    ]
+    larger = [Budget(), Group("sector", "odd", upper=0.3), Group("sector", "even", upper=0.5)]
+    loose: list[Constraint] = [Box(lower=-2.0 - k, upper=2.0 + k) for k in range(15)]
+    rules = [*larger, *loose, Leverage(9.0), Turnover(50.0), *pair]
+    assert len(rules) == 22
+    error = explain_infeasible(All(parts=tuple(reversed(rules) if turned else rules)), context())
+    assert set(error.conflict) == {repr(rule) for rule in pair}
+    assert "A0 weighs at least 0.2 and at most 0.1" in str(error)
+    assert "contradict one another too" not in str(error)
+
+
+def test_past_the_last_question_the_conflict_is_not_called_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portfolio_ebm.construction.infeasible.ASKED", 0)
+    rules = Budget() & LongOnly() & Box(upper=0.05) & Turnover(0.5)
+    error = explain_infeasible(rules, context())
+    named = [rule for rule in rules.rules() if repr(rule) in error.conflict]
+    assert len(named) == 2
+    assert "Of so many rules others may contradict one another too, and fewer of them than 2." in str(error)
+    for rule in named:
+        assert possible(region_of(All(parts=tuple(other for other in named if other != rule)), context()))

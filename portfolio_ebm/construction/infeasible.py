@@ -1,9 +1,8 @@
 """Which rules contradict one another: the smallest set, by name and with numbers.
 
-Single rules are asked first, then pairs, then threes: the first set that is impossible is the smallest. Where there
-are too many, a deletion filter: rules are left out one by one, and a rule without which the rest is still impossible is
-no part of the conflict. Either way what stays is irreducible: leave out any one of its rules, and the others can be
-obeyed together. Possible or not is decided by a linear program, or a small mixed-integer one where names are a choice.
+No set of fewer rules is impossible (conflicts.py); so leave out any one of those named, and the others can be obeyed
+together. Possible or not is decided by a linear program, by a cone program where caps are curved, or by a small
+mixed-integer program where names are a choice.
 
 Source: Chinneck, J. W. (2008), Feasibility and Infeasibility in Optimization, chapter 6.
 """
@@ -12,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
-from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +20,16 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import All, region_of, regions_of
 from portfolio_ebm.constraints.families import per_of
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.conflicts import smallest_conflict
 from portfolio_ebm.construction.feasible import least, possible
 from portfolio_ebm.context import Context
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
 Array = NDArray[np.float64]
 
-MANY = 150
-"""Sets of one size are all asked while they are fewer than this; beyond, rules are left out one by one."""
+ASKED = 400
+"""Sets of rules asked about, at most, for the smallest conflict; then an irreducible one is named, and said to be no
+more. Twenty rules with a few conflicts among them take some twenty questions."""
 
 
 def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
@@ -49,7 +48,8 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
             f"No portfolio was found{ctx.at}, although {constraint!r} can be obeyed up to rounding; "
             "the rules leave almost no room: loosen one of them slightly."
         )
-    rules = smallest_conflict(rules, ctx)
+    found = smallest_conflict(len(rules), lambda some: _possible([rules[i] for i in sorted(some)], ctx), ASKED)
+    rules = [rules[i] for i in found.members]
     names = [repr(rule) for rule in rules]
     frozen = int((~ctx.tradeable).sum())
     parts = [_measured(rules, ctx) or f"No portfolio obeys {_words(names)} together."]
@@ -57,23 +57,10 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
         held = float(ctx.fixed[~ctx.tradeable].sum())
         parts.append(f"{frozen} of {ctx.n_assets} names cannot be traded and stay at a total weight of {held:.4g}.")
     advice = f"Loosen or leave out any one of {_words(names)}." if len(names) > 1 else f"Loosen {names[0]}."
-    return InfeasibleError(" ".join([*parts, advice[:-1] + ctx.at + "."]), names)
-
-
-def smallest_conflict(rules: Sequence[Constraint], ctx: Context) -> list[Constraint]:
-    """Of rules that cannot be obeyed together, the smallest set that cannot (irreducible where there are many)."""
-    size = 1
-    while size < len(rules) and comb(len(rules), size) <= MANY:
-        for some in combinations(rules, size):
-            if not _possible(some, ctx):
-                return list(some)
-        size += 1
-    kept = list(rules)
-    for rule in rules:
-        rest = [other for other in kept if other != rule]
-        if not _possible(rest, ctx):
-            kept = rest
-    return kept
+    parts.append(advice[:-1] + ctx.at + ".")
+    if not found.smallest:
+        parts.append(f"Of so many rules others may contradict one another too, and fewer of them than {len(names)}.")
+    return InfeasibleError(" ".join(parts), names)
 
 
 def _possible(rules: Sequence[Constraint], ctx: Context) -> bool:

@@ -1,0 +1,71 @@
+"""The smallest conflict among many, against the enumeration of all sets."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from portfolio_ebm.construction.conflicts import smallest_conflict
+
+
+class Planted:
+    """Sets can be had together where they hold none of the conflicts; counts how often it is asked."""
+
+    def __init__(self, count: int, conflicts: list[frozenset[int]]) -> None:
+        self.count, self.conflicts, self.seen = count, conflicts, []
+
+    def __call__(self, some: frozenset[int]) -> bool:
+        self.seen.append(some)
+        return not any(conflict <= some for conflict in self.conflicts)
+
+    def least(self) -> int:
+        """How many members the smallest conflict has, by trying out all sets."""
+        for size in range(1, self.count + 1):
+            for some in combinations(range(self.count), size):
+                if any(conflict <= frozenset(some) for conflict in self.conflicts):
+                    return size
+        raise AssertionError("nothing was planted")
+
+
+def dealt(seed: int) -> Planted:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 12))
+    conflicts = [
+        frozenset(rng.choice(count, size=int(rng.integers(1, min(count, 6) + 1)), replace=False).tolist())
+        for _ in range(int(rng.integers(1, 9)))
+    ]
+    return Planted(count, conflicts)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_conflict_has_fewer_members(seed: int) -> None:
+    planted = dealt(seed)
+    found = smallest_conflict(planted.count, planted, asked=10_000)
+    assert found.smallest and frozenset(found.members) in planted.conflicts
+    assert len(found.members) == planted.least()
+    assert len(set(planted.seen)) == len(planted.seen), "nothing is asked twice"
+    assert frozenset() not in planted.seen and frozenset(range(planted.count)) not in planted.seen
+
+
+def test_a_pair_among_forty_takes_few_questions() -> None:
+    # Trying out pairs would take 780, leaving out one by one 40; each half that is asked about halves what is left.
+    for pair in ({0, 39}, {17, 18}, {3, 30}):
+        planted = Planted(40, [frozenset(pair)])
+        assert set(smallest_conflict(40, planted, asked=10_000).members) == pair
+        assert len(planted.seen) <= 20
+
+
+def test_the_smallest_is_found_behind_larger_ones_that_share_its_members() -> None:
+    larger = [frozenset({0, *some}) for some in combinations(range(1, 9), 4)]
+    planted = Planted(30, [*larger, frozenset({20, 21, 22})])
+    assert smallest_conflict(30, planted, asked=10_000) == ((20, 21, 22), True)
+
+
+@pytest.mark.parametrize("asked", [0, 1, 5])
+def test_past_the_last_question_a_conflict_is_irreducible_and_not_said_to_be_the_smallest(asked: int) -> None:
+    planted = Planted(12, [frozenset({0, 1}), frozenset({5, 6, 7}), frozenset({8, 9, 10, 11})])
+    found = smallest_conflict(12, planted, asked=asked)
+    assert not found.smallest and frozenset(found.members) in planted.conflicts
+    assert len(planted.seen) <= asked + 24, "one question a member, and what growing a last set takes"
