@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases_problems import Problem, problem
 from cases_terms import world
 
 from portfolio_ebm.allocation import record
@@ -19,6 +20,8 @@ from portfolio_ebm.construction.convex import Convex, minimize
 from portfolio_ebm.construction.duality import Duals, Proof
 from portfolio_ebm.energies.budgeting import RiskBudget
 from portfolio_ebm.energies.costs import TradingCost
+from portfolio_ebm.energies.deviation import Semideviation, Volatility
+from portfolio_ebm.energies.entropic import EVaR
 from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.energies.tracking import TrackingError
 from portfolio_ebm.types import bps, generator
@@ -70,3 +73,28 @@ def test_a_residual_that_proves_nothing_is_not_shown_beside_a_bound_that_does(mo
     monkeypatch.setattr(convex, "prove", loose)
     found = minimize(Variance(), region_of(RULES, ctx), ctx)
     assert found.status and found.kkt is None and str(found.status).endswith("proven by its bound.")
+
+
+def at_the_index(measure) -> Problem:
+    """The tails pull less than tracking costs: the index itself is the minimum, where tracking has its vertex."""
+    terms = (EVaR(level=0.3, centred=True), TrackingError("index", measure))
+    return problem(terms, ("Leverage", "ActiveShare"), 57981817)
+
+
+@pytest.mark.parametrize("measure", [Volatility(), Semideviation(), Semideviation(centred=False)], ids=repr)
+def test_a_minimum_at_the_vertex_of_a_smooth_term_is_proven(measure):
+    case = at_the_index(measure)
+    found = minimize(case.energy, region_of(case.rules, case.ctx), case.ctx)
+    assert found.status and found.kkt is not None and found.kkt <= convex.KKT, found.status
+    assert found.bound is not None and found.value - found.bound <= convex.KKT * found.size
+    assert torch.allclose(found.weights, case.ctx.benchmark("index"), rtol=0.0, atol=1e-9)
+    assert found.value == pytest.approx(float(case.energy.bind(case.ctx)(case.ctx.benchmark("index"))), rel=1e-8)
+
+
+def test_what_clarabel_says_of_itself_proves_nothing_and_is_called_so(monkeypatch):
+    case = at_the_index(Volatility())
+    monkeypatch.setattr(convex, "by_cuts", lambda *_: None)
+    found = minimize(case.energy, region_of(case.rules, case.ctx), case.ctx)
+    assert not found.status and found.kkt is not None and found.kkt <= convex.KKT
+    assert "not proven to 1e-8" in str(found.status)
+    assert str(found.status).endswith("by Clarabel's own account.")

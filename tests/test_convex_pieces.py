@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
-from cases_problems import RULE_PAIRS, TERM_PAIRS, judge, problem, slope, solved
-from cases_terms import world
+from cases_problems import RULE_PAIRS, judge, problem, slope, solved
+from cases_terms import CONVEX, world
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of
@@ -90,6 +92,7 @@ def test_any_multipliers_give_a_bound_that_no_portfolio_is_below(energy: Energy,
     assert prove(formula, box, best.weights, d).bound == pytest.approx(least, abs=1e-9)
 
 
+PAIRS = list(combinations(CONVEX, 2))
 # Problems on which Clarabel stalls: by pair of terms, pair of rules and seed.
 STALLED = [
     (968, 12, 886077844), (1081, 102, 974927699), (1457, 27, 672086261), (985, 0, 144861576), (966, 4, 433112427),
@@ -101,7 +104,7 @@ STALLED = [
 @pytest.mark.parametrize("deal", STALLED)
 def test_what_clarabel_leaves_open_is_proven(deal) -> None:
     terms, rules, seed = deal
-    case = problem(TERM_PAIRS[terms], RULE_PAIRS[rules], seed)
+    case = problem(PAIRS[terms], RULE_PAIRS[rules], seed)
     found = solved(case)
     assert found.status.ok, found.status
     assert float(case.rules.residual(found.weights, case.ctx)) <= 1e-9
@@ -137,7 +140,7 @@ def test_an_interior_minimum_on_an_open_box_is_a_proof_of_its_own() -> None:
 
 
 def test_a_drawdown_is_cut_where_cvxpy_stalls() -> None:
-    case = problem(TERM_PAIRS[968], RULE_PAIRS[12], 886077844)
+    case = problem(PAIRS[968], RULE_PAIRS[12], 886077844)
     assert any(isinstance(part.energy, CDaR) for part in case.energy.terms())
     formula, box = take_apart(case.energy, case.ctx), Walls.of(region_of(case.rules, case.ctx))
     found = by_cuts(formula, box, through_cvxpy(formula, box), 1.0)

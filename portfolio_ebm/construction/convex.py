@@ -34,7 +34,8 @@ from portfolio_ebm.types import Status
 Array = NDArray[np.float64]
 
 KKT = 1e-8
-"""A minimum is proven where its KKT residual, relative to the largest slope, or its scaled gap is below this."""
+"""A minimum is proven where its gap, relative to its size, is at most this, or the KKT residual of its weights,
+relative to the largest slope. What Clarabel says of its own program is told and proves nothing."""
 
 
 FEASIBLE = 1e-9
@@ -49,9 +50,11 @@ class Minimum:
         weights: (n,), on the region to rounding.
         value: E(weights), re-evaluated on the torch face.
         bound: a true lower bound on E over the region, or None where none could be had.
-        kkt: the KKT residual relative to the largest slope; None where no multipliers are known, or where the bound
+        kkt: the KKT residual of the weights relative to the largest slope; by Clarabel through cvxpy, on terms only it
+            knows, that of its cone program by its own account. None where no multipliers are known, or where the bound
             alone proves the minimum.
-        status: ok where bound or KKT residual proves the minimum to 1e-8; the sentence names the engine.
+        status: ok where the gap, or a KKT residual that is not Clarabel's own account, proves the minimum to 1e-8; the
+            sentence names the engine, and whose the residual is.
         duals: the rules' multipliers, or None where none are known.
         size: what gaps are relative to; 0 where it is not known.
     """
@@ -187,13 +190,14 @@ def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum
         bound, kkt, multipliers = proof.bound, proof.kkt * proof.slope / max(proof.slope, least), proof.duals
     gap = np.inf if bound is None else (value - bound) / size
     # A conic solver's own residual is to its tolerance: it is told, and the gap decides.
-    ok = gap <= KKT or (kkt is not None and kkt <= KKT and (found.duals is not None or found.own))
+    ours = found.duals is not None or found.own
+    ok = gap <= KKT or (ours and kkt is not None and kkt <= KKT)
     alone = ""
     if gap <= KKT and kkt is not None and kkt > KKT:
         # Weights a hair off their corner: the bound alone proves them, and there is no residual to show.
         kkt, alone = None, ", proven by its bound"
     said = f"gap {max(value - bound, 0.0):.1e}{alone}" if bound is not None else "no bound"
-    said += f", KKT residual {kkt:.1e}" if kkt is not None else ""
+    said += f", KKT residual {kkt:.1e}" + ("" if ours else " by Clarabel's own account") if kkt is not None else ""
     sentence = (
         f"Exact minimum by {found.engine}: {said}." if ok else f"Minimum by {found.engine}, not proven to 1e-8: {said}."
     )

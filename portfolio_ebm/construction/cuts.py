@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from portfolio_ebm.construction.duality import Box, prove
 from portfolio_ebm.construction.engines import Found, interior
-from portfolio_ebm.construction.formula import Formula
+from portfolio_ebm.construction.formula import Formula, modelled, take_apart
 from portfolio_ebm.construction.pieces import Tail, pieces_of
-from portfolio_ebm.energy import Bound
+from portfolio_ebm.energy import Bound, Scaled, add
 
 Array = NDArray[np.float64]
 
@@ -41,18 +41,22 @@ def by_cuts(formula: Formula, box: Box, near: Found, size: float) -> Found | Non
     """
     # Drawdowns are cut too: the interior point has them, but was not let out of here with a proof.
     parts = [(part, pieces_of((part,), formula.ctx)) for part in formula.other]
-    known = tuple(part for part, pieces in parts if pieces is not None and not pieces.falls)
-    unknown = [part for part in formula.other if part not in known]
-    base = pieces_of(known, formula.ctx)
-    if not unknown or base is None or formula.n > MOST_NAMES:
+    known = [part for part, pieces in parts if pieces is not None and not pieces.falls]
+    star = _star(near.weights)
+    unknown = [part for part in formula.other if part not in known] + _with_a_vertex(formula, star[1:])
+    if not unknown or formula.n > MOST_NAMES:
         return None
-    terms = [(part.coefficient, part.energy.bind(formula.ctx)) for part in unknown]
-    slopes, levels = _tangents(terms, _star(near.weights))
+    rest = take_apart(add([part for part in formula.energy.terms() if part not in unknown]), formula.ctx)
+    base = rest.pieces
+    if base is None:
+        return None
+    terms = [_bound(part, formula) for part in unknown]
+    slopes, levels = _tangents(terms, star)
     best, value = near.weights, formula.evaluate(near.weights)
     bound, kkt, rules = -np.inf if near.bound is None else near.bound, np.inf, near.rules
     for _ in range(ROUNDS):
         tails = tuple(Tail(1.0, a, 1.0, -b) for a, b in zip(slopes, levels, strict=True))
-        model = replace(formula, other=known)
+        model = replace(rest)
         model.__dict__["pieces"] = replace(base, tails=base.tails + tails)
         found = interior(model, box)
         if found is None or found.duals is None:
@@ -77,6 +81,25 @@ def by_cuts(formula: Formula, box: Box, near: Found, size: float) -> Found | Non
         return None
     proven = bound if np.isfinite(bound) else None
     return Found(best, None, f"cutting planes from {near.engine}", proven, kkt, rules, own=True)
+
+
+def _bound(part: Scaled, formula: Formula) -> tuple[float, Bound]:
+    return part.coefficient, part.energy.bind(formula.ctx)
+
+
+def _with_a_vertex(formula: Formula, around: Array) -> list[Scaled]:
+    """The smooth terms whose slope turns between opposite points of `around`: (2n, n), steps ahead, then back."""
+    found = []
+    for part in formula.energy.terms():
+        if not modelled(part.energy):
+            continue
+        slopes = _tangents([_bound(part, formula)], around)[0][0]
+        if len(slopes) < len(around):
+            continue
+        ahead, back = np.split(slopes, 2)
+        turned = np.abs(ahead - back).max(initial=0.0) > 0.5 * np.abs(slopes).max(initial=0.0)
+        found += [part] if turned else []
+    return found
 
 
 def _star(w: Array) -> Array:

@@ -220,7 +220,7 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
             tails.append(Tail(c, -as_numpy(away(ctx, term.centred)), 1.0))
         elif isinstance(term, TradingCost):
             cost += c * term.rate if ctx.held is not None else 0.0
-        elif isinstance(term, SmoothEnergy) or (isinstance(term, TrackingError) and term.smooth):
+        elif isinstance(term, (SmoothEnergy, TrackingError)) and modelled(term):
             smooth.append((c, term.taylor(ctx)))
         else:
             other.append(part)
@@ -229,6 +229,11 @@ def take_apart(energy: Energy, ctx: Context) -> Formula:
         energy=energy, ctx=ctx, value=energy.bind(ctx), curve=curve, linear=linear, constant=constant,
         tails=tuple(tails), cost=cost, held=held, smooth=tuple(smooth), other=tuple(other),
     )  # fmt: skip
+
+
+def modelled(term: Energy) -> bool:
+    """Whether a term has a Newton model."""
+    return isinstance(term, SmoothEnergy) or (isinstance(term, TrackingError) and term.smooth)
 
 
 def without_tickets(energy: Energy, ctx: Context) -> tuple[Energy, float]:
