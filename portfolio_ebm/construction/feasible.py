@@ -35,6 +35,8 @@ Taken = tuple[float, Array | None]
 
 _MOST_CUTS = 300
 _CLOSE = 1e-7
+_SECONDS, _NODES = 30.0, 2000
+"""What a mixed-integer question may take; nodes where there are lots, whose sums may never be exact."""
 _OPEN = 1e4  # stands for an open end of the box where names are a choice; far beyond any weight
 
 
@@ -245,7 +247,7 @@ def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bo
             at += width
         found = milp(
             price, constraints=[LinearConstraint(rows, down, up)] if len(down) else [], bounds=Bounds(low, high),
-            integrality=whole, options={"time_limit": 30.0},
+            integrality=whole, options={"node_limit": _NODES} if "lots" in program.sizes else {"time_limit": _SECONDS},
         )  # fmt: skip
         if found.x is None:
             return _without_optimum(program, price, low, high, choice, found)
@@ -275,7 +277,8 @@ def _without_optimum(
     status = found.status
     if status == 2:
         return None
-    # HiGHS may answer "unbounded or infeasible": the same question without a price tells which.
-    if status in (3, 4) and (price != 0.0).any():
+    # HiGHS may answer "unbounded or infeasible": the same question without a price tells which. With lots the same
+    # status says that all nodes were spent.
+    if status in (3, 4) and (price != 0.0).any() and "lots" not in program.sizes:
         return None if _solved(program, np.zeros(program.width), low, high, choice) is None else (-np.inf, None)
     raise SolverError(f"HiGHS could not tell whether the rules can be obeyed together: {found.message}")

@@ -38,17 +38,23 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
     `conflict` holds the repr of each rule in it. Where the rules can be obeyed after all, to the solver's tolerance,
     the message says so and the conflict is empty.
 
+    Raises:
+        SolverError: there are whole lots, none were found, and whether there are any was not settled either.
+
     Example:
         >>> raise explain_infeasible(Budget() & Box(upper=0.05), ctx)
         InfeasibleError: Box(upper=0.05) on 10 tradeable names allows at most 0.5 of the 1 that Budget() needs. ...
     """
     rules = list(constraint.rules())
-    if _possible(rules, ctx):
-        return InfeasibleError(
-            f"No portfolio was found{ctx.at}, although {constraint!r} can be obeyed up to rounding; "
-            "the rules leave almost no room: loosen one of them slightly."
-        )
-    found = smallest_conflict(len(rules), lambda some: _possible([rules[i] for i in sorted(some)], ctx), ASKED)
+    open_ = _possible(rules, ctx)
+    if open_ is not False:
+        said = _not_found(constraint, ctx)
+        if open_ is None:
+            raise SolverError(f"{said} Whether there is one was not settled.")
+        return InfeasibleError(said)
+    found = smallest_conflict(
+        len(rules), lambda some: _possible([rules[i] for i in sorted(some)], ctx) is not False, ASKED
+    )
     rules = [rules[i] for i in found.members]
     names = [repr(rule) for rule in rules]
     frozen = int((~ctx.tradeable).sum())
@@ -63,9 +69,37 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
     return InfeasibleError(" ".join(parts), names)
 
 
-def _possible(rules: Sequence[Constraint], ctx: Context) -> bool:
-    """Whether any case of the rules has a portfolio."""
-    return any(possible(region) for region in regions_of(All(parts=tuple(rules)), ctx))
+def _possible(rules: Sequence[Constraint], ctx: Context) -> bool | None:
+    """Whether any case of the rules has a portfolio; None where whole lots leave it open."""
+    open_ = False
+    for region in regions_of(All(parts=tuple(rules)), ctx):
+        try:
+            if possible(region):
+                return True
+        except SolverError:
+            if region.grid is None:
+                raise
+            open_ = True
+    return None if open_ else False
+
+
+def _not_found(constraint: Constraint, ctx: Context) -> str:
+    """The sentence for rules that may well have a portfolio where none was found."""
+    rules = {repr(rule): regions_of(rule, ctx) for rule in constraint.rules()}
+    if all(region.grid is None for regions in rules.values() for region in regions):
+        return (
+            f"No portfolio was found{ctx.at}, although {constraint!r} can be obeyed up to rounding; "
+            "the rules leave almost no room: loosen one of them slightly."
+        )
+    exact = [name for name, regions in rules.items() for one in regions if bool((one.row_lower == one.row_upper).any())]
+    if not exact:
+        why = f"{constraint!r} leave almost no room for them: loosen one of them"
+    else:
+        asks = "asks" if len(exact) == 1 else "ask"
+        why = (
+            f"{_words(exact)} {asks} for one exact sum, which lots seldom add up to: give a range, Budget(at_least=...)"
+        )
+    return f"No portfolio in whole lots was found{ctx.at}. {why}, or smaller lots, or more capital."
 
 
 def _region(rules: Sequence[Constraint], ctx: Context) -> Region:
