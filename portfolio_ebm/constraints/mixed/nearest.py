@@ -12,12 +12,14 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.concentration import alone, nearest_alone
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, on_slice, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, convex_part, hull_of
 from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Program
 from portfolio_ebm.constraints.mixed.search import rounded
 from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.types import as_numpy
 
 NODES = 400
 """Relaxations that one row may take."""
@@ -33,10 +35,14 @@ def nearest_by_modes(y: Tensor, region: Region, *, prove: bool = True) -> tuple[
     Without `prove`, the nearest points of the modes that y rounds to, in one batch; where those have none, of the
     modes that its relaxation rounds to; a search for any point starts only where there is none either.
     """
-    flat = y.detach().reshape(-1, region.n).cpu().double().numpy()
+    flat = as_numpy(y.reshape(-1, region.n))
     found, left, proven = flat.copy(), np.zeros(len(flat)), prove
     done = np.zeros(len(flat), dtype=bool)
-    if not prove:
+    choices = choices_of(region)
+    if alone(region, choices):
+        found, certain = nearest_alone(flat, choices, NODES)
+        done[:], proven = True, bool(certain.all())
+    elif not prove:
         found, done = _on_rounded(flat, region)
     for k in np.flatnonzero(~done):
         point, sure = _nearest(flat[k], region, NODES if prove else 0)
