@@ -18,9 +18,11 @@ from portfolio_ebm.constraints.combine import All, region_of
 from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.exposures import BetaNeutral, DollarNeutral, FactorExposure, Group
 from portfolio_ebm.constraints.leverage import ActiveShare, Leverage, ShortLimit
+from portfolio_ebm.constraints.lots import RoundLots
 from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
 from portfolio_ebm.constraints.trading import Participation, Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.convex import Convex, require_feasible
 from portfolio_ebm.construction.duality import Box as Walls
 from portfolio_ebm.construction.feasible import possible
@@ -344,3 +346,22 @@ def test_past_the_last_question_the_conflict_is_not_called_the_smallest(monkeypa
     assert "Of so many rules others may contradict one another too, and fewer of them than 2." in str(error)
     for rule in named:
         assert possible(region_of(All(parts=tuple(other for other in named if other != rule)), context()))
+
+
+@pytest.mark.parametrize("primes", [(2, 3, 5), (2, 3, 5, 7, 11, 13)])
+def test_lots_that_never_add_up_are_said_so(primes: tuple[int, ...]) -> None:
+    """Whole multiples of square roots of different primes add up to no whole number: lots of such weights never make
+    up exactly everything, however near they come; with a little cash they do."""
+    ctx = market(len(primes))
+    prices = 10.0 * torch.tensor(primes, dtype=torch.float64).sqrt()
+    ctx = replace(ctx, prices=prices, capital=4000.0)
+    with pytest.raises((InfeasibleError, SolverError), match=r"Budget\(\)") as caught:
+        AnnealedLangevin(chains=4, steps=5).build(
+            Variance(), Budget() & LongOnly() & RoundLots(), ctx, torch.Generator().manual_seed(0)
+        )
+    # Three names are few enough to prove it.
+    assert ("RoundLots()" if len(primes) == 3 else "give a range, Budget(at_least=...)") in str(caught.value)
+    room = Budget(at_least=0.97) & LongOnly() & RoundLots()
+    found = AnnealedLangevin(chains=4, steps=5).build(Variance(), room, ctx, torch.Generator().manual_seed(0))
+    lots = found.weights * 4000.0 / prices
+    assert float((lots - lots.round()).abs().max()) <= 1e-6

@@ -91,7 +91,9 @@ def _not_found(constraint: Constraint, ctx: Context) -> str:
             f"No portfolio was found{ctx.at}, although {constraint!r} can be obeyed up to rounding; "
             "the rules leave almost no room: loosen one of them slightly."
         )
-    exact = [name for name, regions in rules.items() for one in regions if bool((one.row_lower == one.row_upper).any())]
+    exact = [
+        name for name, cases in rules.items() if any(bool((one.row_lower == one.row_upper).any()) for one in cases)
+    ]
     if not exact:
         why = f"{constraint!r} leave almost no room for them: loosen one of them"
     else:
