@@ -13,6 +13,7 @@ from scipy.optimize import linprog
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.construction.tails import Pool, solvable, worst_mean
+from portfolio_ebm.construction.vertices import Hinges, descend, dual
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import CVaR, Variance
@@ -126,3 +127,61 @@ def test_the_mean_of_the_worst_by_hand() -> None:
     assert worst_mean(loss, 2.0) == 4.5
     assert worst_mean(loss, 2.5) == pytest.approx((5 + 4 + 1.5) / 2.5)
     assert worst_mean(loss, 5.0) == 3.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("case", CASES)
+def test_from_the_multipliers_of_a_parent(case: str, seed: int) -> None:
+    returns, box, start = problem(case, 20 + seed)
+    p = pool(returns, 0.7 * CVaR(0.9) + 0.2 * Return())
+    parent = p.minimum(box, start)
+    assert parent is not None
+    lower, upper = box.lower.copy(), box.upper.copy()
+    out = int(parent.weights.argmax())
+    upper[out] = lower[out]
+    part = replace(box, lower=lower, upper=upper)
+    cut = replace(
+        part, rows=np.vstack([part.rows, np.arange(12) % 2.0]), row_lower=np.append(part.row_lower, -np.inf),
+        row_upper=np.append(part.row_upper, 0.62),
+    )  # fmt: skip
+    for slice_ in (part, cut):
+        truth = by_program(p, slice_)
+        found = p.minimum(slice_, parent.weights, parent)
+        assert found is not None and found.value == pytest.approx(truth, abs=1e-9)
+        assert truth - 1e-9 <= found.bound <= truth + 1e-10
+        at = slice_.rows @ found.weights
+        assert (at >= slice_.row_lower - 1e-10).all() and (at <= slice_.row_upper + 1e-10).all()
+        assert (found.weights >= slice_.lower).all() and (found.weights <= slice_.upper).all()
+        # Asked for less than all, it says no more than is true; asked for more, it goes to the end.
+        half = parent.bound + 0.5 * (truth - parent.bound)
+        closed = p.minimum(slice_, parent.weights, parent, enough=half)
+        assert closed is not None and half <= closed.bound <= truth + 1e-10
+        open_ = p.minimum(slice_, parent.weights, parent, enough=truth + 1e-6)
+        assert open_ is not None and open_.value == pytest.approx(truth, abs=1e-9)
+
+
+def test_a_slice_is_left_as_soon_as_its_bound_is_enough() -> None:
+    early = 0
+    for seed in range(6):
+        returns, box, start = problem("plain", 40 + seed)
+        p = pool(returns, CVaR(0.9))
+        parent = p.minimum(box, start)
+        assert parent is not None
+        part = replace(box, upper=np.where(parent.weights == parent.weights.max(), 0.0, box.upper))
+        found = p.minimum(part, parent.weights, parent, enough=parent.bound + 1e-9)
+        assert found is not None and parent.bound + 1e-9 <= found.bound <= by_program(p, part) + 1e-10
+        early += found.bound < by_program(p, part) - 1e-6
+    assert early >= 3
+
+
+def test_the_dual_problem_by_hand() -> None:
+    # min z + 2 max(1 - z, 0) over [0, 3]: z = 1, sum 1; its dual is max y over [0, 2] and y <= 1, so y = 1.
+    line = np.array([[-1.0]])
+    one = Hinges(
+        np.ones(1), np.zeros(1), np.full(1, 3.0), line, line.T, np.full(1, -1.0), np.zeros(1), np.full(1, 2.0),
+        np.zeros(1, dtype=bool), 1e4,
+    )  # fmt: skip
+    first, second = descend(one, np.array([2.5]), 50), descend(dual(one), np.array([0.5]), 50)
+    assert first is not None and second is not None
+    assert first.z == pytest.approx(1.0) and first.multipliers == pytest.approx(1.0)
+    assert second.z == pytest.approx(1.0) and second.multipliers == pytest.approx(-1.0)

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program, crossed
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program, crossed, weights_of
 from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
 from portfolio_ebm.construction.engines import Found, inside, interior
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.oracle import through_cvxpy
 from portfolio_ebm.construction.pieces import Tail
-from portfolio_ebm.construction.tails import Pool, solvable
+from portfolio_ebm.construction.tails import Pool, TailPoint, solvable
 from portfolio_ebm.errors import SolverError
 
 BAND = 0.08
@@ -61,8 +61,9 @@ class FormulaProgram(Program):
         return self.whole.evaluate(w) - self.whole.constant
 
     def minimum(
-        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
-    ) -> Point | None:
+        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array,
+        start: Array | Point | None = None, enough: float = np.inf,
+    ) -> Point | None:  # fmt: skip
         if crossed(lower, upper) or crossed(row_lower, row_upper):
             return None
         assert self.box is not None
@@ -70,15 +71,16 @@ class FormulaProgram(Program):
             self.box, lower=lower, upper=np.maximum(lower, upper), rows=rows, row_lower=row_lower, row_upper=row_upper,
             caps=(),
         )  # fmt: skip
+        near, parent = weights_of(start), start if isinstance(start, TailPoint) else None
         by_vertices = solvable(self.whole) and not self.kinked
-        found = self.pool.minimum(box, start) if by_vertices and start is not None else None
+        found = self.pool.minimum(box, near, parent, enough) if by_vertices and near is not None else None
         if found is not None:
             return found
-        first = super().minimum(lower, upper, rows, row_lower, row_upper, start)
+        first = super().minimum(lower, upper, rows, row_lower, row_upper, near)
         if first is None:
             return None
         found = self.pool.minimum(box, first.weights) if by_vertices else None
-        return found if found is not None else self._exact(box, first, start)
+        return found if found is not None else self._exact(box, first, near)
 
     @cached_property
     def pool(self) -> Pool:

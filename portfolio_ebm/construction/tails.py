@@ -4,7 +4,8 @@
 
 Only scenarios that have been in or near a tail stand in the pool. A minimum over the pool is checked on all scenarios;
 those in its tail that were left out are taken in, and the walk goes on. The bound is the dual one of duality.py, from
-the multipliers of the scenarios that carry weight, so it is true whatever the walk did.
+the multipliers of the scenarios that carry weight, so it is true whatever the walk did. In a tree a slice is solved
+from its parent's multipliers by the dual problem, where every step is a bound, and only as far as closes it.
 
 Source: Rockafellar, R. T. and Uryasev, S. (2000), Optimization of conditional value-at-risk, Journal of Risk 2.
 """
@@ -19,7 +20,7 @@ from portfolio_ebm.constraints.mixed.program import Array, Ints, Point
 from portfolio_ebm.construction.duality import Box, tail_duals
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.pieces import Tail
-from portfolio_ebm.construction.vertices import Hinges, Vertex, descend
+from portfolio_ebm.construction.vertices import Hinges, descend, dual
 
 SHARE, MORE = 2.0, 40
 """A new pool: so many times the scenarios of the tail, and so many more."""
@@ -28,11 +29,47 @@ ROUNDS = 20
 ROWS = 64
 """Room for elements of rules in front of the scenarios."""
 STEPS = 400
+ROUNDING = 1e-12
+"""By how much weights of the dual problem may be out of their box."""
 
 
 def solvable(formula: Formula) -> bool:
     """Whether the formula is one tail and a linear part: what this file solves."""
     return formula.exact and len(formula.tails) == 1 and formula.curve is None and not formula.smooth
+
+
+@dataclass(frozen=True, kw_only=True)
+class TailPoint(Point):
+    """A `Point` from which the slices below it are solved.
+
+    Attributes:
+        rows: of the slice, (m, n), and pulls: their multipliers in the pool's units, (m,).
+        shares: multipliers of the scenarios that were in the pool, in its order.
+    """
+
+    rows: Array
+    pulls: Array
+    shares: Array
+
+
+@dataclass(frozen=True)
+class Given:
+    """The problem of a slice, the row of each element that stands for a rule, and the entries of (w, t) in it."""
+
+    problem: Hinges
+    row: Ints
+    names: Ints
+
+    def all_names(self, z: Array, n: int) -> Array:
+        """(w, t) with zeros for the names left out."""
+        found = np.zeros(n + 1)
+        found[self.names] = z
+        return found
+
+    def split(self, pulls: Array) -> Array:
+        """Multipliers of rows as those of the elements: an element of one side takes no other sign."""
+        k = len(self.row)
+        return np.clip(pulls[self.row], self.problem.low[:k], self.problem.high[:k])
 
 
 @dataclass
@@ -74,8 +111,8 @@ class Pool:
         self.kept = np.concatenate([self.kept, scenarios])
         self.inside[scenarios] = True
 
-    def hinges(self, box: Box) -> tuple[Hinges, Ints] | None:
-        """The problem of a box with rows, and the row of each rule's element; None where there are too many."""
+    def hinges(self, box: Box) -> Given | None:
+        """The problem of a box with rows; None where there are too many."""
         equal = box.row_upper - box.row_lower <= 1e-14
         above = np.isfinite(box.row_upper)
         below = np.isfinite(box.row_lower) & ~equal
@@ -94,14 +131,32 @@ class Pool:
         low[ups:k] = -WALL
         high[:ups], high[ups:k] = WALL, 0.0
         slope = np.append(self.formula.linear / (self.tail.coefficient * self.unit), 1.0)
+        # Names that cannot be held take no part; where they are few it is not worth a copy.
+        names = np.append(np.flatnonzero((box.lower != 0.0) | (box.upper != 0.0)), n)
+        elements, columns = self._elements[first:], self._columns[:, first:]
+        if 2 * len(names) > n:
+            names = np.arange(n + 1)
+        else:
+            elements, columns = elements[:, names], columns[names]
         problem = Hinges(
-            slope, np.append(box.lower, -np.inf), np.append(box.upper, np.inf), self._elements[first:],
-            self._columns[:, first:], offsets, low, high, np.arange(size) < k, WALL,
+            slope[names], np.append(box.lower, -np.inf)[names], np.append(box.upper, np.inf)[names], elements, columns,
+            offsets, low, high, np.arange(size) < k, WALL,
         )  # fmt: skip
-        return problem, row
+        return Given(problem, row, names)
 
-    def minimum(self, box: Box, start: Array) -> Point | None:
-        """The minimum over the box and its rows from a point nearby, (n,); None where the walk does not end at one."""
+    def minimum(
+        self, box: Box, start: Array, parent: TailPoint | None = None, enough: float = np.inf
+    ) -> TailPoint | None:
+        """The minimum over the box and its rows from a point nearby, (n,); None where the walk does not end at one.
+
+        Args:
+            parent: the minimum of a slice that differs in some bounds: from its multipliers the bound rises by steps.
+            enough: a slice whose bound is at least this is not solved further.
+        """
+        found = None if parent is None else self._from_below(box, parent, enough)
+        return found if found is not None else self._from_above(box, start)
+
+    def _from_above(self, box: Box, start: Array) -> TailPoint | None:
         near = start
         if not len(self.kept):
             self._take_worst(self.losses(near))
@@ -109,17 +164,54 @@ class Pool:
             given = self.hinges(box)
             if given is None:
                 return None
-            problem, row = given
-            found = descend(problem, np.append(near, self._quantile(near)), STEPS)
+            found = descend(given.problem, np.append(near, self._quantile(near))[given.names], STEPS)
             if found is None:
                 return None
-            near = found.z[:-1]
+            z = given.all_names(found.z, self.formula.n)
+            near = z[:-1]
             loss = self.losses(near)
-            beyond = (loss > self.unit * found.z[-1] + 1e-12 * self.unit) & ~self.inside
-            if not beyond.any():
-                return self._point(box, found, row, loss)
-            self.take_in(np.flatnonzero(beyond))
+            if not self._widened(loss, z[-1]):
+                return self._point(box, near, found.multipliers, given.row, loss)
         return None
+
+    def _from_below(self, box: Box, parent: TailPoint, enough: float) -> TailPoint | None:
+        """By the dual problem; None too where its weights are not in the box, or a name has no ends."""
+        if not (np.isfinite(box.lower) & np.isfinite(box.upper)).all():
+            return None
+        pulls, shares = _matched(parent, box.rows), parent.shares
+        unit, floor = self.tail.coefficient * self.unit, enough
+        for _ in range(ROUNDS):
+            given = self.hinges(box)
+            if given is None:
+                return None
+            k, problem = len(given.row), given.problem
+            y = np.zeros(len(problem.offsets))
+            y[:k], y[k : k + len(shares)] = given.split(pulls), shares
+            found = descend(dual(problem), y, STEPS, -floor / unit)
+            if found is None:
+                return None
+            bound, slope = self._below(box, found.z, given.row)
+            pulls, shares = _joined(given.row, found.z[:k], len(box.rows)), found.z[k:]
+            if bound >= enough:
+                return TailPoint(parent.weights, np.inf, slope, bound, rows=box.rows, pulls=pulls, shares=shares)
+            if not found.least:
+                floor = np.inf
+                continue
+            z = given.all_names(-found.multipliers, self.formula.n)
+            w = np.clip(z[:-1], box.lower, box.upper)
+            if np.abs(w - z[:-1]).max() > ROUNDING:
+                return None
+            loss = self.losses(w)
+            if not self._widened(loss, z[-1]):
+                return self._point(box, w, found.z, given.row, loss)
+        return None
+
+    def _widened(self, loss: Array, quantile: float) -> bool:
+        """Whether scenarios beyond the quantile were left out; they are taken in."""
+        beyond = (loss > self.unit * quantile + 1e-12 * self.unit) & ~self.inside
+        if beyond.any():
+            self.take_in(np.flatnonzero(beyond))
+        return bool(beyond.any())
 
     def _take_worst(self, loss: Array) -> None:
         count = min(int(SHARE * self.tail.count) + MORE, len(loss))
@@ -132,14 +224,13 @@ class Pool:
         place = min(int(self.tail.count), len(loss) - 1)
         return -float(np.partition(-loss, place)[place])
 
-    def _point(self, box: Box, found: Vertex, row: Ints, loss: Array) -> Point:
-        """The vertex with its value, prices and true bound."""
-        f, tail, k = self.formula, self.tail, len(row)
-        w, c = found.z[:-1], tail.coefficient
-        carried = np.flatnonzero(found.multipliers[k:])
-        q = tail_duals(tail, c * found.multipliers[k:][carried])
+    def _below(self, box: Box, multipliers: Array, row: Ints) -> tuple[float, Array]:
+        """The dual bound of the problem's multipliers and its slope in the weights, (n,)."""
+        f, tail, c, k = self.formula, self.tail, self.tail.coefficient, len(row)
+        carried = np.flatnonzero(multipliers[k:])
+        q = tail_duals(tail, c * multipliers[k:][carried])
         duals = np.zeros(len(box.rows))
-        np.add.at(duals, row, c * self.unit * found.multipliers[:k])
+        np.add.at(duals, row, c * self.unit * multipliers[:k])
         duals = np.where(
             (duals > 0.0) & np.isfinite(box.row_upper),
             duals,
@@ -149,10 +240,27 @@ class Pool:
         on = duals != 0.0
         support = float(duals[on] @ np.where(duals > 0.0, box.row_upper, box.row_lower)[on])
         ends = np.where(slope > 0.0, box.lower, box.upper)
-        least = float((slope * np.where(slope == 0.0, 0.0, ends)).sum())
-        value = float(f.linear @ w) + c * worst_mean(loss, tail.count)
-        bound = least - support
-        return Point(w, value, slope, min(bound, value) if np.isfinite(bound) else -np.inf)
+        return float((slope * np.where(slope == 0.0, 0.0, ends)).sum()) - support, slope
+
+    def _point(self, box: Box, w: Array, multipliers: Array, row: Ints, loss: Array) -> TailPoint:
+        """The vertex with its value, prices and true bound."""
+        bound, slope = self._below(box, multipliers, row)
+        value, k = float(self.formula.linear @ w) + self.tail.coefficient * worst_mean(loss, self.tail.count), len(row)
+        return TailPoint(
+            w, value, slope, min(bound, value) if np.isfinite(bound) else -np.inf, rows=box.rows,
+            pulls=_joined(row, multipliers[:k], len(box.rows)), shares=multipliers[k:],
+        )  # fmt: skip
+
+
+def _joined(row: Ints, pulls: Array, rows: int) -> Array:
+    """Multipliers of elements as those of their rows, (m,)."""
+    return np.asarray(np.bincount(row, pulls, rows), dtype=np.float64)
+
+
+def _matched(parent: TailPoint, rows: Array) -> Array:
+    """The parent's multipliers of these rows, (m,), zero for those that it did not have."""
+    known = {row.tobytes(): pull for row, pull in zip(parent.rows, parent.pulls.tolist(), strict=True)}
+    return np.array([known.get(row.tobytes(), 0.0) for row in rows], dtype=np.float64)
 
 
 def worst_mean(loss: Array, count: float) -> float:

@@ -10,6 +10,12 @@ sum still falls, so that one step passes many scenarios.
 
 After a bound has moved, as in a tree, or a name has been exchanged, the old vertex is a few steps from the new one.
 
+The dual problem is one of the same kind; its entries are the multipliers y_e in [lo_e, hi_e], its elements the z_i:
+
+    min_y   b'y + sum_i [ -upper_i min(r_i, 0) - lower_i max(r_i, 0) ],   r = A'y + g
+
+and minus its sum is a lower bound wherever the walk stands, so a walk there may end as soon as the bound is enough.
+
 Source: Bartels, R. H. and Conn, A. R. (1980), Linearly constrained discrete l1 problems, ACM TOMS 6(4); Barrodale, I.
 and Roberts, F. D. K. (1973), An improved algorithm for discrete l1 linear approximation, SIAM J. Numerical Analysis 10.
 """
@@ -66,14 +72,27 @@ class Hinges:
 
 @dataclass(frozen=True)
 class Vertex:
-    """The minimum: z (d,), and the multiplier of every element (e,)."""
+    """The minimum: z (d,), and the multiplier of every element (e,); where not `least`, a point on the way to it."""
 
     z: Array
     multipliers: Array
+    least: bool = True
 
 
-def descend(problem: Hinges, start: Array, most_steps: int) -> Vertex | None:
-    """The minimum from the vertex nearest to `start` (d,); None where the walk is not sure of having reached it."""
+def dual(problem: Hinges) -> Hinges:
+    """The dual problem: its minimum is y, and minus z are its multipliers. The ends of z should be finite but for
+    entries that are free on both sides."""
+    p, open_ = problem, ~np.isfinite(problem.lower)
+    return Hinges(
+        p.offsets, np.where(p.low <= -p.wall, -np.inf, p.low), np.where(p.high >= p.wall, np.inf, p.high),
+        p.columns, p.elements, -p.slope, np.where(open_, -p.wall, -p.upper), np.where(open_, p.wall, -p.lower),
+        open_, p.wall,
+    )  # fmt: skip
+
+
+def descend(problem: Hinges, start: Array, most_steps: int, enough: float = -np.inf) -> Vertex | None:
+    """The minimum from the vertex nearest to `start` (d,), or the first point on the way whose sum is `enough`; None
+    where the walk is not sure of having reached either."""
     walk = _Walk.near(problem, start)
     still, fresh = 0, True
     for step in range(most_steps if walk is not None else 0):
@@ -92,6 +111,8 @@ def descend(problem: Hinges, start: Array, most_steps: int) -> Vertex | None:
                 return None
             continue
         length = walk.follow(*edge)
+        if walk.sum_below(enough):
+            return Vertex(np.clip(walk.z, problem.lower, problem.upper), multipliers, least=False)
         still = still + 1 if length is not None and length <= TINY else 0
         if length is None or still > STILL or (still == SHAKE and not walk.settle(shaken=True)):
             return None
@@ -122,9 +143,10 @@ class _Walk:
             if len(elements) >= len(names):
                 _, r, order = qr(rows.T, mode="economic", pivoting=True)
                 if _rank(r) == len(names):
-                    z = np.where(free, start, np.where(start <= problem.lower + TINY, problem.lower, problem.upper))
+                    low = (start <= problem.lower + TINY) | ~np.isfinite(problem.upper)
+                    z = np.where(free, start, np.where(low, problem.lower, problem.upper))
                     walk = cls(problem, z, free, elements[order[: len(names)]].tolist())
-                    return walk if walk.settle() else None
+                    return walk if np.isfinite(z).all() and walk.settle() else None
             # Entries that no element tells apart: one of them is free, the others rest; what has no end cannot.
             endless = ~np.isfinite(problem.lower[names]) & ~np.isfinite(problem.upper[names])
             _, r, order = qr(rows * np.where(endless, 1e3, 1.0), mode="economic", pivoting=True)
@@ -164,6 +186,13 @@ class _Walk:
         on = np.flatnonzero(pull)
         self.slope = p.slope + pull[on] @ p.elements[on]
         return bool(np.isfinite(self.z).all())
+
+    def sum_below(self, enough: float) -> bool:
+        """Whether the sum of hinges is at most `enough`."""
+        if enough == -np.inf:
+            return False
+        p = self.p
+        return bool(p.slope @ self.z + np.where(self.above, p.high, p.low) @ self.values <= enough)
 
     def prices(self, inverse: Array) -> tuple[Array, Array]:
         """Multipliers of the active elements, and every entry's slope with them, zero at the free ones."""

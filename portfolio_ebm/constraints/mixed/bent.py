@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program, weights_of
 
 STEPS = 40
 ABOVE = 2
@@ -51,11 +51,12 @@ class BentProgram(Program):
         return _bent(self.power[names], z)[0]
 
     def minimum(
-        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
-    ) -> Point | None:
+        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array,
+        start: Array | Point | None = None, enough: float = np.inf,
+    ) -> Point | None:  # fmt: skip
         assert self.held is not None
         slice_ = lower, upper, rows, row_lower, row_upper
-        at, here, best = start, np.inf, None
+        at, here, best = weights_of(start), np.inf, None
         for step in range(STEPS):
             model, slope, curve = self._model(at, lower, upper, above=step < ABOVE)
             found = model.minimum(*slice_, at)

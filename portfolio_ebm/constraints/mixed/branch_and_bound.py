@@ -124,7 +124,7 @@ class Tree:
         if inherits(self.mixed, allowed, parent.weights):
             return parent
         self._count += 1
-        return relax(self.mixed, allowed, parent.weights, parent.cuts)
+        return relax(self.mixed, allowed, parent, self.value)
 
     def _open(self, allowed: Mask, point: Point | None, above: float) -> None:
         """Settle a node whose relaxation has the minimum `point`, or keep it for later, or close it."""

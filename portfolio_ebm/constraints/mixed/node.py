@@ -13,7 +13,7 @@ import numpy as np
 
 from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
-from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Cut, Ints, Mask, Point, Program
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Cut, Ints, Mask, Point, Program, weights_of
 
 CUTS = 60
 
@@ -72,32 +72,34 @@ def hull(choices: Choices, allowed: Mask) -> tuple[Array, Array]:
     )
 
 
-def relax(mixed: Mixed, allowed: Mask, start: Array | None = None, cuts: Sequence[Cut] = ()) -> Point | None:
+def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enough: float = np.inf) -> Point | None:
     """The minimum over the node's relaxation, costs of decided modes included; None where it is empty.
 
     Args:
-        start: (n,), a point whose cuts and names are tried first.
-        cuts: those of a node that this one is a part of.
+        start: (n,), a point whose cuts and names are tried first, or the minimum of a node that this one is a part of.
+        enough: a node whose bound is at least this is not solved further.
     """
     c, p = mixed.choices, _with_tolls(mixed, allowed)
     lower, upper, rows, low, high = _box(mixed, allowed)
-    x0 = None if start is None else c.weights(start)
+    decided, cuts = decided_cost(c, allowed), start.cuts if isinstance(start, Point) else ()
+    w0 = weights_of(start)
+    x0 = None if w0 is None else c.weights(w0)
     sides = [Side.of(c, allowed, limit) for limit in c.limits]
     taken = _taken([], [*(cut for side in sides for cut in _cuts(c, side, x0, p.n)), *cuts])
     near = start
     point: Point | None = None
     for _ in range(CUTS):
-        point = p.minimum(lower, upper, *_stacked(rows, low, high, taken), near)
+        point = p.minimum(lower, upper, *_stacked(rows, low, high, taken), near, enough - decided)
         if point is None:
             return None
-        broken = _violated(mixed, sides, point.weights)
+        broken = _violated(mixed, sides, point.weights) if point.bound < enough - decided else []
         if not broken:
             break
-        near = point.weights
+        near = point
         taken = _taken(taken, broken)
     assert point is not None
     tight = tuple(cut for cut in taken if not cut[1] + TOLERANCE < cut[0] @ point.weights < cut[2] - TOLERANCE)
-    return replace(_plus(point, decided_cost(c, allowed)), cuts=tight)
+    return replace(_plus(point, decided), cuts=tight)
 
 
 def inherits(mixed: Mixed, allowed: Mask, w: Array) -> bool:

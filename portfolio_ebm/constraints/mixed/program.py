@@ -124,18 +124,20 @@ class Program:
         return np.zeros_like(z)
 
     def minimum(
-        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array, start: Array | None = None
-    ) -> Point | None:
+        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array,
+        start: Array | Point | None = None, enough: float = np.inf,
+    ) -> Point | None:  # fmt: skip
         """The minimum over a box and rows of a slice, or None where it is empty.
 
         Args:
             lower, upper: (n,), in place of the program's. rows, row_lower, row_upper: all rows, in place of its own.
-            start: (n,), a point near the answer.
+            start: (n,), a point near the answer, or the minimum of a slice that this one is a part of.
+            enough: a slice whose bound is at least this may be left unsolved: `Point.bound` alone is then what it says.
         """
         if crossed(lower, upper) or crossed(row_lower, row_upper):
             return None
         slice_ = _Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
-        found = _plain(slice_, start) if not self.kinked else _kinked(slice_, start)
+        found = (_kinked if self.kinked else _plain)(slice_, weights_of(start))
         # The active set may fail on a degenerate slice: it is empty only where a linear program says so too.
         return found if found is not None or _empty(slice_) else _by_cone(slice_)
 
@@ -181,6 +183,10 @@ class _Solved:
     prices: Array
 
 
+def weights_of(start: Array | Point | None) -> Array | None:
+    return start.weights if isinstance(start, Point) else start
+
+
 def crossed(low: Array, high: Array) -> bool:
     """Whether some lower end is above its upper end by more than rounding."""
     return bool((low > high + FEASIBLE).any())
@@ -198,8 +204,7 @@ def _empty(s: _Slice) -> bool:
 
 def _by_cone(s: _Slice) -> Point | None:
     """The minimum by Clarabel, bounded by its dual; None where it finds none either."""
-    p, w = s.program, cp.Variable(s.program.n)
-    scale = 1.0 / p.scale
+    p, w, scale = s.program, cp.Variable(s.program.n), 1.0 / s.program.scale
     low, high = np.isfinite(s.low), np.isfinite(s.high)
     box = [w[at] >= end[at] if k == 0 else w[at] <= end[at]
            for k, end in enumerate((s.lower, s.upper)) if (at := np.flatnonzero(np.isfinite(end))).size]  # fmt: skip
@@ -290,8 +295,7 @@ def _reach(s: _Slice) -> Array | None:
     held = np.zeros(n) if p.held is None else p.held
     eye, equal = np.eye(n), s.high - s.low <= 1e-14
     above, below = ~equal & np.isfinite(s.high), ~equal & np.isfinite(s.low)
-    zero = np.zeros((len(s.rows), n))
-    wide = np.hstack([s.rows, zero])
+    wide = np.hstack([s.rows, np.zeros((len(s.rows), n))])
     left = np.vstack([wide[above], -wide[below], np.hstack([eye, -eye]), np.hstack([-eye, -eye])])
     right = np.concatenate([s.high[above], -s.low[below], held, -held])
     bounds = np.vstack([np.column_stack([s.lower, s.upper]), np.column_stack([np.zeros(n), np.full(n, np.inf)])])
@@ -375,8 +379,7 @@ def _solve(s: _Slice, linear: Array, free: Mask, rest: Array) -> _Solved | None:
 
 def _snapped(w: Array, lower: Array, upper: Array) -> Array:
     """w in its box, and on an end of it where it is there but for rounding."""
-    w = np.where(w <= lower + ROUNDING, lower, w)
-    return np.where(w >= upper - ROUNDING, upper, w)
+    return np.where(w >= upper - ROUNDING, upper, np.where(w <= lower + ROUNDING, lower, w))
 
 
 def _daqp(
