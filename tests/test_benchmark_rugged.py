@@ -51,6 +51,13 @@ def test_sides_under_a_choice_reach_something(name: str) -> None:
     assert found <= float(case.energy.bind(context(case))(blind).median())
 
 
+@pytest.mark.slow
+def test_kicks_reach_the_bottom_where_the_energy_moves_in_few_directions() -> None:
+    """A funnel is a sum of what is not negative, and zero at its middle; its wells differ in 12 exposures of 200."""
+    case = Case("", 200, Funnel(seed=10, exposures=12, depth=0.1, frequency=25.0))
+    assert ours(case, 0).value == pytest.approx(0.0, abs=1e-6)
+
+
 def test_the_worst_regime_by_hand() -> None:
     rng = np.random.default_rng(0)
     scenarios = 0.01 * rng.normal(size=(90, 3)) + 0.001

@@ -41,7 +41,8 @@ class AnnealedLangevin(Constructor):
     """Annealed Langevin chains with swaps, polish and bound: takes any energy and any rule.
 
     Temperatures are multiples of sd / (n / 2), sd the spread of the energy over random feasible portfolios, falling
-    from 10 to 0.01 in chains and 3 in kicks, and the step is 1 / L, L its largest curvature: nothing is left to tune.
+    from 10 to 0.01 in chains, 3 in kicks and 30 in kicks of copies, and the step is 1 / L, L its largest curvature:
+    nothing is left to tune.
 
     Attributes:
         chains: how many chains run, in one batch; under a convex energy how many roundings a choice starts from.

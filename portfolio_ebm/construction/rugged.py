@@ -2,7 +2,11 @@
 
     1. probe     descents from many starts; where they agree there is one minimum, and no more is done
     2. kick      cycles of 15 Langevin steps at 3 sd / (n / 2) and 30 of descent, kept where lower; before each the
-                 worst quarter of the chains starts anew from copies of the best quarter
+                 worst quarter of the chains starts anew from copies of the best quarter, and these are kicked at
+                 30 sd / (n / 2)
+
+How hot a kick must be to leave a well depends on in how many directions the energy moves: 3 is enough where all n of
+them raise E; where few do, most of the noise is lost on the others. The copies try what their originals do not.
 
 Nothing found this way is proven: the result is the best point seen.
 
@@ -17,12 +21,12 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.construction.chains import Landscape
-from portfolio_ebm.samplers.kernel import Kernel, State, evaluate
+from portfolio_ebm.samplers.kernel import Kernel, State, Temperature, evaluate
 from portfolio_ebm.samplers.langevin import ULA
 from portfolio_ebm.samplers.wrappers import Projected
 
 PROBE_STEPS, KICK_STEPS, DESCENT_STEPS = 60, 15, 30
-KICK_HEAT = 3.0
+KICK_HEAT, COPY_HEAT = 3.0, 30.0
 AGREE = 1e-6
 
 
@@ -52,17 +56,21 @@ def explore(landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator
         return Explored(probe.x, probe.energy, probe.energy, True, 0)
     now, cycles = probe, max((n_steps - PROBE_STEPS) // (KICK_STEPS + DESCENT_STEPS), 1)
     kernel = Projected(ULA(landscape.step), landscape.project)
+    heats = torch.full_like(now.energy, KICK_HEAT)
+    heats[len(heats) - len(heats) // 4 :] = COPY_HEAT
     for _ in range(cycles):
         now = _replace_worst(now)
-        kicked = kick(landscape, kernel, now, rng)
+        kicked = kick(landscape, kernel, now, rng, heats)
         now = _better(now, descend(landscape, kicked.x, DESCENT_STEPS))
     return Explored(now.x, now.energy, probe.energy, False, cycles)
 
 
-def kick(landscape: Landscape, kernel: Kernel, state: State, rng: torch.Generator) -> State:
-    """A few Langevin steps at the temperature of kicks."""
+def kick(
+    landscape: Landscape, kernel: Kernel, state: State, rng: torch.Generator, heat: Temperature = KICK_HEAT
+) -> State:
+    """A few Langevin steps at a temperature in sd / (n / 2), one for all chains or one for each, (m,)."""
     for _ in range(KICK_STEPS):
-        state = kernel.step(state, landscape.energy, KICK_HEAT * landscape.heat, rng)
+        state = kernel.step(state, landscape.energy, heat * landscape.heat, rng)
     return state
 
 
@@ -95,6 +103,7 @@ def _take(mask: Tensor, there: State, here: State) -> State:
 
 
 def _replace_worst(now: State) -> State:
+    """The chains, best first, with copies of the best quarter in place of the worst: the last quarter of the rows."""
     order = now.energy.argsort(stable=True)
     quarter = len(order) // 4
     if quarter:
