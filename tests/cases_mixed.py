@@ -150,6 +150,11 @@ def _planted(draw: Draw, ctx: Context) -> torch.Tensor:
     return torch.where(ctx.tradeable, x, ctx.fixed)
 
 
+def _with_cash(x: torch.Tensor) -> Budget:
+    """Room for what whole lots leave over: they seldom add up to exactly one sum."""
+    return Budget(float(x.sum()), max(float(x.sum()) - 0.2, 0.0))
+
+
 def problem(seed: int) -> Mixed:
     """One to six terms under two to seven rules of any kind, n from 6 to 12."""
     draw = np.random.default_rng(seed)
@@ -165,6 +170,8 @@ def problem(seed: int) -> Mixed:
     rules += [CONVEX_RULES[name](draw, ctx, x, room) for name in some]
     some = draw.choice(list(DISCRETE), int(draw.integers(0, 3)), replace=False)
     rules += [DISCRETE[name](draw, ctx, x) for name in some]
+    if "RoundLots" in some and draw.random() < 0.9:
+        rules[0] = _with_cash(x)
     whole = rules[0]
     for rule in rules[1:]:
         whole = whole & rule

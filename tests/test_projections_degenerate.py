@@ -14,15 +14,17 @@ import torch
 from cases_convex import market
 from numpy.typing import NDArray
 
-from portfolio_ebm.constraints import projections
+from portfolio_ebm.constraints import capped, projections
 from portfolio_ebm.constraints.capped import cut_of
 from portfolio_ebm.constraints.caps import Ball
-from portfolio_ebm.constraints.combine import project_region
+from portfolio_ebm.constraints.combine import project_region, region_of
 from portfolio_ebm.constraints.either import Either
 from portfolio_ebm.constraints.exact import Cut
 from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.interior import least_excess_of, nearest_inside
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.risk import VolatilityCap
+from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
@@ -174,3 +176,18 @@ def test_what_was_not_solved_is_not_called_empty(monkeypatch: pytest.MonkeyPatch
     either = Either(one=tight, other=Budget(total=0.5) & LongOnly()).project(w, ctx)
     assert not either.status.ok and "not solved" in either.status.message
     torch.testing.assert_close(either.weights, 0.5 * w)
+
+
+def test_what_the_box_rules_out_is_not_asked_of_a_cone_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a volatility cap: six names of at most .1 sum to no 1, and at .1 each they are .6 from holdings of .2; a
+    box up to 1 has the point of equal weights. Rows with one and the same box are empty together."""
+    ctx = market(6)
+    w = torch.zeros(3, 6, dtype=torch.float64)
+    upper = torch.tensor([[0.1], [1.0], [0.1]], dtype=torch.float64).expand(3, 6)
+    region = region_of(Budget() & LongOnly() & VolatilityCap(9.0), ctx)
+    monkeypatch.setattr(capped, "least_excess", lambda _: pytest.fail("a cone program was asked"))
+    found, left = projections.nearest_in(w, region, region.lower.expand(3, 6), upper)
+    assert (left > projections.TOLERANCE).tolist() == [True, False, True]
+    torch.testing.assert_close(found[1], torch.full((6,), 1.0 / 6.0, dtype=torch.float64))
+    far = region_of(LongOnly() & Turnover(0.5) & VolatilityCap(9.0), replace(ctx, held=torch.full((6,), 0.2).double()))
+    assert float(projections.nearest_in(w, far, far.lower.expand(3, 6), upper)[1][0]) > projections.TOLERANCE

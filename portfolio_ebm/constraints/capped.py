@@ -64,14 +64,14 @@ def nearest_capped(y: Tensor, lower: Tensor, upper: Tensor, region: Region) -> t
     points = y.detach().cpu().numpy()
     lows, highs = (x.expand(y.shape).detach().cpu().numpy() for x in (lower, upper))
     found, left = np.empty_like(points), np.zeros(len(points))
-    shared = lower.ndim == upper.ndim == 1
+    empty: set[bytes] = set()
     for i in range(len(points)):
-        point = solver.nearest(points[i], lows[i], highs[i]) if (lows[i] <= highs[i]).all() else None
+        key = lows[i].tobytes() + highs[i].tobytes()
+        crossed = key in empty or bool((lows[i] > highs[i]).any())
+        point = None if crossed else solver.nearest(points[i], lows[i], highs[i])
         if point is None:
+            empty.add(key)
             found[i], left[i] = np.clip(points[i], lows[i], np.maximum(lows[i], highs[i])), 1.0
-            if shared:
-                found[i:], left[i:] = points[i:], 1.0
-                break
             continue
         found[i] = np.clip(point, lows[i], highs[i])
     w = torch.as_tensor(found).to(y)
@@ -158,7 +158,10 @@ class _Solver:
         return replace(self, matrices=wider)._under_ellipsoids(y, cut.eased(), mu, near)
 
     def _require_empty(self, lower: Array, upper: Array) -> None:
-        """An error where the set has a point after all, by a cone program."""
+        """An error where the set has a point after all: by what the box leaves of each row and ball, else by a cone
+        program."""
+        if _too_narrow(replace(self.cut, lower=lower, upper=upper)):
+            return
         region = replace(
             self.region,
             lower=torch.as_tensor(lower).to(self.region.lower),
@@ -170,6 +173,18 @@ class _Solver:
             f"The nearest portfolio under {curved_names(self.region)} was not reached although "
             "there is one; the caps leave almost no room: loosen one of them a little."
         )
+
+
+def _too_narrow(cut: Cut) -> bool:
+    """Whether the box alone rules out some row or ball by more than rounding."""
+    with np.errstate(invalid="ignore"):
+        most = np.nan_to_num(np.where(cut.rows > 0.0, cut.upper, cut.lower) * cut.rows).sum(axis=1)
+        least = np.nan_to_num(np.where(cut.rows > 0.0, cut.lower, cut.upper) * cut.rows).sum(axis=1)
+    room = 1e-8 * (1.0 + np.abs(cut.rows).sum(axis=1))
+    near = np.clip(cut.centres, cut.lower, cut.upper) - cut.centres
+    away = (cut.ups * near.clip(0.0) + cut.downs * (-near).clip(0.0)).sum(axis=1)
+    far = away > cut.radii + 1e-8 * (1.0 + (cut.ups + cut.downs).sum(axis=1))
+    return bool((most < cut.low - room).any() or (least > cut.high + room).any() or far.any())
 
 
 def least_excess(region: Region) -> float:
