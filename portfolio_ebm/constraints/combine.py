@@ -16,7 +16,7 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint, Projection
 from portfolio_ebm.constraints.capped import cut_of, least_excess
-from portfolio_ebm.constraints.grid import off_grid
+from portfolio_ebm.constraints.grid import nearest_on_grid, off_grid
 from portfolio_ebm.constraints.interior import least_excess_of
 from portfolio_ebm.constraints.mixed.lots import best_lots
 from portfolio_ebm.constraints.mixed.nearest import nearest_by_modes
@@ -194,8 +194,8 @@ def project_region(w: Tensor, region: Region, *, prove: bool = True) -> Projecti
         found, left = nearest_in(w, region)
         message = "nearest"
     elif region.grid is not None:
-        found, left = _nearest_lots(w, region)
-        message = "on whole lots; not proven nearest"
+        found, left, proven = _nearest_lots(w, region)
+        message = "nearest" if proven else "on whole lots; not proven nearest"
     elif region.choices is not None:
         found, left, proven = nearest_by_modes(w, region, prove=prove)
         found = found.to(w.dtype)
@@ -226,8 +226,11 @@ def _failed(region: Region, broken: Tensor, worst: float) -> InfeasibleError | S
     )
 
 
-def _nearest_lots(w: Tensor, region: Region) -> tuple[Tensor, Tensor]:
-    """The nearest points on the grid that were found, and the violation left, row by row."""
+def _nearest_lots(w: Tensor, region: Region) -> tuple[Tensor, Tensor, bool]:
+    """The nearest points on the grid that were found, the violation left, and whether they are proven nearest."""
+    alone = nearest_on_grid(w.detach().to(torch.float64), region)
+    if alone is not None:
+        return alone.to(w.dtype), w.new_zeros(w.shape[:-1], dtype=torch.float64), True
     loose = region.ungridded()
     flat = w.detach().reshape(-1, region.n).to(torch.float64)
     found, left = flat.clone(), torch.ones(len(flat), dtype=torch.float64, device=w.device)
@@ -236,7 +239,7 @@ def _nearest_lots(w: Tensor, region: Region) -> tuple[Tensor, Tensor]:
         point = best_lots(partial(_half_square, y), partial(region_residual, region=loose), around[k], region)
         if point is not None:
             found[k], left[k] = point, 0.0
-    return found.reshape(w.shape).to(w.dtype), left.reshape(w.shape[:-1])
+    return found.reshape(w.shape).to(w.dtype), left.reshape(w.shape[:-1]), False
 
 
 def _half_square(y: Tensor, w: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ the big ones' sum a unit is big below its own price
     l_u = (s - sqrt(t (2 s - t))) / k, or (a - (m - s)^2 / 2k) / m where that one leaves x at m,    a = (s - t)^2 / 2k
 
 so one search along l solves the relaxation, at most one unit is in between there, and branch and bound decides it.
+Where units are of few kinds, as where only issuers of one and of two names are, every set of big ones worth trying is
+tried instead, for all points at once (big_sets.py).
 
 Source: Martello, S. and Toth, P. (1990), Knapsack Problems, chapter 2, for the relaxation with one broken item.
 """
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from portfolio_ebm.constraints.mixed.big_sets import best_of_sets, big_sets
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.program import Array, Mask
 from portfolio_ebm.constraints.region import Region
@@ -75,7 +78,11 @@ def nearest_alone(y: Array, choices: Choices, most: int) -> tuple[Array, Mask]:
     cap = float(choices.limits[0].most)
     x = s.clip(0.0, m)
     proven = np.ones(len(y), dtype=bool)
-    for row in np.flatnonzero(np.where(s > t, x, 0.0).sum(axis=1) > cap):
+    over = np.flatnonzero(np.where(s > t, x, 0.0).sum(axis=1) > cap)
+    sets = big_sets(choices) if len(over) else None
+    if sets is not None:
+        x[over], over = best_of_sets(s[over], sets), over[:0]
+    for row in over:
         at = np.flatnonzero(s[row] > t)
         x[row, at], proven[row] = _search(Items(s[row, at], k[at], t[at], m[at], cap), most)
     w = y.copy()
