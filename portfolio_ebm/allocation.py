@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,10 @@ class Allocation:
         ensemble: the chains' final portfolios as a frame (chains x assets), or None; a record of the search,
             not a sample of a law.
         diagnostics: acceptance, agreement of the chains, patterns seen.
+        kkt: how far the weights are from meeting the conditions of Karush, Kuhn and Tucker, relative to the energy's
+            largest slope, where they are the minimum of a convex problem; the status says where it is Clarabel's own
+            account. None where the conditions say nothing of the answer (a choice of names, whole lots, a learned or
+            other energy that is not convex, weights that no formula decided), and where the bound alone is the proof.
         refitted: what the market model estimated anew for this decision.
         horizon: the holding period the estimates are for, in periods of the panel.
         date: the decision's date, "" when there is none.
@@ -71,6 +75,7 @@ class Allocation:
     marginal: pd.DataFrame | None = None
     priced: str = ""
     size: float = 0.0
+    kkt: float | None = None
 
     @property
     def gap(self) -> float | None:
@@ -96,9 +101,7 @@ class Allocation:
             >>> optimize(...).shadow_prices["words"][0]
             'One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month.'
         """
-        rows = [{**vars(price), "words": price.sentence(self.period)} for price in self.prices]
-        frame = pd.DataFrame(rows, columns=["rule", "bound", "at", "value", "worth", "names", "words"])
-        return frame.astype({"at": float, "value": float, "worth": float})
+        return price_frame(self.prices, self.period)
 
     @property
     def idle(self) -> tuple[str, ...]:
@@ -143,6 +146,20 @@ class Allocation:
         return "\n".join(lines)
 
 
+def price_frame(prices: Sequence[ShadowPrice], period: str = "per holding period") -> pd.DataFrame:
+    """Shadow prices as `Allocation.shadow_prices` shows them."""
+    rows = [{**vars(price), "words": price.sentence(period)} for price in prices]
+    frame = pd.DataFrame(rows, columns=["rule", "bound", "at", "value", "worth", "names", "words"])
+    return frame.astype({"at": float, "value": float, "worth": float})
+
+
+def price_frames(prices: Mapping[Any, Sequence[ShadowPrice]], name: str) -> pd.DataFrame:
+    """Shadow prices of many portfolios, the portfolio's label in the index called `name`."""
+    frame = price_frame([price for one in prices.values() for price in one])
+    labels = [label for label, one in prices.items() for _ in one]
+    return frame.set_axis(pd.Index(labels, name=name), axis=0)
+
+
 def record(
     solution: Solution, names: tuple[str, ...] | None, *, like: Any = None,
     refitted: tuple[str, ...] = (), horizon: float = 1.0, date: str = "", period: str = "per holding period",
@@ -168,6 +185,7 @@ def record(
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
         relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
         marginal=_marginal(solution, names), priced=_priced(solution.marginal), size=solution.size,
+        kkt=solution.kkt,
     )  # fmt: skip
 
 

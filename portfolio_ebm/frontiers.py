@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,16 @@ import numpy as np
 import pandas as pd
 import torch
 
+from portfolio_ebm.allocation import price_frames
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.certificate import FEASIBLE, residuals_of
 from portfolio_ebm.construction.convex import require_convex
-from portfolio_ebm.construction.frontiers import sweep
+from portfolio_ebm.construction.frontiers import Point, sweep
 from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.shadow import Owned, shadow_prices
+from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import InfeasibleError, SolverError
 from portfolio_ebm.optimization import given_context
@@ -29,6 +34,10 @@ class Frontier:
         energies: a frame, points x the two energies, named by their formulas.
         proven: by point, whether it is proven to be on the frontier.
         status: by point, how it was found.
+        kkt: by point, the KKT residual of the sum of both energies that it is the minimum of, relative to its largest
+            slope; NaN where no multipliers are known, or where the bound alone proves it.
+        prices: by point, the shadow prices of the rules, the dearest first; `shadow_prices` is the frame of them. They
+            are of the second energy where the first stays as it is, and at the first point of the first energy.
 
     Example:
         >>> frontier(Variance(), Return(), Budget() & LongOnly(), scenarios=returns, n=20).energies
@@ -38,6 +47,18 @@ class Frontier:
     energies: pd.DataFrame
     proven: pd.Series[bool]
     status: pd.Series[str]
+    kkt: pd.Series[float]
+    prices: Mapping[int, tuple[ShadowPrice, ...]]
+
+    @property
+    def shadow_prices(self) -> pd.DataFrame:
+        """What loosening each rule that binds is worth, a row for each rule at each point, whose number is the index;
+        the columns are those of `Allocation.shadow_prices`.
+
+        Example:
+            >>> frontier(Variance(), Return(), rules, scenarios=returns).shadow_prices.loc[10, "words"]
+        """
+        return price_frames(self.prices, "point")
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -94,4 +115,18 @@ def frontier(energy_a: Energy, energy_b: Energy, constraint: Constraint, *, n: i
         ),
         proven=pd.Series([point.proven for point in points], index=index, name="proven"),
         status=pd.Series([point.message for point in points], index=index, name="status"),
+        kkt=pd.Series([point.kkt for point in points], index=index, name="kkt", dtype=float),
+        prices=_priced(points, constraint, ctx),
     )
+
+
+def _priced(points: Sequence[Point], constraint: Constraint, ctx: Context) -> dict[int, tuple[ShadowPrice, ...]]:
+    """By point, the shadow prices of the rules."""
+    owned = Owned.of(constraint, ctx)
+    found: dict[int, tuple[ShadowPrice, ...]] = {}
+    for k, point in enumerate(points):
+        if point.energy is None or point.duals is None:
+            found[k] = ()
+        else:
+            found[k] = shadow_prices(point.energy, constraint, ctx, point.duals, owned)
+    return found

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from portfolio_ebm.allocation import price_frames
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.construction.base import ShadowPrice, Solution
 from portfolio_ebm.construction.batches import Problem, solve_many
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
@@ -34,6 +35,8 @@ class Allocations:
         residuals: problems x rules, by how much each is broken, in its own units.
         breakdown: problems x terms, each term's share of the energy; NaN for a term that a formula does not have.
         ranges: problems x (term, "least" or "largest"), the shares over sampled feasible portfolios.
+        kkt: the KKT residual of each, as `Allocation.kkt`; NaN where it is None and where the problem failed.
+        prices: by problem, the shadow prices of its rules, the dearest first; `shadow_prices` is the frame of them.
 
     Example:
         >>> found = optimize_many(Variance(), Budget() & LongOnly(), covariance={"2020": one, "2021": other})
@@ -48,6 +51,18 @@ class Allocations:
     residuals: pd.DataFrame
     breakdown: pd.DataFrame
     ranges: pd.DataFrame
+    kkt: pd.Series[float]
+    prices: Mapping[Any, tuple[ShadowPrice, ...]]
+
+    @property
+    def shadow_prices(self) -> pd.DataFrame:
+        """What loosening each rule that binds is worth, a row for each rule of each problem, whose label is the index;
+        the columns are those of `Allocation.shadow_prices`.
+
+        Example:
+            >>> optimize_many(...).shadow_prices.loc["2021", "words"]
+        """
+        return price_frames(self.prices, "problem")
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -238,6 +253,8 @@ def _framed(answers: Sequence[Solution | PortfolioEBMError], labels: list[Any], 
         residuals=frame([{} if one is None else dict(one.residuals) for one in solved]),
         breakdown=frame([{} if one is None else dict(one.breakdown) for one in solved]),
         ranges=spans,
+        kkt=series("kkt", [np.nan if one is None or one.kkt is None else one.kkt for one in solved], float),
+        prices={label: one.shadow_prices for label, one in zip(labels, solved, strict=True) if one is not None},
     )  # fmt: skip
 
 

@@ -294,7 +294,7 @@ def test_convex_builds_a_certified_solution(energy):
     assert 0.0 <= found.gap <= 1e-11
     assert max(found.residuals.values()) <= 1e-12
     assert sum(found.breakdown.values()) == pytest.approx(found.energy, abs=1e-14)
-    assert found.diagnostics["kkt"] <= 1e-8
+    assert found.kkt <= 1e-8
 
 
 def test_equal_weight():

@@ -204,7 +204,7 @@ def test_the_price_of_a_rule_under_a_ratio_is_the_slope_of_the_best_ratio(energy
     slope = (values[1] - values[0]) / (2 * step)
     saved = slope if side == "lower" else -slope
     assert (mine[0].value if mine else 0.0) == pytest.approx(saved, abs=2e-4 * max(abs(saved), 0.1))
-    assert found.diagnostics["kkt"] <= 1e-8
+    assert found.kkt <= 1e-8
 
 
 def test_the_price_of_a_volatility_cap_under_a_ratio() -> None:

@@ -41,12 +41,14 @@ def test_chains_price_the_budget_by_the_names_held() -> None:
     assert found.marginal["held_by"].to_dict() == {"A": "", "B": "", "C": "left out by Cardinality(at_most=2)"}
     assert "lower the energy by 0.0004, the budget priced in. What holds it: left out by" in found.why("C")
     # Where the multipliers are known, the gradient and the budget alone say the same.
-    both = [
-        pe.optimize(pe.Variance(), RULES, covariance=cov, constructor=how)
-        for how in (pe.Convex(), pe.AnnealedLangevin())
+    free = RULES & pe.Cardinality(at_most=3)
+    three = [
+        pe.optimize(pe.Variance(), some, covariance=cov, constructor=how)
+        for some, how in ((RULES, pe.Convex()), (RULES, pe.AnnealedLangevin()), (free, pe.AnnealedLangevin()))
     ]
-    np.testing.assert_allclose(both[0].marginal["reduced"], both[1].marginal["reduced"], atol=1e-8)
-    assert [item.priced for item in both] == ["the other rules", "the budget"]
+    for item in three[1:]:
+        np.testing.assert_allclose(item.marginal["reduced"], three[0].marginal["reduced"], atol=1e-8)
+    assert [item.priced for item in three] == ["the other rules", "the other rules", "the budget"]
 
 
 def test_weights_that_no_formula_decided_say_so() -> None:

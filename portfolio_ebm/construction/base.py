@@ -111,6 +111,9 @@ class Solution:
         ablation: energies of the stages ("rounding + polish", "chains, no swaps + polish", "before polish", "final").
         ensemble: (chains, n) the chains' final feasible portfolios, or None. A record of the search, not a sample.
         diagnostics: acceptance, chain agreement, patterns seen, seconds by stage, ...
+        kkt: the KKT residual relative to the largest slope, where the weights are the minimum of a convex problem; None
+            where they are not (a choice of names, lots, an energy that is not convex), and where the bound alone proves
+            them.
         relaxed: by rule that had to give way, by how much its bounds were let out, in its own units.
         shadow_prices: what one more unit of each binding rule is worth; () where no multipliers are known.
         marginal: the slope of the energy in each weight, with the rules priced in, and the bound that holds the name;
@@ -129,6 +132,7 @@ class Solution:
     ablation: Mapping[str, float] = field(default_factory=dict)
     ensemble: Tensor | None = None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    kkt: float | None = None
     shadow_prices: tuple[ShadowPrice, ...] = ()
     relaxed: Mapping[str, float] = field(default_factory=dict)
     marginal: Marginal | None = None

@@ -22,6 +22,7 @@ from portfolio_ebm.construction.convex import Minimum, require_convex, solve
 from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.construction.infeasible import explain_infeasible
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.construction.shadow import Owned, shadow_prices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Sum
 from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, ShapeError, SolverError
@@ -44,6 +45,7 @@ class Regions:
     constraint: Constraint
     reads: bool
     _found: dict[bytes, Region | InfeasibleError] = field(default_factory=dict)
+    _owned: dict[bytes, Owned] = field(default_factory=dict)
 
     @classmethod
     def of(cls, constraint: Constraint, ctx: Context) -> Regions:
@@ -74,6 +76,12 @@ class Regions:
             raise found
         return found
 
+    def owned(self, key: bytes, ctx: Context) -> Owned:
+        """The walls of each rule in `ctx`."""
+        if key not in self._owned:
+            self._owned[key] = Owned.of(self.constraint, ctx)
+        return self._owned[key]
+
     def refuse(self, key: bytes, ctx: Context) -> InfeasibleError:
         """The error that names the rules in conflict, found once for every region."""
         found = self._found.get(key)
@@ -88,7 +96,7 @@ def solve_many(
 ) -> list[Solution | PortfolioEBMError]:
     """By problem its Solution, or the error that a solve alone would raise; contexts differ in market and held alone.
 
-    Shadow prices and marginal energies are left to a solve alone.
+    Marginal energies are left to a solve alone.
 
     Raises:
         SpecError: a term or a rule is not convex; names it.
@@ -120,7 +128,8 @@ def solve_many(
         for place, sample in zip(places, samples, strict=True):
             energy, ctx = problems[place]
             try:
-                solved[place] = _certified(energy, constraint, ctx, found[place], sample)
+                owned = regions.owned(key, ctx)
+                solved[place] = _certified(energy, constraint, ctx, found[place], sample, owned)
             except SolverError as error:
                 failed[place] = error
     return [solved[place] if place in solved else failed[place] for place in range(len(problems))]
@@ -149,7 +158,9 @@ def _samples(contexts: Sequence[Context], found: Sequence[Minimum], region: Regi
     return [torch.cat([one.weights.unsqueeze(0), more]) for one, more in zip(found, near, strict=True)]
 
 
-def _certified(energy: Energy, constraint: Constraint, ctx: Context, found: Minimum, sample: Tensor) -> Solution:
+def _certified(
+    energy: Energy, constraint: Constraint, ctx: Context, found: Minimum, sample: Tensor, owned: Owned
+) -> Solution:
     residuals = residuals_of(found.weights, constraint, ctx)
     for rule, residual in residuals.items():
         if not residual <= FEASIBLE:
@@ -157,5 +168,6 @@ def _certified(energy: Energy, constraint: Constraint, ctx: Context, found: Mini
     ranges = ranges_over(sample, energy, ctx) if energy.terms() else {}
     return measured(
         found.weights, energy, constraint, ctx, residuals, bound=found.bound, status=found.status, rng=None,
-        ranges=ranges, size=found.size, diagnostics={} if found.kkt is None else {"kkt": found.kkt},
+        ranges=ranges, size=found.size, kkt=found.kkt,
+        shadow_prices=() if found.duals is None else shadow_prices(energy, constraint, ctx, found.duals, owned),
     )  # fmt: skip

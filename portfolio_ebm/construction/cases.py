@@ -17,6 +17,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.shadow import told
 from portfolio_ebm.construction.stages import Found, in_lots
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
@@ -50,12 +51,14 @@ def best_case(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.G
     if not found:
         raise explain_infeasible(constraint, ctx)
     best = min(found, key=lambda one: float(energy_of(one.weights)))
-    known = [bound for bound in bounds if bound is not None]
-    least = min(known) if len(known) == len(bounds) else None
+    lows = [bound for bound in bounds if bound is not None]
+    least = min(lows) if len(lows) == len(bounds) else None
+    # The multipliers of one case say nothing of the others.
+    known = told(best.exact, energy, constraint, ctx) if best.exact and len(regions) == 1 else {"size": best.size}
     said = best.message if len(found) == 1 else f"best of {len(found)} cases: {best.message}"
     return certify(
         best.weights, energy, constraint, ctx, bound=least, status=Status(True, f"{said[:1].upper()}{said[1:]}."),
-        rng=rng, ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics, size=best.size,
+        rng=rng, ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics, **known,
     )  # fmt: skip
 
 

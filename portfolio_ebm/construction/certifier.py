@@ -147,7 +147,7 @@ def _one_solve(rest: Energy, region: Region, ctx: Context) -> Bounded:
     found = minimize(rest, region, ctx)
     message = f"nothing to branch on: energy and rules are convex. {found.status}".rstrip(".")
     only = found.weights.unsqueeze(0)
-    return Found(found.weights, message, {FINAL: found.value}, only, {}, size=found.size), found.bound
+    return Found(found.weights, message, {FINAL: found.value}, only, {}, size=found.size, exact=found), found.bound
 
 
 def _sentence(proof: Proof, relative: float, asked: BranchAndBound, proven: bool) -> str:

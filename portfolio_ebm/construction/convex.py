@@ -20,7 +20,7 @@ from portfolio_ebm.constraints.cone import ask_clarabel
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cuts import by_cuts
-from portfolio_ebm.construction.duality import Box, Duals, prove
+from portfolio_ebm.construction.duality import Box, Duals, Multipliers, prove
 from portfolio_ebm.construction.engines import Found, active_set, interior, no_minimum, scale_of
 from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
 from portfolio_ebm.construction.free_minimum import free_minimum
@@ -57,6 +57,7 @@ class Minimum:
             sentence names the engine, and whose the residual is.
         duals: the rules' multipliers, or None where none are known.
         size: what gaps are relative to; 0 where it is not known.
+        multipliers: those of the engine, which prove other weights of the same energy as well; None where it has none.
     """
 
     weights: Tensor
@@ -66,6 +67,7 @@ class Minimum:
     status: Status
     duals: Duals | None = None
     size: float = 0.0
+    multipliers: Multipliers | None = None
 
 
 def minimize(energy: Energy, region: Region, ctx: Context) -> Minimum:
@@ -133,6 +135,16 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
         runaway = float(last.weights.abs().max()) > 1.0 / FEASIBLE
         raise SolverError(no_minimum("unbounded" if runaway else "off", formula))
     return last
+
+
+def proven_at(formula: Formula, region: Region, w: Array, near: Minimum) -> Minimum | None:
+    """The proof of a minimum for other weights of the same energy; None where its multipliers are not known."""
+    if near.multipliers is None:
+        return None
+    box = Box.of(region)
+    if formula.nonnegative:
+        region, box = _on_domain(formula, region, box)
+    return _proven(formula, box, region, Found(w, near.multipliers, "the multipliers of another"))
 
 
 def _usable(found: Minimum, box: Box) -> bool:
@@ -203,8 +215,9 @@ def _proven(formula: Formula, box: Box, region: Region, found: Found) -> Minimum
     )
     bound = None if bound is None else min(bound, value)
     return Minimum(
-        torch.as_tensor(weights).to(region.lower), value, bound, kkt, Status(ok, sentence), multipliers, size
-    )
+        torch.as_tensor(weights).to(region.lower), value, bound, kkt, Status(ok, sentence), multipliers, size,
+        found.duals,
+    )  # fmt: skip
 
 
 def _only_point(formula: Formula, box: Box, region: Region) -> Minimum:
@@ -293,7 +306,7 @@ class Convex(Constructor):
         from portfolio_ebm.construction.certificate import certify
         from portfolio_ebm.construction.infeasible import explain_infeasible
         from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
-        from portfolio_ebm.construction.shadow import shadow_prices
+        from portfolio_ebm.construction.shadow import told
 
         ratio = lone_ratio(energy)
         require_convex(energy if ratio is None else Sum(), constraint)
@@ -304,7 +317,5 @@ class Convex(Constructor):
             raise explain_infeasible(constraint, ctx) from error
         return certify(
             found.weights, energy, constraint, ctx, bound=found.bound, status=found.status, rng=rng,
-            size=found.size, diagnostics={} if found.kkt is None else {"kkt": found.kkt},
-            shadow_prices=() if found.duals is None else shadow_prices(energy, constraint, ctx, found.duals),
-            multipliers=None if found.duals is None else torch.as_tensor(found.duals.lower - found.duals.upper),
+            **told(found, energy, constraint, ctx),
         )  # fmt: skip

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.convex import Minimum, solve
+from portfolio_ebm.construction.convex import Minimum, proven_at, solve
+from portfolio_ebm.construction.duality import Duals
 from portfolio_ebm.construction.formula import Formula, take_apart
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
@@ -43,6 +45,10 @@ class Point:
         proven: whether it is proven to be on the frontier: a minimum of x a + y b, or a mixture of two on a straight
             piece.
         message: how it was found.
+        kkt: the KKT residual of the minimum of x a + y b that it is, relative to the largest slope; None where no
+            multipliers are known, or where its bound alone proves it.
+        energy, duals: that sum, in units of b (of a at the first point), and the rules' multipliers; None where they
+            are not known.
     """
 
     weights: Array
@@ -50,6 +56,9 @@ class Point:
     b: float
     proven: bool
     message: str
+    kkt: float | None = None
+    energy: Energy | None = None
+    duals: Duals | None = None
 
 
 def sweep(energy_a: Energy, energy_b: Energy, region: Region, ctx: Context, n: int = 50) -> list[Point]:
@@ -70,18 +79,26 @@ def sweep(energy_a: Energy, energy_b: Energy, region: Region, ctx: Context, n: i
     span = np.array([last.a - first.a, first.b - last.b])
     if (span <= 1e-12 * np.array([abs(first.a) + abs(last.a), abs(first.b) + abs(last.b)])).any():
         return [first]
-    straight: set[tuple[float, float, float, float]] = set()
+    straight: dict[tuple[float, float, float, float], Chord | None] = {}
     while len(points) < n:
         steps = [np.hypot((q.a - p.a) / span[0], (p.b - q.b) / span[1]) for p, q in pairwise(points)]
         at = int(np.argmax(steps))
         p, q = points[at], points[at + 1]
         key = (p.a, p.b, q.a, q.b)
-        found = None if key in straight else both.below(p, q, span)
+        found, chord = (None, straight[key]) if key in straight else both.below(p, q, span)
         if found is None:
-            found = both.between(p, q)
-            straight |= {(p.a, p.b, found.a, found.b), (found.a, found.b, q.a, q.b)}
+            found = both.between(p, q, chord)
+            straight |= dict.fromkeys([(p.a, p.b, found.a, found.b), (found.a, found.b, q.a, q.b)], chord)
         points.insert(at + 1, found)
     return points
+
+
+class Chord(NamedTuple):
+    """The weights normal to a chord, and the least x a + y b, which both its ends are where it is the curve."""
+
+    x: float
+    y: float
+    least: Minimum
 
 
 @dataclass(frozen=True)
@@ -102,39 +119,52 @@ class _Pair:
         at = alone.weights.cpu().numpy()
         sizes = [float(np.abs(f.slope(at)[1]).max(initial=0.0)) or abs(f.evaluate(at)) or 1.0 for f in (own, other)]
         least = alone.value + 1e-12 * max(abs(alone.value), 1e-12)
-        best = alone
+        best, share = alone, 0.0
         for tilt in TILTS:
-            x, y = 1.0, tilt * sizes[0] / sizes[1]
-            tilted = self.minimum(*((x, y) if which == 0 else (y, x)), start=at)
+            y = tilt * sizes[0] / sizes[1]
+            tilted = self.minimum(*((1.0, y) if which == 0 else (y, 1.0)), start=at)
             if own.evaluate(tilted.weights.cpu().numpy()) <= least:
-                best = replace(tilted, status=alone.status)
+                best, share = replace(tilted, status=alone.status), y
                 break
-        return self.point(best)
+        return self.point(best, *((1.0, share) if which == 0 else (share, 1.0)), unit=1.0)
 
     def minimum(self, x: float, y: float, start: Array) -> Minimum:
         """The minimum of x a + y b."""
         return solve(_mixed(self, x, y), self.region, start)
 
-    def point(self, found: Minimum) -> Point:
+    def point(self, found: Minimum, x: float, y: float, unit: float) -> Point:
+        """The point of a minimum of x a + y b."""
         w = found.weights.cpu().numpy()
-        return Point(w, self.a.evaluate(w), self.b.evaluate(w), found.status.ok, str(found.status))
+        known = self.priced(found, x, y, unit)
+        return Point(w, self.a.evaluate(w), self.b.evaluate(w), found.status.ok, str(found.status), *known)
 
-    def below(self, p: Point, q: Point, span: Array) -> Point | None:
-        """The point of the curve farthest below the chord from p to q; None where the chord is the curve."""
+    def priced(self, found: Minimum, x: float, y: float, unit: float) -> tuple[float | None, Energy, Duals | None]:
+        """The KKT residual of a minimum of x a + y b; that sum and its multipliers, times `unit`."""
+        duals = None if found.duals is None else found.duals.scaled(unit)
+        return found.kkt, unit * x * self.energy_a + unit * y * self.energy_b, duals
+
+    def below(self, p: Point, q: Point, span: Array) -> tuple[Point | None, Chord | None]:
+        """The point of the curve farthest below the chord from p to q, None where the chord is the curve; and the
+        chord's own minimum."""
         x, y = (p.b - q.b) / span[1], (q.a - p.a) / span[0]
         if min(x, y) <= 1e-12:
-            return None
-        found = self.point(self.minimum(x / span[0], y / span[1], start=0.5 * (p.weights + q.weights)))
+            return None, None
+        least = self.minimum(x / span[0], y / span[1], start=0.5 * (p.weights + q.weights))
+        found = self.point(least, x / span[0], y / span[1], unit=span[1] / y)
         chord = x * p.a / span[0] + y * p.b / span[1]
         depth = chord - (x * found.a / span[0] + y * found.b / span[1])
         inside = p.a < found.a < q.a and q.b < found.b < p.b
-        return found if depth > STRAIGHT and inside else None
+        return found if depth > STRAIGHT and inside else None, Chord(x / span[0], y / span[1], least)
 
-    def between(self, p: Point, q: Point) -> Point:
-        """The middle of a straight piece."""
+    def between(self, p: Point, q: Point, chord: Chord | None) -> Point:
+        """The middle of a straight piece, whose minima all have the chord's multipliers."""
         w = 0.5 * (p.weights + q.weights)
-        proven = p.proven and q.proven
-        return Point(w, self.a.evaluate(w), self.b.evaluate(w), proven, "Half of each neighbour, on a straight piece.")
+        known: tuple[float | None, Energy | None, Duals | None] = (None, None, None)
+        if chord is not None:
+            proof = proven_at(_mixed(self, chord.x, chord.y), self.region, w, chord.least)
+            known = known if proof is None else self.priced(proof, chord.x, chord.y, 1.0 / chord.y)
+        said = "Half of each neighbour, on a straight piece."
+        return Point(w, self.a.evaluate(w), self.b.evaluate(w), p.proven and q.proven, said, *known)
 
 
 def _mixed(pair: _Pair, x: float, y: float) -> Formula:

@@ -30,6 +30,7 @@ from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.convex import Minimum, minimize, minimum_under
 from portfolio_ebm.construction.excess import Unit, allowed_excess
+from portfolio_ebm.construction.shadow import told
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energy import Bound, Energy
@@ -63,7 +64,7 @@ class LeastTrade(Constructor):
 
     Exact for convex formulas and rules. `energy` of the Solution is at most the optimum's plus the excess, `bound` is
     the optimum's own bound; the status says the trade, and its least value that is proven. Where nothing is held the
-    optimum is bought.
+    optimum is bought; only then is there a KKT residual, and are there shadow prices: they are those of a minimum.
 
     Attributes:
         tolerance: how much worse than the optimum is good enough, as a fraction, by the estimates. What is realised
@@ -91,10 +92,11 @@ class LeastTrade(Constructor):
         """
         region, best = minimum_under(energy, constraint, ctx)
         if ctx.held is None:
-            told = Status(best.status.ok, f"Nothing is held, so the optimum is bought. {best.status}")
+            said = Status(best.status.ok, f"Nothing is held, so the optimum is bought. {best.status}")
             return certify(
-                best.weights, energy, constraint, ctx, bound=best.bound, status=told, rng=rng, size=best.size
-            )
+                best.weights, energy, constraint, ctx, bound=best.bound, status=said, rng=rng,
+                **told(best, energy, constraint, ctx),
+            )  # fmt: skip
         excess = allowed_excess(self.tolerance, self.unit, energy, best.weights, ctx)
         found = nearest_within(energy, region, ctx, best, best.value + excess)
         point, away = found.point, _trade(ctx)(best.weights)

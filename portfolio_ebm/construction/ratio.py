@@ -92,7 +92,8 @@ def at_once(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> Min
     weights = torch.as_tensor(best.weights).to(bounded.lower)
     if not float(region_residual(weights, bounded)) <= FEASIBLE:
         return None
-    said = f"Exact minimum of a ratio in one convex program, by {best.engine}: gap {best.value - best.bound:.1e}."
+    said = f"Exact minimum of a ratio in one convex program, by {best.engine}: gap {best.value - best.bound:.1e}, "
+    said += f"KKT residual {best.kkt:.1e}."
     duals = best.duals.scaled(1.0 / float(energy.denominator.bind(ctx)(weights)))
     return Minimum(weights, best.value, best.bound, best.kkt, Status(True, said), duals)
 
@@ -135,9 +136,10 @@ def by_steps(energy: Ratio, region: Region, ctx: Context) -> Minimum:
             break
     bound = min(bound, value)
     ok = value - bound <= PROVEN * abs(value)
-    proof = f"gap {value - bound:.1e}"
+    kkt = None if last is None else last.kkt
+    proof = f"gap {value - bound:.1e}" + ("" if kkt is None else f", KKT residual {kkt:.1e}")
     sentence = (
         f"{'Exact minimum' if ok else 'Minimum, not proven to 1e-7,'} of a ratio in {steps} convex steps: {proof}."
     )
     duals = None if last is None or last.duals is None else last.duals.scaled(1.0 / float(bottom.bind(ctx)(weights)))
-    return Minimum(weights, value, bound, None if last is None else last.kkt, Status(ok, sentence), duals)
+    return Minimum(weights, value, bound, kkt, Status(ok, sentence), duals)

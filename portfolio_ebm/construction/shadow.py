@@ -9,15 +9,18 @@ Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization, section 5.6.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import alone_of, region_of
 from portfolio_ebm.constraints.families import CapRule, per_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import ShadowPrice
+from portfolio_ebm.construction.convex import Minimum
 from portfolio_ebm.construction.duality import Duals
 from portfolio_ebm.construction.formula import on_positive_weights
 from portfolio_ebm.context import Context
@@ -34,15 +37,41 @@ GAINS = (Return, Views, BoxReturn, EllipsoidReturn)
 """Terms in whose coefficient an energy is expected return."""
 
 
-def shadow_prices(energy: Energy, constraint: Constraint, ctx: Context, duals: Duals) -> tuple[ShadowPrice, ...]:
-    """The price of every bound that binds, the dearest first.
+@dataclass(frozen=True)
+class Owned:
+    """The region of rules, and by rule its own walls."""
+
+    whole: Region
+    parts: list[tuple[str, Region]]
+
+    @classmethod
+    def of(cls, constraint: Constraint, ctx: Context) -> Owned:
+        whole = region_of(constraint, ctx)
+        return cls(whole, [(repr(rule), alone_of(rule, whole, ctx)) for rule in constraint.rules()])
+
+
+def told(found: Minimum, energy: Energy, constraint: Constraint, ctx: Context) -> dict[str, Any]:
+    """What a minimum adds to a Solution beside its bound: arguments of `certify`."""
+    known: dict[str, Any] = {"kkt": found.kkt, "size": found.size}
+    if found.duals is None:
+        return known
+    return known | {
+        "shadow_prices": shadow_prices(energy, constraint, ctx, found.duals),
+        "multipliers": torch.as_tensor(found.duals.lower - found.duals.upper),
+    }
+
+
+def shadow_prices(
+    energy: Energy, constraint: Constraint, ctx: Context, duals: Duals, owned: Owned | None = None
+) -> tuple[ShadowPrice, ...]:
+    """The price of every bound that binds, the dearest first. `owned` are the rules' walls, where they are known.
 
     Example:
         >>> shadow_prices(Return() + Variance(), rules, ctx, minimize(...).duals)[0].sentence("a month")
         "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month."
     """
-    whole = region_of(constraint, ctx)
-    parts = [(repr(rule), alone_of(rule, whole, ctx)) for rule in constraint.rules()]
+    owned = Owned.of(constraint, ctx) if owned is None else owned
+    whole, parts = owned.whole, owned.parts
     if on_positive_weights(energy):
         # Where the formula keeps a weight from falling, a lower end beyond is no rule that does.
         beyond = (whole.lower < 0.0).cpu().numpy()

@@ -48,7 +48,8 @@ LOCAL = "the energy is not convex, so this is a local minimum and nothing bounds
 @dataclass(frozen=True)
 class Found:
     """What an engine hands back: the portfolio, a sentence, the records of Solution, and `others` (k, n), the minima of
-    the best slices solved, and `size`, what gaps are relative to."""
+    the best slices solved, `size`, what gaps are relative to, and `exact`, the minimum that it is where energy and
+    rules are convex."""
 
     weights: Tensor
     message: str
@@ -57,6 +58,7 @@ class Found:
     diagnostics: Mapping[str, float]
     others: Tensor | None = None
     size: float = 0.0
+    exact: Minimum | None = None
 
 
 def proven_ratio(energy: Energy, region: Region, ctx: Context) -> Minimum | None:
@@ -93,6 +95,7 @@ def convex_engine(
         run.state.x,
         {"exact": float(found.status.ok)},
         size=found.size,
+        exact=found,
     )
 
 
@@ -203,4 +206,4 @@ def in_lots(found: Found, energy: Energy, region: Region, ctx: Context, rng: tor
         return None
     message = f"{found.message}; then whole lots by {how}, which nothing proves best"
     ablation = {**found.ablation, FRACTIONS: found.ablation[FINAL], FINAL: float(value(w))}
-    return replace(found, weights=w, message=message, ablation=ablation)
+    return replace(found, weights=w, message=message, ablation=ablation, exact=None)
