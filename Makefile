@@ -66,6 +66,7 @@ bench-market: $(STAMP)
 bench-terms: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/terms.py
+	$(BIN)/python benchmarks/terms_more.py
 	$(BIN)/python benchmarks/terms_problems.py
 	$(BIN)/python benchmarks/compiled_once.py
 
