@@ -38,7 +38,8 @@ class Allocation:
         refitted: what the market model estimated anew for this decision.
         horizon: the holding period the estimates are for, in periods of the panel.
         date: the decision's date, "" when there is none.
-        prices: the shadow price of each bound that binds, the dearest first; `shadow_prices` is the frame of them.
+        prices: the shadow price of each bound that binds: first of those that can be let out a little, the dearest
+            first, then of the mandate (no short positions, a fixed sum); `shadow_prices` is the frame of them.
         period: the holding period in words.
         relaxed: by rule that gave way because no portfolio obeys them all, by how much, in its own units; {} mostly.
         breaches: by rule that the holdings had drifted past before this decision, by how much, in its own units; the
@@ -92,7 +93,7 @@ class Allocation:
 
     @property
     def shadow_prices(self) -> pd.DataFrame:
-        """What loosening each rule that binds is worth, the dearest first; empty where no multipliers are known.
+        """What loosening each rule that binds is worth, in the order of `prices`; empty where no multipliers are known.
 
         Columns: rule; bound (upper, lower, equal); at, where it stands; value, energy saved per unit by which it is
         loosened; worth, the same in expected return, where the formula has Return(); names; words, a sentence.

@@ -36,8 +36,8 @@ class Frontier:
         status: by point, how it was found.
         kkt: by point, the KKT residual of the sum of both energies that it is the minimum of, relative to its largest
             slope; NaN where no multipliers are known, or where the bound alone proves it.
-        prices: by point, the shadow prices of the rules, the dearest first; `shadow_prices` is the frame of them. They
-            are of the second energy where the first stays as it is, and at the first point of the first energy.
+        prices: by point, the shadow prices of the rules, as `Allocation.prices`; `shadow_prices` is the frame of them.
+            They are of the second energy where the first stays as it is, and at the first point of the first.
 
     Example:
         >>> frontier(Variance(), Return(), Budget() & LongOnly(), scenarios=returns, n=20).energies

@@ -36,7 +36,7 @@ class Allocations:
         breakdown: problems x terms, each term's share of the energy; NaN for a term that a formula does not have.
         ranges: problems x (term, "least" or "largest"), the shares over sampled feasible portfolios.
         kkt: the KKT residual of each, as `Allocation.kkt`; NaN where it is None and where the problem failed.
-        prices: by problem, the shadow prices of its rules, the dearest first; `shadow_prices` is the frame of them.
+        prices: by problem, the shadow prices of its rules, as `Allocation.prices`; `shadow_prices` is their frame.
 
     Example:
         >>> found = optimize_many(Variance(), Budget() & LongOnly(), covariance={"2020": one, "2021": other})

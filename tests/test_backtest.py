@@ -231,6 +231,38 @@ def test_a_date_that_fails_is_a_row_and_holdings_stay() -> None:
     assert result.turnover.loc[day] == 0.0 and honest.turnover.loc[day] > 0.0
 
 
+def test_a_rule_that_cannot_be_met_on_one_date_leaves_that_date_out_and_no_other() -> None:
+    """Three rough weeks in the middle put every portfolio above the volatility cap on one decision."""
+    frame = prices(200)
+    moves = frame.pct_change().fillna(0.0).to_numpy(copy=True)
+    moves[95:110] += 0.08 * np.where(np.arange(15) % 2 == 0, 1.0, -1.0)[:, None]
+    frame = 50 * pd.DataFrame(1 + moves, frame.index, frame.columns).cumprod()
+    cap = pe.VolatilityCap(0.10)
+    strategy = pe.Strategy(
+        name="capped", market=pe.SampleMoments(lookback=20), energy=pe.Variance() + pe.TradingCost(5 * bps),
+        constraint=pe.Budget() & pe.LongOnly() & cap, constructor=pe.Convex(),
+    )  # fmt: skip
+    result = pe.backtest(strategy, pe.Panel.from_prices(frame))
+    ok = result.decisions["ok"].tolist()
+    bad = ok.index(False)
+    assert ok.count(False) == 1 and 2 <= bad <= len(ok) - 3, ok
+    row = result.decisions.iloc[bad]
+    assert row["status"].startswith("InfeasibleError") and repr(cap) in row["status"] and "Budget()" in row["status"]
+    assert pd.isna(row["executed"]) and pd.isna(row["kkt"])
+    assert (result.decisions["kkt"].drop(result.decisions.index[bad]) <= 1e-8).all()
+    before, after = (result.decisions["executed"].iloc[bad + step] for step in (-1, 1))
+    assert result.trades.loc[before].abs().sum() > 0.0 and result.trades.loc[after].abs().sum() > 0.0
+    # Between the two nothing is traded: shares stand still, so weights over prices keep their proportions.
+    quiet = result.weights.loc[before:after].iloc[:-1]
+    assert quiet.index[0] == before and len(quiet) > 30
+    assert not len(result.trades.index.intersection(quiet.index[1:]))
+    assert (result.turnover.loc[quiet.index[1:]] == 0.0).all()
+    shares = quiet / frame.loc[quiet.index]
+    shares = shares.div(shares.sum(axis=1), axis=0)
+    np.testing.assert_allclose(shares, np.broadcast_to(shares.iloc[0], shares.shape), rtol=0.0, atol=1e-12)
+    assert (quiet.iloc[-1] - quiet.iloc[0]).abs().max() > 1e-3, "they drift"
+
+
 def test_a_mistake_in_the_strategy_is_not_swallowed() -> None:
     with pytest.raises(SpecError, match="market model"):
         pe.backtest(pe.Strategy(name="x", energy=pe.Variance()), pe.Panel.from_prices(prices(60)))

@@ -69,3 +69,18 @@ def test_past_the_last_question_a_conflict_is_irreducible_and_not_said_to_be_the
     found = smallest_conflict(12, planted, asked=asked)
     assert not found.smallest and frozenset(found.members) in planted.conflicts
     assert len(planted.seen) <= asked + 24, "one question a member, and what growing a last set takes"
+
+
+@pytest.mark.parametrize("count", range(2, 8))
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_few_rules_take_no_more_questions_than_trying_out_all_sets_from_the_smallest(count: int, size: int) -> None:
+    # Over all places that one conflict can have; trying out stops at the conflict and never asks about all of them.
+    ours = theirs = 0
+    for place in combinations(range(count), size):
+        planted = Planted(count, [frozenset(place)])
+        smallest_conflict(count, planted, asked=10_000)
+        ours += len(planted.seen)
+        tried = [some for k in range(1, count) for some in combinations(range(count), k)]
+        theirs += tried.index(place) + 1 if size < count else len(tried)
+    # One by one is the best way to a rule that is impossible alone, and halves of few are near it.
+    assert ours <= theirs + (count if size == 1 else 0), (ours, theirs)

@@ -152,10 +152,19 @@ def test_the_sentence() -> None:
     assert price.sentence("a month") == "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month."
     floor = ShadowPrice("Box(lower=0.02)", "lower", 0.02, 0.5, 0.25, ("A", "B"))
     assert floor.sentence() == (
-        "One percent less of Box (at least 0.02 now, in each of A, B) would be worth 25 bps per holding period."
+        "One percent less in each of A and B, where Box asks for at least 0.02, would be worth 25 bps per holding "
+        "period."
     )
-    assert "(at least 0.02 now, for A)" in replace(floor, names=("A",)).sentence()
-    assert "in each of the 6 names A, B, C, D, E ...)" in replace(floor, names=tuple("ABCDEF")).sentence()
+    assert "One percent less in A, where Box" in replace(floor, names=("A",)).sentence()
+    assert "in each of A, B, C, D, E and F, where" in replace(floor, names=tuple("ABCDEF")).sentence()
+    assert "in each of A, B, C, D, E and 2 others, where" in replace(floor, names=tuple("ABCDEFG")).sentence()
+    cap = replace(floor, bound="upper", rule="Box(upper=0.15) and Box(upper=0.15, lower=-1.0)", at=0.15)
+    assert "One more percent in each of A and B, where Box and Box allow at most 0.15, would" in cap.sentence()
+    short = replace(floor, rule="LongOnly()", at=0.0)
+    assert short.sentence("a month") == (
+        "Going short by one percent in each of A and B, which LongOnly forbids, would be worth 25 bps a month."
+    )
+    assert "which LongOnly and Box forbid, would" in replace(short, rule="LongOnly() and Box(upper=0.4)").sentence()
     total = ShadowPrice("Budget()", "equal", 1.0, -0.001, -0.001)
     assert total.sentence() == "One more percent of Budget (1 now) would cost 0.1 bps per holding period."
     # A percent more of a volatility near one would double it: risks are loosened by a basis point.
@@ -165,6 +174,18 @@ def test_the_sentence() -> None:
     )
     better = replace(price, worth=None, ratio=True)
     assert better.sentence() == "One more percent of Energy (at most 0.3 now) would raise the ratio by 0.00016."
+
+
+def test_what_can_be_let_out_comes_before_what_kind_of_portfolio_it_is() -> None:
+    """No short positions in any of the names is dearer than each cap, and nobody lets that out by a percent."""
+    priced = built(MIXED, Budget() & LongOnly() & Box(upper=0.4)).shadow_prices
+    assert [(price.rule, price.bound, price.mandate) for price in priced] == [
+        ("Box(upper=0.4)", "upper", False),
+        ("LongOnly() and Box(upper=0.4)", "lower", True),
+        ("Budget()", "equal", True),
+    ]
+    assert priced[1].value > priced[0].value, "the order is not that of the prices"
+    assert priced[1].sentence().startswith("Going short by one percent in each of A0, A1, A7, A8 and A9, which")
 
 
 def test_a_decision_says_it_per_month() -> None:
@@ -229,7 +250,7 @@ def test_a_ratio_of_two_names_by_hand() -> None:
     )  # fmt: skip
     cap = found.shadow_prices.set_index("bound").loc["upper"]
     assert cap["value"] == pytest.approx(0.01 * 2**0.5, rel=1e-8) and cap["names"] == ("A",)
-    assert cap["words"] == "One more percent of Box (at most 0.5 now, for A) would raise the ratio by 0.000141."
+    assert cap["words"] == "One more percent in A, where Box allows at most 0.5, would raise the ratio by 0.000141."
 
 
 @pytest.mark.parametrize("rules", [Budget() & LongOnly(), Budget() & LongOnly() & Turnover(at_most=0.9)], ids=repr)

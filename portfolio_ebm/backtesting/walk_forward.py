@@ -215,7 +215,7 @@ def _decide(
 
 
 def describe(allocation: Allocation) -> dict[str, Any]:
-    """A decision as a flat row: status, energy, bound, gap, terms, ranges, stages and what was re-estimated."""
+    """A decision as a flat row: status, energy, bound, gap, KKT residual, terms, ranges, stages, what was refitted."""
     row: dict[str, Any] = {
         "ok": allocation.status.ok,
         "status": str(allocation.status),
@@ -223,6 +223,7 @@ def describe(allocation: Allocation) -> dict[str, Any]:
         "bound": np.nan if allocation.bound is None else allocation.bound,
         "gap": np.nan if allocation.gap is None else allocation.gap,
         "proven": allocation.proven,
+        "kkt": np.nan if allocation.kkt is None else allocation.kkt,
         "names": int((np.abs(allocation.weights.to_numpy()) > 1e-9).sum()),
         "horizon": allocation.horizon,
         "refitted": ", ".join(allocation.refitted),

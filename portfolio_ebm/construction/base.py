@@ -43,14 +43,15 @@ class ShadowPrice:
     step: float = 0.01
     ratio: bool = False
 
+    @property
+    def mandate(self) -> bool:
+        """Whether the bound says what kind of portfolio it is, rather than how much of something is allowed: weights
+        that must not fall below zero, or a sum that is fixed."""
+        return self.bound == "equal" or (self.bound == "lower" and self.at == 0.0 and bool(self.names))
+
     def sentence(self, period: str = "per holding period") -> str:
-        """ "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month." """
-        found = re.search(r"label='([^']*)'", self.rule)
-        who = found.group(1) if found and " and " not in self.rule else _kinds(self.rule)
-        step = {0.01: "percent", 1e-4: "basis point"}[self.step]
-        more = f"One {step} less" if self.bound == "lower" else f"One more {step}"
-        now = {"upper": "at most ", "lower": "at least ", "equal": ""}[self.bound]
-        on = _where(self.names)
+        """ "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month."; of rules on single weights
+        "One more percent in each of KO and PG, where Box allows at most 0.15, would be worth 0.3 bps a month." """
         if self.ratio:
             what = "raise the ratio by" if self.value >= 0.0 else "lower the ratio by"
             amount = f"{self.step * abs(self.value):.3g}"
@@ -60,15 +61,30 @@ class ShadowPrice:
         else:
             what = "lower the energy by" if self.value >= 0.0 else "raise it by"
             amount = f"{self.step * abs(self.value):.3g} {period}"
-        return f"{more} of {who} ({now}{self.at:g} now{on}) would {what} {amount}."
+        return f"{self._loosened()} would {what} {amount}."
+
+    def _loosened(self) -> str:
+        """What is done to the bound."""
+        found = re.search(r"label='([^']*)'", self.rule)
+        many = " and " in self.rule
+        who, s = found.group(1) if found and not many else _kinds(self.rule), "" if many else "s"
+        step = {0.01: "percent", 1e-4: "basis point"}[self.step]
+        more = f"One {step} less" if self.bound == "lower" else f"One more {step}"
+        if not self.names:
+            now = {"upper": "at most ", "lower": "at least ", "equal": ""}[self.bound]
+            return f"{more} of {who} ({now}{self.at:g} now)"
+        if self.mandate:
+            return f"Going short by one {step} in {_each(self.names)}, which {who} forbid{s},"
+        limit = f"allow{s} at most" if self.bound == "upper" else f"ask{s} for at least"
+        return f"{more} in {_each(self.names)}, where {who} {limit} {self.at:g},"
 
 
-def _where(names: tuple[str, ...]) -> str:
-    """ ", in each of A, B": the bound of every one of them is loosened, and the worth is that of all together."""
-    if len(names) < 2:
-        return f", for {names[0]}" if names else ""
-    count = f"the {len(names)} names " if len(names) > 5 else ""
-    return f", in each of {count}{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+def _each(names: tuple[str, ...]) -> str:
+    """ "each of A, B and C": the bound of every one of them is loosened, and the worth is that of all together."""
+    if len(names) == 1:
+        return names[0]
+    shown = names if len(names) <= 6 else (*names[:5], f"{len(names) - 5} others")
+    return f"each of {', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _kinds(rule: str) -> str:

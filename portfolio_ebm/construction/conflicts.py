@@ -53,14 +53,14 @@ def smallest_conflict(count: int, together: Callable[[Some], bool], asked: int) 
     given_up: list[Some] = []
     while known.asked < asked:
         candidate = _hitting(given_up, count)
-        least = min(known.impossible, key=len)
-        if len(least) <= len(candidate):
-            return Conflict(tuple(sorted(least)), True)
+        # Nothing at all can be had, so no conflict has fewer members than one.
+        if len(known.least) <= max(len(candidate), 1):
+            return Conflict(tuple(sorted(known.least)), True)
         if not known.together(candidate):
             return Conflict(tuple(sorted(candidate)), True)
         rest = [member for member in range(count) if member not in candidate]
         given_up.append(frozenset(range(count)) - _grown(candidate, rest, known))
-    return Conflict(_irreducible(min(known.impossible, key=len), known), False)
+    return Conflict(_irreducible(known.least, known), False)
 
 
 @dataclass
@@ -71,6 +71,11 @@ class _Known:
     possible: list[Some]
     impossible: list[Some]
     asked: int = field(default=0)
+
+    @property
+    def least(self) -> Some:
+        """The smallest conflict so far."""
+        return min(self.impossible, key=len)
 
     def together(self, some: Some) -> bool:
         if any(conflict <= some for conflict in self.impossible):
@@ -84,8 +89,9 @@ class _Known:
 
 
 def _grown(some: Some, rest: Sequence[int], known: _Known) -> Some:
-    """`some` with as many of the `rest` as can be had with it: all at once, or else one half after the other."""
-    if not rest:
+    """`some` with as many of the `rest` as can be had with it: all at once, or else one half after the other; less
+    where a member that cannot be had alone ends the search."""
+    if not rest or len(known.least) == 1:
         return some
     larger = some.union(rest)
     if known.together(larger):

@@ -64,7 +64,8 @@ def told(found: Minimum, energy: Energy, constraint: Constraint, ctx: Context) -
 def shadow_prices(
     energy: Energy, constraint: Constraint, ctx: Context, duals: Duals, owned: Owned | None = None
 ) -> tuple[ShadowPrice, ...]:
-    """The price of every bound that binds, the dearest first. `owned` are the rules' walls, where they are known.
+    """The price of every bound that binds: first what can be let out a little, the dearest first, then what is the
+    portfolio's mandate (no short positions, a fixed sum). `owned` are the rules' walls, where they are known.
 
     Example:
         >>> shadow_prices(Return() + Variance(), rules, ctx, minimize(...).duals)[0].sentence("a month")
@@ -85,7 +86,7 @@ def shadow_prices(
         for price in found
         if abs(price.value) > least
     ]
-    return tuple(sorted(priced, key=lambda price: -abs(price.value)))
+    return tuple(sorted(priced, key=lambda price: (price.mandate, -abs(price.value))))
 
 
 def _of_rows(parts: list[tuple[str, Region]], duals: Duals) -> list[ShadowPrice]:
