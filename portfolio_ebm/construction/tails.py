@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Point
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point
 from portfolio_ebm.construction.duality import Box, tail_duals
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.pieces import Tail
-from portfolio_ebm.construction.vertices import Hinges, descend, dual
+from portfolio_ebm.construction.vertices import STEEP, Hinges, descend, dual
 
 SHARE, MORE = 2.0, 40
 """A new pool: so many times the scenarios of the tail, and so many more."""
@@ -29,6 +29,8 @@ ROUNDS = 20
 ROWS = 64
 """Room for elements of rules in front of the scenarios."""
 STEPS = 400
+ASKED = 40
+"""Names at rest that are asked first whether they would move, by their prices."""
 ROUNDING = 1e-12
 """By how much weights of the dual problem may be out of their box."""
 
@@ -111,8 +113,8 @@ class Pool:
         self.kept = np.concatenate([self.kept, scenarios])
         self.inside[scenarios] = True
 
-    def hinges(self, box: Box) -> Given | None:
-        """The problem of a box with rows; None where there are too many."""
+    def hinges(self, box: Box, idle: Mask | None = None) -> Given | None:
+        """The problem of a box with rows; None where there are too many. `idle` (n,) are names that rest at zero."""
         equal = box.row_upper - box.row_lower <= 1e-14
         above = np.isfinite(box.row_upper)
         below = np.isfinite(box.row_lower) & ~equal
@@ -131,8 +133,9 @@ class Pool:
         low[ups:k] = -WALL
         high[:ups], high[ups:k] = WALL, 0.0
         slope = np.append(self.formula.linear / (self.tail.coefficient * self.unit), 1.0)
-        # Names that cannot be held take no part; where they are few it is not worth a copy.
-        names = np.append(np.flatnonzero((box.lower != 0.0) | (box.upper != 0.0)), n)
+        idle = _empty(box) if idle is None else idle
+        # Where few names are idle they are not worth a copy without them.
+        names = np.append(np.flatnonzero(~idle), n)
         elements, columns = self._elements[first:], self._columns[:, first:]
         if 2 * len(names) > n:
             names = np.arange(n + 1)
@@ -179,9 +182,9 @@ class Pool:
         if not (np.isfinite(box.lower) & np.isfinite(box.upper)).all():
             return None
         pulls, shares = _matched(parent, box.rows), parent.shares
-        unit, floor = self.tail.coefficient * self.unit, enough
+        unit, floor, idle = self.tail.coefficient * self.unit, enough, _idle(box, parent)
         for _ in range(ROUNDS):
-            given = self.hinges(box)
+            given = self.hinges(box, idle)
             if given is None:
                 return None
             k, problem = len(given.row), given.problem
@@ -196,6 +199,10 @@ class Pool:
                 return TailPoint(parent.weights, np.inf, slope, bound, rows=box.rows, pulls=pulls, shares=shares)
             if not found.least:
                 floor = np.inf
+                continue
+            eager = idle & (slope < -STEEP * unit) & (box.upper > 0.0)
+            if eager.any():
+                idle = idle & ~eager
                 continue
             z = given.all_names(-found.multipliers, self.formula.n)
             w = np.clip(z[:-1], box.lower, box.upper)
@@ -250,6 +257,19 @@ class Pool:
             w, value, slope, min(bound, value) if np.isfinite(bound) else -np.inf, rows=box.rows,
             pulls=_joined(row, multipliers[:k], len(box.rows)), shares=multipliers[k:],
         )  # fmt: skip
+
+
+def _empty(box: Box) -> Mask:
+    """Names that cannot be held, (n,)."""
+    return np.asarray((box.lower == 0.0) & (box.upper == 0.0))
+
+
+def _idle(box: Box, parent: TailPoint) -> Mask:
+    """Names that rest at zero and, by the parent's prices, will not move first, (n,)."""
+    resting = (box.lower == 0.0) & (parent.weights == 0.0)
+    dear = np.where(resting, parent.prices, -np.inf)
+    dear[np.argsort(dear)[: min(int((~resting).sum()) + ASKED, len(dear))]] = -np.inf
+    return _empty(box) | (dear > 0.0)
 
 
 def _joined(row: Ints, pulls: Array, rows: int) -> Array:
