@@ -125,7 +125,9 @@ class _Walk:
 
     def __init__(self, problem: Hinges, z: Array, free: Mask, active: list[int]) -> None:
         self.p, self.z, self.free, self.active = problem, z, free, active
-        self.movable = problem.upper > problem.lower
+        # Where an entry may go from the end it rests at: up, down, or not at all.
+        resting = (problem.upper > problem.lower) & ~free
+        self.way = np.where(resting, np.where(z <= problem.lower, 1.0, -1.0), 0.0)
         self.at = np.flatnonzero(free)
         self.values = np.zeros(len(problem.offsets))
         self.above = np.zeros(len(problem.offsets), dtype=bool)
@@ -155,7 +157,7 @@ class _Walk:
 
     def inverse(self) -> Array | None:
         """Of the active elements' entries at the free names."""
-        factor, pivots, failed = dgetrf(self.p.elements[self.active][:, self.at])
+        factor, pivots, failed = dgetrf(self.p.elements[np.ix_(self.active, self.at)])
         if failed:
             return None
         found, failed = dgetri(factor, pivots, overwrite_lu=1)
@@ -196,11 +198,11 @@ class _Walk:
 
     def prices(self, inverse: Array) -> tuple[Array, Array]:
         """Multipliers of the active elements, and every entry's slope with them, zero at the free ones."""
-        p = self.p
-        push = np.where(self.z > p.upper + TIGHT, p.wall, np.where(self.z < p.lower - TIGHT, -p.wall, 0.0))
-        slope = self.slope + np.where(self.free, push, 0.0)
-        multipliers = -slope[self.at] @ inverse
-        reduced = slope + multipliers @ p.elements[self.active]
+        p, at = self.p, self.at
+        z, slope = self.z[at], self.slope[at]
+        slope = slope + p.wall * ((z > p.upper[at] + TIGHT) * 1.0 - (z < p.lower[at] - TIGHT))
+        multipliers = -slope @ inverse
+        reduced = self.slope + multipliers @ p.elements[self.active]
         reduced[self.at] = 0.0
         return multipliers, reduced
 
@@ -209,23 +211,21 @@ class _Walk:
         p, active = self.p, np.array(self.active, dtype=np.int64)
         below, above = p.low[active] - multipliers, multipliers - p.high[active]
         out = np.maximum(below, above)
-        length = np.sqrt(np.square(inverse).sum(axis=0)) + TINY
-        rate = np.where(out > STEEP, out / length, 0.0)
-        place = int(rate.argmax()) if len(rate) else -1
-        best = float(rate[place]) if len(rate) else 0.0
-        resting = self.movable & ~self.free
-        up = resting & (self.z <= p.lower) & (reduced < -STEEP)
-        down = resting & (self.z >= p.upper) & (reduced > STEEP)
-        eager = (up | down).nonzero()[0]
+        place, best = -1, 0.0
+        if out.max(initial=0.0) > STEEP:
+            rate = np.where(out > STEEP, out / (np.sqrt(np.square(inverse).sum(axis=0)) + TINY), 0.0)
+            place = int(rate.argmax())
+            best = float(rate[place])
+        eager = (reduced * self.way < -STEEP).nonzero()[0]
         if len(eager):
             if len(eager) > PRICED:
                 eager = eager[np.argpartition(-np.abs(reduced[eager]), PRICED)[:PRICED]]
-            answer = inverse @ p.elements[active][:, eager]
+            answer = inverse @ p.elements[active[:, None], eager]
             steep = np.abs(reduced[eager]) / np.sqrt(1.0 + np.square(answer).sum(axis=0))
             first = int(steep.argmax())
             if steep[first] > best:
                 entry = int(eager[first])
-                sign = 1.0 if up[entry] else -1.0
+                sign = float(self.way[entry])
                 direction = np.zeros(len(self.z))
                 direction[self.at] = -sign * answer[:, first]
                 direction[entry] = sign
@@ -240,7 +240,7 @@ class _Walk:
         """Go along the edge to the kink where the sum stops falling; the length, None where it falls without end."""
         p = self.p
         if entry >= 0:
-            self.free[entry] = True
+            self.free[entry], self.way[entry] = True, 0.0
             self.at = self.free.nonzero()[0]
         moving = self.at[direction[self.at] != 0.0]
         rates = direction[moving] @ p.columns[moving]
@@ -252,8 +252,9 @@ class _Walk:
             self.slope = self.slope + (p.high if up else p.low)[let_go] * p.elements[let_go]
         meets = np.where(self.above, rates < -TINY, rates > TINY).nonzero()[0]
         meets = meets[meets != let_go]
-        lengths = np.maximum(-self.values[meets] / rates[meets], 0.0)
-        gains = (p.high[meets] - p.low[meets]) * np.abs(rates[meets])
+        pace = rates[meets]
+        lengths = np.maximum(-self.values[meets] / pace, 0.0)
+        gains = (p.high[meets] - p.low[meets]) * np.abs(pace)
         walls, ends, far = self._walls(direction, moving)
         lengths = np.concatenate([lengths, far])
         gains = np.concatenate([gains, p.wall * np.abs(direction[walls])])
@@ -302,7 +303,7 @@ class _Walk:
     def _rest(self, entry: int, end: float) -> None:
         """An entry of z stands at an end of its box."""
         self.z[entry] = end
-        self.free[entry] = False
+        self.free[entry], self.way[entry] = False, 1.0 if end <= self.p.lower[entry] else -1.0
         self.at = self.free.nonzero()[0]
 
     def ended(self, multipliers: Array) -> Vertex | None:
