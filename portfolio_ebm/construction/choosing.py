@@ -158,15 +158,16 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     numpy_rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
     gap = TOLERANCE * _size(mixed, relaxed)
     tree = Tree(mixed, gap, relaxed)
-    first = tree.grow(min(look, nodes))
-    search = Search(mixed, root)
-    # Where the first look has proven the optimum, a few roundings say what they would have been worth.
-    several = max(plan.starts // dear, 1)
-    few = min(several, FEW) if first.finished else several
+    search, several = Search(mixed, root), max(plan.starts // dear, 1)
+    starts = [] if mixed.choices.priced else _rounded(search, relaxed.weights, several, numpy_rng)
+    # Where an inner solve is dear, what the first roundings are worth spares the first look many a step.
+    for modes in starts[:FEW] if dear > 1 else ():
+        search.solve(modes, relaxed.weights)
+    first = tree.grow(min(look, nodes), *_best(search))
     if mixed.choices.priced:
-        starts = trade_starts(search, relaxed.weights, numpy_rng)[: few if first.finished else None]
-    else:
-        starts = _rounded(search, relaxed.weights, few, numpy_rng)
+        starts = trade_starts(search, relaxed.weights, numpy_rng)
+    # Where the first look has proven the optimum, a few roundings say what they would have been worth.
+    starts = starts[:FEW] if first.finished else starts
     if first.weights is None and first.finished:
         return None
     found = [(m, search.solve(m, relaxed.weights)) for m in starts]
@@ -181,7 +182,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
         spread = float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap
         leaders = [starts[k] for _, k in alive[: max(plan.walkers // WALKERS[dear], 1)]]
         walked = _walk(search, leaders, plan, dear, max(spread, gap), numpy_rng)
-    best = _best(search, first)
+    best = min((first.weights, first.value), _best(search), key=lambda one: one[1])
     proof = first
     if not first.finished and nodes > look:
         proof = tree.grow(nodes, *best)
@@ -267,12 +268,11 @@ def _from(search: Search, w: Array | None) -> tuple[Array | None, float]:
     return w, p.value(w) + float(c.cost[np.arange(c.units), modes].sum())
 
 
-def _best(search: Search, first: Proof) -> tuple[Array | None, float]:
+def _best(search: Search) -> tuple[Array | None, float]:
+    """The best of the slices solved."""
     solved = [p for p in search.memo.point.values() if p is not None]
     top = min(solved, key=lambda p: p.value, default=None)
-    if top is None or first.value <= top.value:
-        return first.weights, first.value
-    return top.weights, top.value
+    return (None, np.inf) if top is None else (top.weights, top.value)
 
 
 def _size(mixed: Mixed, point: Point) -> float:

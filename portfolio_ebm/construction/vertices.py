@@ -42,7 +42,7 @@ REFRESH = 30
 SHAKE, STILL = 8, 60
 """Steps of no length in a row before the elements are moved by up to `SHIFT`, and before the method gives up."""
 SHIFT = 1e-8
-PRICED = 12
+PRICED = 30
 """Names at a bound whose edges are measured in one step."""
 
 
@@ -157,7 +157,7 @@ class _Walk:
 
     def inverse(self) -> Array | None:
         """Of the active elements' entries at the free names."""
-        factor, pivots, failed = dgetrf(self.p.elements[np.ix_(self.active, self.at)])
+        factor, pivots, failed = dgetrf(self.p.elements[np.array(self.active, dtype=np.int64)[:, None], self.at])
         if failed:
             return None
         found, failed = dgetri(factor, pivots, overwrite_lu=1)
