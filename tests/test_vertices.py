@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, branch_and_bound
+from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.node import Mixed
+from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.inner import modelled
 from portfolio_ebm.construction.tails import Pool, solvable, worst_mean
 from portfolio_ebm.construction.vertices import Hinges, descend, dual
 from portfolio_ebm.context import Context
@@ -185,3 +191,30 @@ def test_the_dual_problem_by_hand() -> None:
     assert first is not None and second is not None
     assert first.z == pytest.approx(1.0) and first.multipliers == pytest.approx(1.0)
     assert second.z == pytest.approx(1.0) and second.multipliers == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_tree_of_slices_is_true_to_enumeration(seed: int) -> None:
+    returns, box, _ = problem("few", 60 + seed)
+    box, held = replace(box, upper=np.full(12, 0.6)), [(0.0, 0.0), (0.1, 0.6)]
+    p = pool(returns, CVaR(0.9))
+    bare = Program(
+        np.zeros((12, 12)), p.formula.linear, box.lower, box.upper, box.rows, box.row_lower, box.row_upper
+    )  # fmt: skip
+    choices = Choices.of_names(np.arange(12), held, [(1, 0, 3, False)], "three names")
+    mixed = modelled(Mixed(bare, choices), p.formula, box)
+    parts = [np.isin(np.arange(12), some) for k in (2, 3) for some in itertools.combinations(range(12), k)]
+    truth = min(by_program(p, replace(box, lower=0.1 * part, upper=0.6 * part)) for part in parts)
+    size = abs(truth)
+    tree, level = Tree(mixed, 1e-9 * size), -np.inf
+    for nodes in (1, 3, 9, 27, 10_000):
+        proof = tree.grow(nodes)
+        assert level <= proof.bound <= truth + 1e-9 * size
+        level = proof.bound
+    assert proof.finished and proof.value == pytest.approx(truth, rel=1e-8)
+    # What is already known closes nodes early, and hides nothing that is better.
+    assert proof.weights is not None
+    known = branch_and_bound(mixed, incumbent=proof.weights, value=proof.value, tolerance=1e-9 * size)
+    assert known.finished and known.value == proof.value and known.bound >= truth - 2e-9 * size
+    worse = branch_and_bound(mixed, incumbent=proof.weights, value=truth + 1e-3 * size, tolerance=1e-9 * size)
+    assert worse.finished and worse.value == pytest.approx(truth, rel=1e-8)
