@@ -25,7 +25,8 @@ from portfolio_ebm.errors import InfeasibleError, SolverError
 Array = NDArray[np.float64]
 
 _BIG = 1e30
-_LIFT = 1e-9
+_ATTEMPTS = ((1e-9, 1e-12), (1e-6, 1e-12), (1e-4, 1e-11), (1e-2, 1e-11))
+"""The curvature of lifted sizes and daqp's tolerances, until it does not cycle."""
 _EMPTY = -1  # daqp's flag for an empty set
 _CLOSE = 1e-13  # how near an ellipsoid's relative size comes to one
 _MAX_STEPS = 100
@@ -178,7 +179,7 @@ def _ball_slopes(w: Array, cut: Cut) -> Array:
 def _program(hessian: Array, slope: Array, cut: Cut, near: Array) -> tuple[Array, Array]:
     """(w, duals of rows and balls): min 1/2 w'Hw + c'w over box, rows and balls, by daqp.
 
-    A lifted size t of a ball costs _LIFT / 2 (t - its value at `near`)^2, which vanishes as `near` comes to w.
+    A lifted size t of a ball costs lift / 2 (t - its value at `near`)^2, which vanishes as `near` comes to w.
 
     Raises:
         InfeasibleError: the polyhedron is empty.
@@ -189,20 +190,25 @@ def _program(hessian: Array, slope: Array, cut: Cut, near: Array) -> tuple[Array
     size = len(owner)
     move = near[name] - cut.centres[owner, name]
     lifts = np.maximum(cut.ups[owner, name] * move, -cut.downs[owner, name] * move)
-    curvature = np.zeros((n + size, n + size))
-    curvature[:n, :n] = hessian
-    curvature[np.arange(n, n + size), np.arange(n, n + size)] = _LIFT
     matrix = np.vstack([np.c_[cut.rows, np.zeros((m, size))], extra])
     below = np.concatenate([cut.lower, np.zeros(size), cut.low, np.full(len(tops), -_BIG)])
     above = np.concatenate([cut.upper, np.full(size, _BIG), cut.high, tops])
     sense = np.where(below == above, 5, 0).astype(c_int)
-    x, _, flag, info = daqp.solve(
-        curvature, np.concatenate([slope, -_LIFT * lifts]), np.ascontiguousarray(matrix),
-        np.clip(above, -_BIG, _BIG), np.clip(below, -_BIG, _BIG), sense,
-        primal_tol=1e-12, dual_tol=1e-12, iter_limit=20_000,
-    )  # fmt: skip
-    if flag == _EMPTY:
-        raise InfeasibleError("Box, rows and L1 balls have no point in common.")
-    if flag < 0:
-        raise SolverError(f"The active set ended with code {flag} on {n} names and {len(matrix)} rows.")
+    flag = _EMPTY
+    for lift, tolerance in _ATTEMPTS:
+        curvature = np.diag(np.full(n + size, lift))
+        curvature[:n, :n] = hessian
+        x, _, flag, info = daqp.solve(
+            curvature, np.concatenate([slope, -lift * lifts]), np.ascontiguousarray(matrix),
+            np.clip(above, -_BIG, _BIG), np.clip(below, -_BIG, _BIG), sense.copy(),
+            primal_tol=tolerance, dual_tol=tolerance, iter_limit=20_000,
+        )  # fmt: skip
+        if flag == _EMPTY:
+            raise InfeasibleError("Box, rows and L1 balls have no point in common.")
+        if flag >= 0:
+            break
+    else:
+        raise SolverError(
+            f"daqp ended with code {flag} under the rules of {n} names; loosen one that leaves almost no room a little."
+        )
     return np.asarray(x)[:n], np.asarray(info["lam"])[n + size : n + size + m + len(cut.radii)]
