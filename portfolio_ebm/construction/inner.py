@@ -25,7 +25,7 @@ import torch
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
 from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program, crossed, weights_of
 from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
-from portfolio_ebm.construction.engines import Found, inside, interior
+from portfolio_ebm.construction.engines import Found, inside, interior, scale_of
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.oracle import through_cvxpy
 from portfolio_ebm.construction.pieces import Tail
@@ -37,6 +37,8 @@ BAND = 0.08
 RIDGE = 1e-6
 JOIN = 24
 PRICE = 1e-8
+CLOSE = 1e-8
+"""The gap, relative to the energy, within which the interior point has solved a formula with pieces."""
 TAILS, MORE = 2.5, 60
 """Scenarios solved on: so many times those of the tail, and so many more."""
 
@@ -119,9 +121,10 @@ class FormulaProgram(Program):
 
     def _prices(self, box: Box, w: Array, found: Found) -> Array:
         """The slope of E at w less the rows' multipliers, (n,)."""
-        tails = found.duals.tails if found.duals is not None else tuple(best_tail(t, w) for t in self.whole.tails)
+        own = self.whole.tails  # the multipliers of the pieces' tails stand behind theirs
+        tails = found.duals.tails[: len(own)] if found.duals is not None else tuple(best_tail(t, w) for t in own)
         rows = found.duals.rows if found.duals is not None else np.zeros(len(box.rows))
-        pulls = sum((t.losses.T @ q for t, q in zip(self.whole.tails, tails, strict=True)), np.zeros(self.n))
+        pulls = sum((t.losses.T @ q for t, q in zip(own, tails, strict=True)), np.zeros(self.n))
         return np.asarray(self.whole.slope(w)[1] + pulls + box.rows.T @ rows)
 
     def _joining(self, box: Box, waiting: Mask, w: Array, prices: Array, ended: Found) -> Mask:
@@ -148,15 +151,28 @@ class FormulaProgram(Program):
 def _solve(formula: Formula, box: Box, near: Array) -> Found | None:
     """By the interior point where every term is known, else by cvxpy; None where neither ends at a minimum."""
     if bool((box.upper - box.lower <= 1e-14).all()):
+        if not formula.exact:
+            return Found(box.lower, None, "one point", bound=formula.evaluate(box.lower))
         at = best_duals(formula, box)
         return Found(box.lower, at, "one point")
-    found = _on_tails(formula, box, near) if formula.exact else None
+    found = _on_tails(formula, box, near) if formula.exact else _in_pieces(formula, box)
     if found is not None:
         return found
     try:
         return through_cvxpy(formula, box)
     except SolverError:
         return None
+
+
+def _in_pieces(formula: Formula, box: Box) -> Found | None:
+    """The interior point on a formula with pieces; None where it does not prove its end to 1e-8."""
+    found = None if formula.pieces is None else interior(formula, box)
+    if found is None or found.duals is None:
+        return None
+    bound, value = prove(formula, box, found.weights, found.duals).bound, formula.evaluate(found.weights)
+    if bound is None or not value - bound <= CLOSE * max(abs(value), 1.0 / scale_of(formula.plain, box)):
+        return None
+    return found
 
 
 def _on_tails(formula: Formula, box: Box, near: Array) -> Found | None:

@@ -106,24 +106,27 @@ class Compiled:
             "max_iter": 200,
             "max_step_fraction": step,
         }
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
             # "Inaccurate" is judged below by the gap, not by the solver.
             warnings.simplefilter("ignore", UserWarning)
             try:
                 data, chain, inverse = problem.get_problem_data(cp.CLARABEL, solver_opts=tolerances)
                 raw = chain.solve_via_data(problem, data, solver_opts=tolerances)
-                problem.unpack_results(raw, chain, inverse)
+                solution = chain.invert(raw, inverse)
             except cp.error.SolverError as error:
                 raise SolverError(f"Clarabel failed on {formula.energy!r}{formula.ctx.at}: {error}") from error
-        if self.w.value is None or problem.status not in ("optimal", "optimal_inaccurate"):
-            raise SolverError(no_minimum(problem.status, formula))
+        if solution.status not in ("optimal", "optimal_inaccurate"):
+            raise SolverError(no_minimum(solution.status, formula))
+        # Not through cvxpy's own unpacking: it evaluates the objective and all cones in it, as long as a solve takes.
+        for wall in self.walls.values():
+            wall.save_dual_value(solution.dual_vars[wall.id])
         # What cvxpy takes out of the cone program's objective is the same constant in primal and dual.
         value = float(raw.obj_val)
-        dual = float(chain.invert(raw, inverse).opt_val) + float(raw.obj_val_dual) - value
+        dual = float(solution.opt_val) + float(raw.obj_val_dual) - value
         size = max(1.0, abs(dual))
         bound = (dual - 5e-9 * size) / scale if np.isfinite(dual) else None
         kkt = max(float(raw.r_prim), float(raw.r_dual))
-        weights, engine = np.array(self.w.value), f"Clarabel through cvxpy ({problem.status})"
+        weights, engine = np.array(solution.primal_vars[self.w.id]), f"Clarabel through cvxpy ({solution.status})"
         found = Found(weights, None, engine, bound, kkt, _duals(self.walls, box, scale))
         gap = abs(value - float(raw.obj_val_dual)) / size if np.isfinite(dual) else np.inf
         return found, max(gap, kkt)
