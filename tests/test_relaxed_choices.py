@@ -146,6 +146,37 @@ def test_a_soft_choice_ends_where_its_nearest_point_pulls_as_hard_as_the_rest(ru
     ).ctx  # fmt: skip
     w = torch.tensor(found.weights.to_numpy(), requires_grad=True)
     slope = torch.autograd.grad(soft(rule).bind(ctx)(w), w)[0].numpy()
-    held, size = w.detach().numpy() > 1e-7, np.abs(slope).max()
-    assert np.ptp(slope[held]) <= 1e-6 * size
-    assert slope.min() >= slope[held].min() - 1e-6 * size
+    assert flat(w.detach().numpy(), slope)
+
+
+def flat(w: np.ndarray, slope: np.ndarray) -> bool:
+    """Whether no name would rather be held in the place of another one that is."""
+    held, size = w > 1e-7, np.abs(slope).max()
+    return bool(np.ptp(slope[held]) <= 1e-6 * size and slope.min() >= slope[held].min() - 1e-6 * size)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        UCITS(issuers="issuer") & LongOnly(),
+        RIC2550(issuers=None) & Budget(0.9, at_least=0.2),
+        pytest.param(Cardinality(at_most=3) & UCITS(issuers=None), marks=pytest.mark.slow),
+        pytest.param(RoundLots(1) & Budget(at_least=0.95), marks=pytest.mark.slow),
+    ],
+    ids=repr,
+)
+def test_a_soft_rule_that_is_a_search_is_spared_and_still_flat(rule):
+    given = {"prices": dict(zip(NAMES, np.linspace(40.0, 110.0, N), strict=True)), "capital": 1e3}
+    found = least(rule, None, {"issuer": ISSUERS}, **given)
+    assert "few and short" in str(found.status)
+    ctx = given_context(
+        soft(rule), Budget(), mean=None, covariance=None, scenarios=scenarios(), assets=None, held=None,
+        groups={"issuer": ISSUERS}, **given,
+    ).ctx  # fmt: skip
+    w = torch.tensor(found.weights.to_numpy(), requires_grad=True)
+    assert found.energy == pytest.approx(float(soft(rule).bind(ctx)(w.detach())), rel=1e-12)
+    quick = Variance() + Relaxed(rule, stiffness=STIFF, exact=False)
+    assert flat(w.detach().numpy(), torch.autograd.grad(quick.bind(ctx)(w), w)[0].numpy())
+    tried = torch.tensor(np.random.default_rng(0).dirichlet(np.ones(N), 6))
+    above = quick.bind(ctx)(tried) - soft(rule).bind(ctx)(tried)
+    assert float(above.min()) >= -1e-15

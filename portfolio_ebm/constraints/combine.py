@@ -18,8 +18,10 @@ from portfolio_ebm.constraints.base import Constraint, Projection
 from portfolio_ebm.constraints.capped import cut_of, least_excess
 from portfolio_ebm.constraints.grid import nearest_on_grid, off_grid
 from portfolio_ebm.constraints.interior import least_excess_of
+from portfolio_ebm.constraints.mixed.concentration import alone
 from portfolio_ebm.constraints.mixed.lots import best_lots
 from portfolio_ebm.constraints.mixed.nearest import nearest_by_modes
+from portfolio_ebm.constraints.mixed.of_region import choices_of
 from portfolio_ebm.constraints.mixed.reading import missing_weight
 from portfolio_ebm.constraints.patterns import nearest_with_pattern
 from portfolio_ebm.constraints.projections import TOLERANCE, nearest_in, require_weights, violation
@@ -210,6 +212,13 @@ def project_region(w: Tensor, region: Region, *, prove: bool = True) -> Projecti
     if bool(broken.any()):
         raise _failed(region, broken, worst)
     return Projection(found, left.to(w.dtype), Status(True, f"{message}; largest violation {worst:.1e}"))
+
+
+def searched(region: Region) -> bool:
+    """Whether the nearest point takes a search of its own for every row: lots, or modes, beside other walls."""
+    if region.grid is not None:
+        return nearest_on_grid(torch.zeros_like(region.lower), region) is None
+    return region.choices is not None and not alone(region, choices_of(region))
 
 
 def _failed(region: Region, broken: Tensor, worst: float) -> InfeasibleError | SolverError:

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import project_any, project_region, regions_of
+from portfolio_ebm.constraints.combine import project_any, project_region, regions_of, searched
 from portfolio_ebm.constraints.tangent import projection_jacobian
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import around
@@ -55,6 +55,8 @@ class Relaxed(SmoothEnergy):
         rule: any rule, also several joined by `&`.
         priority: 0, 1, 2, ...; each step is a hundred times stiffer.
         stiffness: k at priority 0.
+        exact: False takes the nearest point on the modes that w rounds to, so that E is never too low: quicker, for
+            searches, where the rule is a choice beside other walls.
 
     Example:
         >>> Return() + Variance() + Relaxed(Group("sector", upper=0.3)) + Relaxed(Turnover(0.2), priority=1)
@@ -63,6 +65,7 @@ class Relaxed(SmoothEnergy):
     rule: Constraint
     priority: int = Field(default=0, ge=0, le=6)
     stiffness: float = Field(default=1.0, gt=0.0)
+    exact: bool = True
 
     @property
     def curvature(self) -> Curvature:  # type: ignore[override]  # that of the rule, not of the class
@@ -79,11 +82,15 @@ class Relaxed(SmoothEnergy):
     def check(self, ctx: Context) -> None:
         regions_of(self.rule, ctx, frozen=False)
 
+    def searched(self, ctx: Context) -> bool:
+        """Whether P takes a search of its own for every portfolio."""
+        return any(searched(region) for region in regions_of(self.rule, ctx, frozen=False))
+
     def bind(self, ctx: Context) -> Bound:
         regions = regions_of(self.rule, ctx, frozen=False)
 
         def energy(w: Tensor) -> Tensor:
-            nearest = project_any(w.detach(), regions).weights
+            nearest = project_any(w.detach(), regions, prove=self.exact).weights
             value: Tensor = _HalfSquare.apply(w, nearest)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
             return self.k * value
 

@@ -13,6 +13,8 @@ how far from optimal the result is.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from pydantic import Field
 
@@ -26,6 +28,7 @@ from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.formula import take_apart, without_tickets
 from portfolio_ebm.construction.slices import Slices
+from portfolio_ebm.construction.sparing import SPARED, spared
 from portfolio_ebm.construction.stages import (
     choosing_engine,
     convex_engine,
@@ -45,7 +48,8 @@ class AnnealedLangevin(Constructor):
     nothing is left to tune.
 
     Attributes:
-        chains: how many chains run, in one batch; under a convex energy how many roundings a choice starts from.
+        chains: how many chains run, in one batch; under a convex energy how many roundings a choice starts from. Where
+            a soft rule is dear to project on they are fewer, and their steps too (sparing.py).
         steps: Langevin steps of a chain; the gradient engine takes twenty times as many evaluations.
         swaps: whether walkers move over patterns, and kicks follow.
         sweeps: hot sweeps of the walkers; descent follows until none moves.
@@ -85,6 +89,8 @@ class AnnealedLangevin(Constructor):
         effort = Effort(
             self.chains, self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
         )
+        given = energy
+        energy, effort = spared(energy, effort, ctx)
         choice = region.discrete or ticket > 0.0
         if convex and choice:
             return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng) or (None, float("inf"))
@@ -94,12 +100,15 @@ class AnnealedLangevin(Constructor):
         best = None if choice else exact(energy, region, ctx)
         middle = project_region(probes.mean(0), whole).weights if best is None else best.weights
         landscape = survey(value, whole, middle, probes)
-        x0 = starts(landscape, middle, ctx.held, self.chains, rng)
+        x0 = starts(landscape, middle, ctx.held, effort.chains, rng)
         if best is not None:
             return convex_engine(landscape, best, x0, convex, effort, rng), best.bound
         slices = Slices.of(energy, region, ctx, ticket)
         if slices is None:
             return None, float("inf")
-        if choice:
-            return modes_engine(landscape, slices, region, x0, effort, rng), None
-        return gradient_engine(landscape, slices, x0, effort, rng), None
+        found = (
+            modes_engine(landscape, slices, region, x0, effort, rng)
+            if choice
+            else gradient_engine(landscape, slices, x0, effort, rng)
+        )
+        return (found if energy is given else replace(found, message=f"{found.message}; {SPARED}")), None
