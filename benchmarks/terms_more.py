@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from scipy.linalg import sqrtm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from terms import LEVEL, Measure, Side, attempt, entropic, falls, tail
+from terms import LEVEL, Measure, attempt, entropic, falls, tail
 
 import portfolio_ebm as pe
 
@@ -357,10 +358,6 @@ def rows(p: Problem) -> dict[str, Row]:
     }  # fmt: skip
 
 
-def side(run: Callable[[Problem], np.ndarray] | None, p: Problem) -> Side | None:
-    return None if run is None else lambda: run(p)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=int, default=750)
@@ -380,11 +377,8 @@ def main() -> None:
     for name, row in rows(p).items():
         if asked.only and not any(word in name for word in asked.only.split()):
             continue
-        runs = (
-            side(lambda p, row=row: ours(row, p), p),
-            *(side(x, p) for x in (row.skfolio, row.riskfolio, row.pypfopt)),
-        )
-        found = [attempt(run, asked.repeats) for run in runs]
+        peers = [None if one is None else partial(one, p) for one in (row.skfolio, row.riskfolio, row.pypfopt)]
+        found = [attempt(run, asked.repeats) for run in (partial(ours, row, p), *peers)]
         values = [np.nan if one is None else row.measure(p, one[1]) for one in found]
         least, base = np.nanmin(values), found[0][0] if found[0] else np.nan
         cells = []
