@@ -365,3 +365,10 @@ def test_lots_that_never_add_up_are_said_so(primes: tuple[int, ...]) -> None:
     found = AnnealedLangevin(chains=4, steps=5).build(Variance(), room, ctx, torch.Generator().manual_seed(0))
     lots = found.weights * 4000.0 / prices
     assert float((lots - lots.round()).abs().max()) <= 1e-6
+
+
+def test_whole_lots_are_not_blamed_for_what_others_rule_out() -> None:
+    """Six names of at most .1 never make up 1, in whole lots or not: the lots are no part of the conflict."""
+    ctx = replace(market(6), prices=torch.full((6,), 10.0, dtype=torch.float64), capital=1000.0)
+    error = explain_infeasible(Budget() & Box(upper=0.1) & LongOnly() & RoundLots(), ctx)
+    assert set(error.conflict) == {"Budget()", "Box(upper=0.1)"}

@@ -47,7 +47,11 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
         InfeasibleError: Box(upper=0.05) on 10 tradeable names allows at most 0.5 of the 1 that Budget() needs. ...
     """
     rules = list(constraint.rules())
-    open_ = _possible(rules, ctx)
+    plain = [rule for rule in rules if not _in_lots(rule, ctx)]
+    if 0 < len(plain) < len(rules) and _possible(plain, ctx) is False:
+        # Lots are dear to ask about, and the others contradict one another without them.
+        rules = plain
+    open_ = _possible(rules, ctx) if rules is not plain else False
     if open_ is not False:
         said = _not_found(constraint, ctx)
         if open_ is None:
@@ -84,10 +88,15 @@ def _possible(rules: Sequence[Constraint], ctx: Context) -> bool | None:
     return None if open_ else False
 
 
+def _in_lots(rule: Constraint, ctx: Context) -> bool:
+    """Whether any case of the rule asks for whole lots."""
+    return any(region.grid is not None for region in regions_of(rule, ctx))
+
+
 def _not_found(constraint: Constraint, ctx: Context) -> str:
     """The sentence for rules that may well have a portfolio where none was found."""
     rules = {repr(rule): regions_of(rule, ctx) for rule in constraint.rules()}
-    if all(region.grid is None for regions in rules.values() for region in regions):
+    if not any(_in_lots(rule, ctx) for rule in constraint.rules()):
         return (
             f"No portfolio was found{ctx.at}, although {constraint!r} can be obeyed up to rounding; "
             "the rules leave almost no room: loosen one of them slightly."
