@@ -23,9 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import portfolio_ebm as pe
-from benchmarks.optimizer.problem import FEASIBLE, Array, Problem, formula, inputs, rules
-from benchmarks.optimizer.sides import Found, greedy, ours, polished, rounding
+from benchmarks.optimizer.problem import FEASIBLE, Array, Problem
+from benchmarks.optimizer.sides import Found, certified, greedy, ours, polished, rounding
 from benchmarks.optimizer.solvers import scip
 
 FLOOR = 0.01
@@ -50,15 +49,6 @@ def tracked(folder: Path, number: int, names: int) -> tuple[Problem, float, Arra
     label = f"indtrack{number}, {names} of {returns.shape[1]}"
     problem = Problem(label, 2.0 * pull, covariance, risk=1.0, reward=1.0, names=names, floor=FLOOR)
     return problem, float(market.var()), returns - market[:, None]
-
-
-def certified(problem: Problem, seconds: float) -> Found:
-    """BranchAndBound with the solvers' clock."""
-    start = time.process_time()
-    found = pe.optimize(
-        formula(problem), rules(problem), constructor=pe.BranchAndBound(time_limit=seconds), **inputs(problem)
-    )
-    return Found(found.weights.to_numpy(), time.process_time() - start, found.proven, found.gap)
 
 
 def skfolio(problem: Problem, away: Array, seconds: float) -> Found:
