@@ -3,9 +3,9 @@
     python benchmarks/mixed_problems.py [--problems 10000] [--jobs 2] [--seed 0] [--seconds INF]
 
 The problems and what is demanded of an answer are those of tests/cases_mixed.py: 6 to 12 names, one to six terms,
-convex ones and others, tickets, under two to seven rules of every kind there is. One in twenty has a NaN
-planted. Every wrong one is printed; the exit code is then 1. `gave up` is a SolverError, `not offered` a combination
-refused by name.
+convex ones and others, tickets, under two to seven rules of every kind there is. Four in ten have a term that is not
+convex, one in seven a soft rule, one in twenty a NaN planted; nine of ten with whole lots leave room for cash. Every
+wrong one is printed; the exit code is then 1. `gave up` is a SolverError, `not offered` a combination refused by name.
 """
 
 from __future__ import annotations

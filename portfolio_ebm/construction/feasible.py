@@ -113,7 +113,10 @@ def least(
             region = region.with_row(torch.as_tensor(slope), -np.inf, end, "cut")
         for slope, end in eased:
             loose = None if loose is None else loose.with_row(torch.as_tensor(slope), -np.inf, end, "cut")
-    raise SolverError(f"{_MOST_CUTS} rounds of cuts did not settle {curved_names(region, loose)}.")
+    raise SolverError(
+        f"{_MOST_CUTS} rounds of cuts did not settle whether the rules leave room under {curved_names(region, loose)}; "
+        "loosen such a cap, or the choice of names beside it, a little."
+    )
 
 
 def _least(
