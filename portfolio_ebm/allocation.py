@@ -149,7 +149,7 @@ class Allocation:
 
 def price_frame(prices: Sequence[ShadowPrice], period: str = "per holding period") -> pd.DataFrame:
     """Shadow prices as `Allocation.shadow_prices` shows them."""
-    rows = [{**vars(price), "words": price.sentence(period)} for price in prices]
+    rows = [{"rule": price.rule, **vars(price), "words": price.sentence(period)} for price in prices]
     frame = pd.DataFrame(rows, columns=["rule", "bound", "at", "value", "worth", "names", "words"])
     return frame.astype({"at": float, "value": float, "worth": float})
 

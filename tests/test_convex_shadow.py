@@ -148,9 +148,9 @@ def test_what_does_not_bind_has_no_price_and_frozen_names_none() -> None:
 
 
 def test_the_sentence() -> None:
-    price = ShadowPrice("Group(grouping='sector', label='Energy', upper=0.3)", "upper", 0.3, 0.016, 0.008)
+    price = ShadowPrice((repr(Group("sector", "Energy", upper=0.3)),), "upper", 0.3, 0.016, 0.008)
     assert price.sentence("a month") == "One more percent of Energy (at most 0.3 now) would be worth 0.8 bps a month."
-    floor = ShadowPrice("Box(lower=0.02)", "lower", 0.02, 0.5, 0.25, ("A", "B"))
+    floor = ShadowPrice(("Box(lower=0.02)",), "lower", 0.02, 0.5, 0.25, ("A", "B"))
     assert floor.sentence() == (
         "One percent less in each of A and B, where Box asks for at least 0.02, would be worth 25 bps per holding "
         "period."
@@ -158,22 +158,31 @@ def test_the_sentence() -> None:
     assert "One percent less in A, where Box" in replace(floor, names=("A",)).sentence()
     assert "in each of A, B, C, D, E and F, where" in replace(floor, names=tuple("ABCDEF")).sentence()
     assert "in each of A, B, C, D, E and 2 others, where" in replace(floor, names=tuple("ABCDEFG")).sentence()
-    cap = replace(floor, bound="upper", rule="Box(upper=0.15) and Box(upper=0.15, lower=-1.0)", at=0.15)
+    cap = replace(floor, bound="upper", rules=("Box(upper=0.15)", "Box(upper=0.15, lower=-1.0)"), at=0.15)
     assert "One more percent in each of A and B, where Box and Box allow at most 0.15, would" in cap.sentence()
-    short = replace(floor, rule="LongOnly()", at=0.0)
+    short = replace(floor, rules=("LongOnly()",), at=0.0)
     assert short.sentence("a month") == (
         "Going short by one percent in each of A and B, which LongOnly forbids, would be worth 25 bps a month."
     )
-    assert "which LongOnly and Box forbid, would" in replace(short, rule="LongOnly() and Box(upper=0.4)").sentence()
-    total = ShadowPrice("Budget()", "equal", 1.0, -0.001, -0.001)
+    assert "which LongOnly and Box forbid, would" in replace(short, rules=("LongOnly()", "Box(upper=0.4)")).sentence()
+    total = ShadowPrice(("Budget()",), "equal", 1.0, -0.001, -0.001)
     assert total.sentence() == "One more percent of Budget (1 now) would cost 0.1 bps per holding period."
     # A percent more of a volatility near one would double it: risks are loosened by a basis point.
-    risk = ShadowPrice("VolatilityCap(at_most=0.009)", "upper", 0.009, 0.3, 0.3, step=1e-4)
+    risk = ShadowPrice(("VolatilityCap(at_most=0.009)",), "upper", 0.009, 0.3, 0.3, step=1e-4)
     assert risk.sentence() == (
         "One more basis point of VolatilityCap (at most 0.009 now) would be worth 0.3 bps per holding period."
     )
     better = replace(price, worth=None, ratio=True)
     assert better.sentence() == "One more percent of Energy (at most 0.3 now) would raise the ratio by 0.00016."
+
+
+@pytest.mark.parametrize("label", ["Oil and Gas", "Macy's", "Oil (and Gas", 'say "no"'])
+def test_a_label_is_said_as_it_is_written(label: str) -> None:
+    price = ShadowPrice((repr(Group("g", label, upper=0.3)),), "upper", 0.3, 0.016, 0.008)
+    assert price.sentence().startswith(f"One more percent of {label} (at most 0.3 now) would")
+    both = replace(price, rules=(*price.rules, "Box(upper=0.3)"), names=("A",))
+    assert "where Group and Box allow at most 0.3, would" in both.sentence()
+    assert both.rule == f"{price.rule} and Box(upper=0.3)"
 
 
 def test_what_can_be_let_out_comes_before_what_kind_of_portfolio_it_is() -> None:

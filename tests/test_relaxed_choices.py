@@ -30,6 +30,7 @@ from portfolio_ebm.construction.base import Constructor
 from portfolio_ebm.construction.convex import Convex
 from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.energy import Energy
+from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.optimization import given_context, optimize
 
 F64 = torch.float64
@@ -70,6 +71,15 @@ def test_the_nearest_lots_of_names_alone_are_rounded():
     by_hand = torch.tensor([[0.04, 0.18, 0.2, 0.0], [0.0, 0.03, 0.0, 0.07]], dtype=F64)
     torch.testing.assert_close(found.weights, by_hand, rtol=0, atol=1e-15)
     assert found.status.message.startswith("nearest;")
+
+
+def test_a_crossed_box_beside_lots_has_no_nearest_point():
+    """Only the first name comes in lots; of the second at least .3 and at most .2 is asked for."""
+    step = torch.tensor([0.1, 0.0], dtype=F64)
+    region = Region.free(2).with_box(0.0, 0.2).with_grid(step)
+    region = replace(region, lower=torch.tensor([0.0, 0.3], dtype=F64))
+    with pytest.raises(InfeasibleError):
+        project_region(torch.tensor([0.1, 0.25], dtype=F64), region)
 
 
 N = 8

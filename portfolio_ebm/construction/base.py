@@ -24,7 +24,7 @@ class ShadowPrice:
     more bounds bind than there are names to hold, it is one of several slopes.
 
     Attributes:
-        rule: as the user wrote it; several joined by " and " where only together they give way.
+        rules: as the user wrote them; several where only together they give way.
         bound: "upper", "lower", or "equal".
         at: where the bound stands.
         value: energy saved per unit by which the bound is loosened; for "equal", raised, and it may be negative.
@@ -34,7 +34,7 @@ class ShadowPrice:
         ratio: the energy is minus a ratio, which has no period.
     """
 
-    rule: str
+    rules: tuple[str, ...]
     bound: str
     at: float
     value: float
@@ -42,6 +42,11 @@ class ShadowPrice:
     names: tuple[str, ...] = ()
     step: float = 0.01
     ratio: bool = False
+
+    @property
+    def rule(self) -> str:
+        """The rules joined by " and "."""
+        return " and ".join(self.rules)
 
     @property
     def mandate(self) -> bool:
@@ -65,9 +70,10 @@ class ShadowPrice:
 
     def _loosened(self) -> str:
         """What is done to the bound."""
-        found = re.search(r"label='([^']*)'", self.rule)
-        many = " and " in self.rule
-        who, s = found.group(1) if found and not many else _kinds(self.rule), "" if many else "s"
+        who, s = " and ".join(map(_kind, self.rules)), ""
+        if len(self.rules) == 1:
+            label = re.search(r"label=(['\"])(.*?)(?<!\\)\1", self.rules[0])
+            who, s = label.group(2) if label else who, "s"
         step = {0.01: "percent", 1e-4: "basis point"}[self.step]
         more = f"One {step} less" if self.bound == "lower" else f"One more {step}"
         if not self.names:
@@ -87,11 +93,9 @@ def _each(names: tuple[str, ...]) -> str:
     return f"each of {', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _kinds(rule: str) -> str:
-    """A rule's repr without what is in brackets: "Box and Group"."""
-    while (shorter := re.sub(r"\([^()]*\)", "", rule)) != rule:
-        rule = shorter
-    return rule
+def _kind(rule: str) -> str:
+    """A rule's repr without what is in brackets: "Box"."""
+    return rule.partition("(")[0]
 
 
 @dataclass(frozen=True)

@@ -96,24 +96,24 @@ def _of_rows(parts: list[tuple[str, Region]], duals: Duals) -> list[ShadowPrice]
             region.row_lower.tolist(), region.row_upper.tolist(), duals.rows[at : at + len(region.rows)], strict=True
         ):
             if high - low <= 1e-14:
-                found.append(ShadowPrice(name, "equal", high, float(dual), None))
+                found.append(ShadowPrice((name,), "equal", high, float(dual), None))
             elif dual != 0.0:
                 side, end = ("upper", high) if dual > 0.0 else ("lower", low)
-                found.append(ShadowPrice(name, side, end, abs(float(dual)), None))
+                found.append(ShadowPrice((name,), side, end, abs(float(dual)), None))
         at += len(region.rows)
     return found
 
 
 def _of_box(parts: list[tuple[str, Region]], whole: Region, ctx: Context, duals: Duals) -> list[ShadowPrice]:
     """Prices of ends of the box, added up over the names that the same rules hold at the same weight."""
-    totals: dict[tuple[str, str, float], tuple[float, list[str]]] = {}
+    totals: dict[tuple[tuple[str, ...], str, float], tuple[float, list[str]]] = {}
     frozen = whole.frozen.tolist()
     for side, values in (("upper", duals.upper), ("lower", duals.lower)):
         binding = [i for i in values.nonzero()[0].tolist() if not frozen[i]]
         ends = getattr(whole, side).tolist()
         own = [(name, getattr(region, side).tolist()) for name, region in parts]
         for i in binding:
-            owners = " and ".join(name for name, mine in own if mine[i] == ends[i])
+            owners = tuple(name for name, mine in own if mine[i] == ends[i])
             total, names = totals.setdefault((owners, side, ends[i]), (0.0, []))
             names.append(ctx.assets[i])
             totals[owners, side, ends[i]] = total + float(values[i]), names
@@ -130,20 +130,19 @@ def _of_caps(constraint: Constraint, parts: list[tuple[str, Region]], whole: Reg
     found = list(zip(folded.names[rest:], duals.rows[rest:].tolist(), strict=True))
     found += [(cap.name, dual) for cap, dual in zip(folded.caps, duals.caps, strict=True)]
     limits = {cap.name: cap.limit for cap in whole.caps}
-    if whole.turnover is not None:
-        owners = " and ".join(name for name, region in parts if region.turnover == whole.turnover)
-        limits[owners] = whole.turnover
-        found.append((owners, duals.turnover))
-    elif folded.turnover is not None:
+    prices = []
+    if whole.turnover is not None and duals.turnover > 0.0:
+        owners = tuple(name for name, region in parts if region.turnover == whole.turnover)
+        prices.append(ShadowPrice(owners, "upper", whole.turnover, duals.turnover, None))
+    elif whole.turnover is None and folded.turnover is not None:
         kept = {id(cap) for cap in folded.caps}
         at = [cap for cap in whole.balls if cap.plain and id(cap) not in kept and cap.name not in folded.names[rest:]]
         found.append((at[0].name, duals.turnover))
     # A rule's limit may be in another unit than its cap's: active share is half a sum.
     written = {repr(rule): getattr(rule, "rule", rule) for rule in constraint.rules()}
-    prices = []
     for name, dual in found:
         if dual > 0.0:
             rule = written.get(name)
             per, step = per_of(rule), rule.step if isinstance(rule, CapRule) else CapRule.step
-            prices.append(ShadowPrice(name, "upper", limits[name] / per, dual * per, None, step=step))
+            prices.append(ShadowPrice((name,), "upper", limits[name] / per, dual * per, None, step=step))
     return prices
