@@ -94,13 +94,15 @@ def spent(years: int, history: int) -> Spent:
     before = os.environ.get(ENVIRONMENT)
     with tempfile.TemporaryDirectory() as home:
         os.environ[ENVIRONMENT] = home
-        for row in rows:
-            began = time.process_time()
-            market = model.fit(panel.past(row))
-            seconds[any(name.startswith("factor ") for name in market.refitted)].append(time.process_time() - began)
-    os.environ.pop(ENVIRONMENT)
-    if before is not None:
-        os.environ[ENVIRONMENT] = before
+        try:
+            for row in rows:
+                began = time.process_time()
+                market = model.fit(panel.past(row))
+                seconds[any(name.startswith("factor ") for name in market.refitted)].append(time.process_time() - began)
+        finally:
+            os.environ.pop(ENVIRONMENT)
+            if before is not None:
+                os.environ[ENVIRONMENT] = before
     took = time.monotonic() - clock
     return Spent(sum(seconds[True]), len(seconds[True]), sum(seconds[False]), len(seconds[False]), took)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from market_worlds import world
+from market_worlds import cut, world
 from scipy import integrate, stats
 from sklearn import covariance as peer
 
@@ -488,9 +488,15 @@ def test_positions_are_over_assets_or_over_all_series() -> None:
 
 def test_a_singular_law_says_so() -> None:
     past = world(200, assets=60)
-    for model in (SampleMoments(lookback=40), EWMA(lookback=60)):
-        with pytest.raises(DataError, match=r"periods for 60 series \(A0 to A59\).*singular.*LedoitWolf"):
+    for model, remedy in ((SampleMoments(lookback=60), "FactorCovariance"), (EWMA(lookback=60), "shrinkage")):
+        with pytest.raises(DataError, match=rf"60 periods for 60 series \(A0 to A59\).*singular.*{remedy}"):
             model.fit(past)
+    assert EWMA(lookback=60, mean="zero").fit(past).status.ok
+    assert (
+        EWMA(half_life=10).lacking(cut(past, 60))
+        == f"61 periods are needed for 60 series and there are 60 up to {cut(past, 60).date}"
+    )
+    assert EWMA(half_life=10).lacking(cut(past, 61)) is None
     assert SampleMoments(lookback=61).fit(past).status.ok and EWMA(lookback=60, shrinkage=0.1).fit(past).status.ok
     constant = replace(past, returns=np.repeat(past.returns[:, :1], 60, axis=1))
     market = SampleMoments(lookback=100).fit(constant)

@@ -82,12 +82,12 @@ def _judged(market: FactorEBMDays, factors: Array, returns: Array) -> tuple[Arra
     return energy, z
 
 
-REPEATS = 3
+REPEATS = 10
 
 
 def cost(model: FactorEBM, data: Data, first: int) -> tuple[float, float]:
     """Processor seconds that training takes a factor energy, all in one batch up to the last anchor before row `first`
-    (the least of three: a busy machine adds to them), and the largest error of log Z at the nodes in use over a year of
+    (the least of ten: a busy machine adds to them), and the largest error of log Z at the nodes in use over a year of
     states, against 4,000 nodes."""
     window = model.window(data.panel().past(first - 1))
     block = window.blocks[0]

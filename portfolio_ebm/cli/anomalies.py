@@ -44,15 +44,13 @@ def anomalies(
         raise StoreError(f"--out {out}: there is no folder {out.absolute().parent}; make it first.")
     panel = read_panel(prices, factors, returns=returns)
     chosen = FactorEBM() if model == "FactorEBM" else EWMA(freedom="fit")
-    try:
-        report = anomaly_report(chosen, panel, start=start, end=end, level=level)
-    except DataError as error:
-        if model != "FactorEBM" or factors is not None:
-            raise
+    short = chosen.lacking(panel.past(len(panel) - 1))
+    if short is not None and model == "FactorEBM" and factors is None:
         raise DataError(
-            f"{error} Its factors are built from the prices; give your own with --factors, or take --model EWMA, which "
-            "needs none and less history."
-        ) from error
+            f"{short}. Factors are built from the prices here: give your own with --factors, or take "
+            "--model EWMA, which needs none and less history."
+        )
+    report = anomaly_report(chosen, panel, start=start, end=end, level=level)
     place(out, ending, report.cells, index=False)
     try:
         place(days, ending, report.days, index=True)

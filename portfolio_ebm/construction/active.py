@@ -87,6 +87,8 @@ def _newton(face: _Face, z: Array, duals: Array) -> tuple[Array, Array] | None:
     for _ in range(NEWTON):
         row_dual[face.tight] = duals[n_kink : n_kink + int(face.tight.sum())]
         gradient, hessian = program.model(z)
+        if not np.isfinite(gradient).all():
+            return None
         active, goal = face.equations(z)
         m = len(goal)
         system = np.zeros((k + m, k + m))

@@ -38,6 +38,9 @@ Array = NDArray[np.float64]
 SMALL = 200
 """Up to so many names M is formed at once; beyond, only where its entries are needed."""
 
+FAR = 1e9
+"""Weights beyond this are a search that has run away: no term is asked there."""
+
 
 @dataclass(frozen=True)
 class Formula:
@@ -151,8 +154,12 @@ class Formula:
         return self._expanded(w, None)
 
     def _expanded(self, w: Array, hessian: Array | None) -> tuple[float, Array]:
-        """Value and gradient; the Hessians of the smooth terms are added to `hessian` in place."""
+        """Value and gradient; the Hessians of the smooth terms are added to `hessian` in place. All nan far out."""
         value, gradient = self.constant + float(self.linear @ w), self.linear.copy()
+        if not (np.abs(w) < FAR).all():
+            if hessian is not None:
+                hessian += np.nan
+            return np.nan, np.full_like(gradient, np.nan)
         if self.curve is not None:
             pull = self._bent(w)
             value, gradient = value + 0.5 * float(pull @ w), gradient + pull

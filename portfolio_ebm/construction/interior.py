@@ -132,7 +132,7 @@ def _advance(
     program: Program, p: Iterate, hessian: Array, residuals: tuple[Array, ...], gap: float
 ) -> tuple[Iterate, Array, Array] | None:
     """One predictor-corrector step: the point, phi's gradient and Hessian there; None where the Newton system cannot
-    be solved or leads nowhere finite."""
+    be solved."""
     solve = _newton_system(program, p, hessian, residuals)
     if solve is None:
         return None
@@ -150,8 +150,6 @@ def _advance(
         if _length(p, centre) > length:
             final, length = centre, _length(p, centre)
     step = 0.995 * length
-    if not np.isfinite(p.z + step * final.z).all():
-        return None  # an energy that falls without end
     gradient, hessian = program.model(p.z + step * final.z)
     for _ in range(SHORTER):
         if np.isfinite(gradient).all() and np.isfinite(hessian).all():

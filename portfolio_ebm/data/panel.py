@@ -361,7 +361,7 @@ class Panel:
             first = int(np.searchsorted(self.dates, stamp(start), side="left"))
         last = len(self) - 1 if end is None else self.row(end)
         if first > last:
-            raise DataError(f"No date from {start} to {end}; the panel runs from {self.start} to {self.end}.")
+            raise DataError(f"No date from {start} to {end or 'the last'}; the panel has {self.start} to {self.end}.")
         rows = slice(first, last + 1)
         changes: dict[str, Any] = {
             "groups": labels_at(self.groups, self.relabels, self.assets, self.dates[last]),

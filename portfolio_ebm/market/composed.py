@@ -241,7 +241,11 @@ class FactorEBMMarket(Market):
 
     @property
     def covariance(self) -> Structured:
-        """The assets' covariance of the next day, structured: that of an outlook of one period."""
+        """The assets' covariance of the next day, structured, (n, n): that of an outlook of one period.
+
+        Example:
+            >>> market.covariance.quad(weights).sqrt()  # volatility of the next day
+        """
         with torch.no_grad():
             law = self._law()
             return self._structured(Scales.of(law, truncated_shape(law, self.spec.bound)).forecast(1), 1)

@@ -84,6 +84,13 @@ class EWMA(PlainModel):
     def history(self) -> int:
         return min(self.lookback, max(FEWEST, int(np.ceil(2 * self.half_life))))
 
+    def lacking(self, past: Past) -> str | None:
+        """Periods that are still missing: without a shrinkage, more of them than series."""
+        series = len(self.factors) + len(past.assets)
+        if self.shrinkage == 0 and len(past) <= series < self.lookback:
+            return f"{series + 1} periods are needed for {series} series and there are {len(past)} up to {past.date}"
+        return super().lacking(past)
+
     def fit(self, past: Past) -> EllipticalMarket:
         """The law of the next day.
 
@@ -109,7 +116,9 @@ class EWMA(PlainModel):
     def _market(self, past: Past, nu: float | None, said: str) -> EllipticalMarket:
         window = Window.of(past, self.factors, self.lookback, self.mean, "EWMA")
         if self.shrinkage == 0:
-            require_days(window, "EWMA", past.date)
+            require_days(
+                window, "EWMA", past.date, centred=self.mean != "zero", instead="a shrinkage, LedoitWolf or OAS"
+            )
         away = window.values - window.mean
         weight = _weights(len(away), self.half_life)
         covariance = window.noisy((away * weight[:, None]).T @ away, weight)

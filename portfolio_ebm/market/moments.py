@@ -36,7 +36,7 @@ class SampleMoments(MomentModel):
                 constant, all missing or infinite.
         """
         window = self.days(past)
-        require_days(window, "SampleMoments", past.date)
+        require_days(window, "SampleMoments", past.date, centred=True, instead="LedoitWolf, OAS or FactorCovariance")
         centred = window.centred
         covariance = window.noisy(centred.T @ centred / (len(centred) - 1))
         return EllipticalMarket(

@@ -86,20 +86,20 @@ class MomentModel(PlainModel, ABC):
         return Window.of(past, self.factors, self.lookback, self.mean, type(self).__name__)
 
 
-def require_days(window: Window, what: str, date: str) -> None:
+def require_days(window: Window, what: str, date: str, *, centred: bool, instead: str) -> None:
     """Refuse a sample covariance of fewer days than it has series.
 
     Raises:
-        DataError: it would be singular: some portfolio would seem to have no risk.
+        DataError: it would be singular: some portfolio would seem to have no risk. Says what to use `instead`.
     """
     days, series = window.values.shape
-    if days > series:
+    if days - centred >= series:
         return
     names = (*window.factors, *window.assets)
     raise DataError(
         f"{date}: {what} has {days} periods for {series} series ({names[0]} to {names[-1]}): the sample covariance is "
         f"singular, and some portfolio would seem to have no risk. Look back over more than {series} periods, or use "
-        "LedoitWolf, OAS or FactorCovariance."
+        f"{instead}."
     )
 
 
