@@ -33,8 +33,9 @@ class Allocation:
         diagnostics: acceptance, agreement of the chains, patterns seen.
         kkt: how far the weights are from meeting the conditions of Karush, Kuhn and Tucker, relative to the energy's
             largest slope, where they are the minimum of a convex problem; the status says where it is Clarabel's own
-            account. None where the conditions say nothing of the answer (a choice of names, whole lots, a learned or
-            other energy that is not convex, weights that no formula decided), and where the bound alone is the proof.
+            account. None where the conditions say nothing of the answer (a choice of names, whole lots, `Either`, a
+            learned or other energy that is not convex, weights that no formula decided, `LeastTrade` with holdings),
+            and where the bound alone is the proof.
         refitted: what the market model estimated anew for this decision.
         horizon: the holding period the estimates are for, in periods of the panel.
         date: the decision's date, "" when there is none.

@@ -53,9 +53,11 @@ def test_sides_under_a_choice_reach_something(name: str) -> None:
 
 @pytest.mark.slow
 def test_kicks_reach_the_bottom_where_the_energy_moves_in_few_directions() -> None:
-    """A funnel is a sum of what is not negative, and zero at its middle; its wells differ in 12 exposures of 200."""
-    case = Case("", 200, Funnel(seed=10, exposures=12, depth=0.1, frequency=25.0))
-    assert ours(case, 0).value == pytest.approx(0.0, abs=1e-6)
+    """A funnel is a sum of what is not negative, and zero at its middle; its wells differ in 12 exposures of 200. None
+    of these five was looked at when the kicks were chosen; of those that were, about three in five reach the bottom."""
+    funnels = (Funnel(seed=seed, exposures=12, depth=0.1, frequency=25.0) for seed in (20, 22, 24, 26, 28))
+    ended = [ours(Case("", 200, funnel), 0).value for funnel in funnels]
+    assert min(ended) >= 0.0 and sum(value <= 1e-6 for value in ended) >= 2
 
 
 def test_the_worst_regime_by_hand() -> None:

@@ -69,6 +69,7 @@ def test_a_ratio_says_its_residual(returns, energy: Energy, rules: Constraint, c
         (Budget() & LongOnly() & Cardinality(3), FEW),
         (Budget() & LongOnly() & Cardinality(3), BranchAndBound(chains=2)),
         (Budget() & LongOnly() & Either(Box(upper=0.3), Box(upper=0.4)), FEW),
+        (Budget() & LongOnly() & Either(Box(upper=0.3), Box(upper=0.4)), BranchAndBound(chains=2)),
         (RULES, EqualWeight()),
     ],
     ids=repr,
@@ -76,6 +77,7 @@ def test_a_ratio_says_its_residual(returns, energy: Energy, rules: Constraint, c
 def test_where_the_conditions_say_nothing_there_is_no_residual(returns, rules, constructor) -> None:
     found = optimize(Variance(), rules, scenarios=returns, constructor=constructor)
     assert found.kkt is None and found.prices == ()
+    assert "KKT" not in str(found.status)
 
 
 def test_the_nearest_portfolio_within_a_tolerance_is_no_minimum(returns) -> None:
@@ -129,6 +131,15 @@ def test_the_prices_of_a_frontier_are_of_the_second_energy_at_the_same_first(ret
     assert price(0) == pytest.approx(-slope, rel=1e-3, abs=1e-10)
     worth = found.shadow_prices.loc[4, "worth"]
     np.testing.assert_allclose(worth, found.shadow_prices.loc[4, "value"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("pair", [(Variance(), Return()), (Return(), Variance()), (CVaR(0.9), Return())], ids=repr)
+def test_a_point_of_a_frontier_says_its_own_residual(returns, pair) -> None:
+    found = frontier(*pair, RULES, scenarios=returns, n=5)
+    said = [(kkt, words) for kkt, words in zip(found.kkt, found.status, strict=True) if "Half" not in words]
+    assert len(said) >= 3
+    for kkt, words in said:
+        assert f"KKT residual {kkt:.1e}" in words if kkt == kkt else "KKT" not in words
 
 
 def test_the_middles_of_straight_pieces_have_a_residual_too(returns) -> None:

@@ -8,6 +8,7 @@ Most constraints are one case; `Either` has more.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -53,9 +54,12 @@ def best_case(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.G
     best = min(found, key=lambda one: float(energy_of(one.weights)))
     lows = [bound for bound in bounds if bound is not None]
     least = min(lows) if len(lows) == len(bounds) else None
-    # The multipliers of one case say nothing of the others.
-    known = told(best.exact, energy, constraint, ctx) if best.exact and len(regions) == 1 else {"size": best.size}
     said = best.message if len(found) == 1 else f"best of {len(found)} cases: {best.message}"
+    known: dict[str, Any] = {"size": best.size}
+    if best.exact and len(regions) == 1:
+        # The multipliers and the residual of one case say nothing of the others.
+        known = told(best.exact, energy, constraint, ctx)
+        said += f". {best.exact.status}".rstrip(".")
     return certify(
         best.weights, energy, constraint, ctx, bound=least, status=Status(True, f"{said[:1].upper()}{said[1:]}."),
         rng=rng, ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics, **known,

@@ -145,7 +145,7 @@ class BranchAndBound(Constructor):
 def _one_solve(rest: Energy, region: Region, ctx: Context) -> Bounded:
     """Nothing to branch on: the convex minimum."""
     found = minimize(rest, region, ctx)
-    message = f"nothing to branch on: energy and rules are convex. {found.status}".rstrip(".")
+    message = "nothing to branch on: energy and rules are convex"
     only = found.weights.unsqueeze(0)
     return Found(found.weights, message, {FINAL: found.value}, only, {}, size=found.size, exact=found), found.bound
 

@@ -123,8 +123,9 @@ class _Pair:
         for tilt in TILTS:
             y = tilt * sizes[0] / sizes[1]
             tilted = self.minimum(*((1.0, y) if which == 0 else (y, 1.0)), start=at)
-            if own.evaluate(tilted.weights.cpu().numpy()) <= least:
-                best, share = replace(tilted, status=alone.status), y
+            if tilted.status.ok and own.evaluate(tilted.weights.cpu().numpy()) <= least:
+                # It is the least of this energy alone as well; its proof, its residual and its sentence are its own.
+                best, share = tilted, y
                 break
         return self.point(best, *((1.0, share) if which == 0 else (share, 1.0)), unit=1.0)
 

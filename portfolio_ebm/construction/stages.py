@@ -85,7 +85,7 @@ def convex_engine(
     came."""
     how = "energy and rules are convex, so the polish alone solves the problem and the chains add nothing"
     if not convex:
-        how = f"{str(found.status)[:1].lower()}{str(found.status)[1:].rstrip('.')}; the chains add nothing"
+        how = "exact minimum of a ratio alone; the chains add nothing"
     run = run_chains(landscape, x0, effort.steps, rng)
     before = float(run.best_energy.min())
     return Found(
