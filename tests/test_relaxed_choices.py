@@ -28,6 +28,8 @@ from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.base import Constructor
 from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.effort import Effort
+from portfolio_ebm.construction.sparing import spared
 from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import InfeasibleError
@@ -87,6 +89,7 @@ NAMES = [f"A{i}" for i in range(N)]
 ISSUERS = dict(zip(NAMES, ["a", "a", "a", "b", "b", "c", "c", "d"], strict=True))
 STIFF = 0.002
 QUICK = AnnealedLangevin(steps=15)
+FEW = Effort(chains=8, steps=10, swaps=True, sweeps=6, walkers=8, candidates=8, polish=3, nodes=1500)
 
 
 def scenarios() -> pd.DataFrame:
@@ -178,15 +181,32 @@ def flat(w: np.ndarray, slope: np.ndarray) -> bool:
 def test_a_soft_rule_that_is_a_search_is_spared_and_still_flat(rule):
     given = {"prices": dict(zip(NAMES, np.linspace(40.0, 110.0, N), strict=True)), "capital": 1e3}
     found = least(rule, None, {"issuer": ISSUERS}, **given)
-    assert "few and short" in str(found.status)
+    assert "of a quick distance, never too low, and of 8 chains instead of 64 and 10 steps instead of 50" in str(
+        found.status
+    )
     ctx = given_context(
         soft(rule), Budget(), mean=None, covariance=None, scenarios=scenarios(), assets=None, held=None,
         groups={"issuer": ISSUERS}, **given,
     ).ctx  # fmt: skip
     w = torch.tensor(found.weights.to_numpy(), requires_grad=True)
     assert found.energy == pytest.approx(float(soft(rule).bind(ctx)(w.detach())), rel=1e-12)
-    quick = Variance() + Relaxed(rule, stiffness=STIFF, exact=False)
+    quick, _, _ = spared(soft(rule), FEW, ctx)
     assert flat(w.detach().numpy(), torch.autograd.grad(quick.bind(ctx)(w), w)[0].numpy())
     tried = torch.tensor(np.random.default_rng(0).dirichlet(np.ones(N), 6))
     above = quick.bind(ctx)(tried) - soft(rule).bind(ctx)(tried)
     assert float(above.min()) >= -1e-15
+
+
+def test_what_is_spared_is_said_and_no_field_of_a_soft_rule():
+    rule = UCITS(issuers=None) & LongOnly()
+    ctx = given_context(
+        soft(rule), Budget(), mean=None, covariance=None, scenarios=scenarios(), assets=None, held=None
+    ).ctx  # fmt: skip
+    for chains, steps, told in [(8, 10, ""), (256, 5, "8 chains instead of 256"), (4, 50, "10 steps instead of 50")]:
+        energy, effort, said = spared(soft(rule), replace(FEW, chains=chains, steps=steps), ctx)
+        assert (effort.chains, effort.steps) == (min(chains, 8), min(steps, 10))
+        assert said.endswith(f"never too low{', and of ' if told else ''}{told}")
+        assert repr(energy) == repr(soft(rule)) and energy != soft(rule)
+    cheap = soft(LongOnly())
+    assert spared(cheap, FEW, ctx) == (cheap, FEW, "")
+    assert set(Relaxed.model_fields) == {"rule", "priority", "stiffness"}

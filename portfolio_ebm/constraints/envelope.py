@@ -55,8 +55,6 @@ class Relaxed(SmoothEnergy):
         rule: any rule, also several joined by `&`.
         priority: 0, 1, 2, ...; each step is a hundred times stiffer.
         stiffness: k at priority 0.
-        exact: False takes the nearest point on the modes that w rounds to, so that E is never too low: quicker, for
-            searches, where the rule is a choice beside other walls.
 
     Example:
         >>> Return() + Variance() + Relaxed(Group("sector", upper=0.3)) + Relaxed(Turnover(0.2), priority=1)
@@ -65,7 +63,6 @@ class Relaxed(SmoothEnergy):
     rule: Constraint
     priority: int = Field(default=0, ge=0, le=6)
     stiffness: float = Field(default=1.0, gt=0.0)
-    exact: bool = True
 
     @property
     def curvature(self) -> Curvature:  # type: ignore[override]  # that of the rule, not of the class
@@ -87,10 +84,15 @@ class Relaxed(SmoothEnergy):
         return any(searched(region) for region in regions_of(self.rule, ctx, frozen=False))
 
     def bind(self, ctx: Context) -> Bound:
+        return self.envelope(ctx)
+
+    def envelope(self, ctx: Context, *, prove: bool = True) -> Bound:
+        """E; without `prove` by the nearest point on the modes that w rounds to, so that it is never too low: quicker
+        where the rule is a choice beside other walls."""
         regions = regions_of(self.rule, ctx, frozen=False)
 
         def energy(w: Tensor) -> Tensor:
-            nearest = project_any(w.detach(), regions, prove=self.exact).weights
+            nearest = project_any(w.detach(), regions, prove=prove).weights
             value: Tensor = _HalfSquare.apply(w, nearest)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
             return self.k * value
 

@@ -28,7 +28,7 @@ from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.formula import take_apart, without_tickets
 from portfolio_ebm.construction.slices import Slices
-from portfolio_ebm.construction.sparing import SPARED, spared
+from portfolio_ebm.construction.sparing import spared
 from portfolio_ebm.construction.stages import (
     choosing_engine,
     convex_engine,
@@ -49,7 +49,7 @@ class AnnealedLangevin(Constructor):
 
     Attributes:
         chains: how many chains run, in one batch; under a convex energy how many roundings a choice starts from. Where
-            a soft rule is dear to project on they are fewer, and their steps too (sparing.py).
+            a soft rule is dear to project on at most 8 are run, of at most 10 steps, and the status says so.
         steps: Langevin steps of a chain; the gradient engine takes twenty times as many evaluations.
         swaps: whether walkers move over patterns, and kicks follow.
         sweeps: hot sweeps of the walkers; descent follows until none moves.
@@ -89,8 +89,7 @@ class AnnealedLangevin(Constructor):
         effort = Effort(
             self.chains, self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
         )
-        given = energy
-        energy, effort = spared(energy, effort, ctx)
+        energy, effort, said = spared(energy, effort, ctx)
         choice = region.discrete or ticket > 0.0
         if convex and choice:
             return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng) or (None, float("inf"))
@@ -111,4 +110,4 @@ class AnnealedLangevin(Constructor):
             if choice
             else gradient_engine(landscape, slices, x0, effort, rng)
         )
-        return (found if energy is given else replace(found, message=f"{found.message}; {SPARED}")), None
+        return (replace(found, message=f"{found.message}; {said}") if said else found), None
