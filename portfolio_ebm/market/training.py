@@ -28,7 +28,7 @@ from portfolio_ebm.types import Status
 
 Array = NDArray[np.float64]
 
-VERSION = 7
+VERSION = 8
 """Raised when the same configuration and data would train to something else."""
 
 SCORES = "scores"

@@ -2,9 +2,10 @@
 
     theta <- theta - t H g,   H from the last pairs (s, y) by the two-loop recursion,
 
-with a backtracking (Armijo) line search for each model. Where a curvature B is given (the Fisher information), H starts
-from B^-1 in place of a multiple of the identity, and the pairs start anew whenever B is renewed. A model that has
-converged leaves the batch: its numbers never move again, and a batch gives what each model gives alone, to rounding.
+with a backtracking (Armijo) line search for each model, the next length from the parabola through what is known.
+Where a curvature B is given (the Fisher information), H starts from B^-1 in place of a multiple of the identity,
+and the pairs start anew whenever B is renewed. A model that has converged leaves the batch: its numbers never move
+again, and a batch gives what each model gives alone, to rounding.
 
 Source: D. C. Liu and J. Nocedal (1989), On the limited memory BFGS method for large scale optimization.
 """
@@ -27,7 +28,7 @@ MEMORY = 12
 RENEWALS = (0, 5, 10)
 """Steps before which the curvature is taken anew."""
 ARMIJO = 1e-4
-HALVINGS = 15
+SHORTENINGS = 15
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _step(
     pairs: list[tuple[Tensor, Tensor, Tensor]],
     root: Tensor | None,
 ) -> _Point:
-    """The first of t, t/2, t/4, ... with enough decrease, model by model; no step where none has it."""
+    """The first of shorter and shorter lengths with enough decrease, model by model; no step where none has it."""
     direction = _direction(at.gradient, pairs, root)
     slope = (direction * at.gradient).sum(-1)
     uphill = slope >= 0
@@ -121,16 +122,20 @@ def _step(
     length = torch.ones_like(slope) if known else 0.1 / at.gradient.norm(dim=-1).clamp_min(0.1)
     theta, value, gradient = at.theta.clone(), at.value.clone(), at.gradient.clone()
     wanting = torch.arange(len(models), device=models.device)
-    for _ in range(HALVINGS):
+    for _ in range(SHORTENINGS):
         trial = _evaluate(objective, (at.theta + length[:, None] * direction)[wanting], models[wanting])
         enough = trial.value <= (at.value + ARMIJO * length * slope)[wanting]
         good = torch.isfinite(trial.value) & torch.isfinite(trial.gradient).all(-1) & enough
         found = wanting[good]
         theta[found], value[found], gradient[found] = trial.theta[good], trial.value[good], trial.gradient[good]
+        rise = (trial.value - at.value[wanting])[~good]
         wanting = wanting[~good]
         if not len(wanting):
             break
-        length[wanting] /= 2
+        # The least of the parabola through both values and the slope, within a tenth and a half of the step.
+        t, s = length[wanting], slope[wanting]
+        least = -s * t / (2 * (rise - s * t)).clamp_min(1e-300)
+        length[wanting] = t * torch.where(torch.isfinite(rise), least, 0.5).clamp(0.1, 0.5)
     return _Point(theta, value, gradient)
 
 
