@@ -16,9 +16,11 @@ from cases_terms import rich
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import All, region_of
 from portfolio_ebm.constraints.discrete import Cardinality
+from portfolio_ebm.constraints.diversified import UCITS
 from portfolio_ebm.constraints.exposures import BetaNeutral, DollarNeutral, FactorExposure, Group
 from portfolio_ebm.constraints.leverage import ActiveShare, Leverage, ShortLimit
 from portfolio_ebm.constraints.lots import RoundLots
+from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
 from portfolio_ebm.constraints.trading import Participation, Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
@@ -334,7 +336,7 @@ def test_among_many_rules_the_pair_is_named_and_not_the_larger_conflict(turned: 
     error = explain_infeasible(All(parts=tuple(reversed(rules) if turned else rules)), context())
     assert set(error.conflict) == {repr(rule) for rule in pair}
     assert "A0 weighs at least 0.2 and at most 0.1" in str(error)
-    assert "contradict one another too" not in str(error)
+    assert "was not settled" not in str(error)
 
 
 def test_past_the_last_question_the_conflict_is_not_called_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,9 +345,52 @@ def test_past_the_last_question_the_conflict_is_not_called_the_smallest(monkeypa
     error = explain_infeasible(rules, context())
     named = [rule for rule in rules.rules() if repr(rule) in error.conflict]
     assert len(named) == 2
-    assert "Of so many rules others may contradict one another too, and fewer of them than 2." in str(error)
+    assert "Whether fewer rules than 2 contradict one another too was not settled." in str(error)
     for rule in named:
         assert possible(region_of(All(parts=tuple(other for other in named if other != rule)), context()))
+
+
+def test_a_conflict_that_needs_no_dear_question_is_named_beside_a_cap_that_cuts_do_not_settle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten names of which at most .4 is in names above .05 hold at most .7. Whether ten names have a volatility of 2.5%
+    is a mixed question that cuts do not settle: it must be asked with few rounds, and its answer not matter."""
+    asked: list[int] = []
+
+    def counted(region: Region, rounds: int = 300) -> bool:
+        if region.curved and region.discrete:
+            asked.append(rounds)
+        return possible(region, rounds)
+
+    monkeypatch.setattr("portfolio_ebm.construction.infeasible.possible", counted)
+    ctx = market(60)
+    ctx = replace(ctx, groups={**ctx.groups, "issuer": ctx.assets})
+    conflict: list[Constraint] = [Budget(), Cardinality(at_most=10), UCITS()]
+    others = [LongOnly(), VolatilityCap(0.025), Group("sector", "odd", lower=0.2), Group("sector", "even", lower=0.2)]
+    error = explain_infeasible(All(parts=(*others, *conflict)), ctx)
+    assert set(error.conflict) == {repr(rule) for rule in conflict}
+    assert "at most 0.7 of the 1 that Budget() needs" in str(error)
+    assert "was not settled" not in str(error), "no two of the rules contradict one another"
+    assert len(asked) <= 10 and max(asked) <= 10
+    for rule in conflict:
+        assert possible(region_of(All(parts=tuple(other for other in conflict if other != rule)), ctx))
+
+
+def test_where_no_question_with_a_cap_is_settled_a_conflict_is_named_and_not_called_the_smallest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(region: Region, rounds: int = 300) -> bool:
+        if region.curved:
+            raise SolverError("out of luck")
+        return possible(region, rounds)
+
+    monkeypatch.setattr("portfolio_ebm.construction.infeasible.possible", failing)
+    rules = Budget() & LongOnly() & VolatilityCap(0.5) & Box(upper=0.05)
+    error = explain_infeasible(rules, context())
+    assert set(error.conflict) == {"Budget()", "Box(upper=0.05)"}
+    assert "Whether fewer rules than 2 contradict one another too was not settled." in str(error)
+    with pytest.raises(SolverError, match="out of luck"):
+        explain_infeasible(Budget() & LongOnly() & VolatilityCap(0.5), context())
 
 
 @pytest.mark.parametrize("primes", [(2, 3, 5), (2, 3, 5, 7, 11, 13)])

@@ -6,6 +6,8 @@ Else it is grown to a largest set that can be had, and what that leaves out is a
 meet. The question is asked of no set whose answer follows from an answer before: what lies in a set that can be had can
 be had, what holds a conflict cannot.
 
+A question may stay open. What is open is no conflict, and nothing is learned of it: a set is not grown by it.
+
 Source: Ignatiev, A., Previti, A., Liffiton, M. and Marques-Silva, J. (2015), Smallest MUS extraction with minimal
 hitting set dualization, Principles and Practice of Constraint Programming (CP 2015).
 """
@@ -25,22 +27,28 @@ Some = frozenset[int]
 
 
 class Conflict(NamedTuple):
-    """Members, in order, that cannot be had together, and whether no conflict has fewer."""
+    """Members, in order, that cannot be had together, and whether it is settled that no conflict has fewer."""
 
     members: tuple[int, ...]
     smallest: bool
 
 
-def smallest_conflict(count: int, together: Callable[[Some], bool], asked: int) -> Conflict:
+def smallest_conflict(
+    count: int, together: Callable[[Some], bool | None], asked: int, known: Sequence[Some] = ()
+) -> Conflict:
     """The smallest set of the members 0..count-1 that cannot be had together, where all of them cannot.
 
-    After `asked` questions the smallest conflict known is made irreducible instead: none of its members can be left
-    out, but another conflict may be smaller.
+    After `asked` questions, or where open answers leave the smallest unsettled (`count` of them end the search),
+    the smallest conflict known is made
+    irreducible instead, by one more question a member at most: none of its members can be left out, as far as that is
+    settled, but another conflict may be smaller.
 
     Args:
         count: how many members there are.
-        together: whether some of them can be had together; nothing at all can.
+        together: whether some of them can be had together; nothing at all can. None, or a SolverError, where that is
+            open.
         asked: the most questions asked before the search gives up on the smallest.
+        known: sets that are known to be impossible, beside all members.
 
     Raises:
         SolverError: HiGHS could not tell the smallest hitting set.
@@ -49,27 +57,37 @@ def smallest_conflict(count: int, together: Callable[[Some], bool], asked: int) 
         >>> smallest_conflict(4, lambda some: not {1, 3} <= some, asked=100)
         Conflict(members=(1, 3), smallest=True)
     """
-    known = _Known(together, possible=[frozenset()], impossible=[frozenset(range(count))])
+    everything = frozenset(range(count))
+    answers = _Answers(together, asked, possible=[frozenset()], impossible=[*known, everything])
     given_up: list[Some] = []
-    while known.asked < asked:
+    # Candidates never shrink, and a conflict inside an open one is no smaller than the first open one.
+    unsettled, open_ = count, 0
+    while True:
         candidate = _hitting(given_up, count)
         # Nothing at all can be had, so no conflict has fewer members than one.
-        if len(known.least) <= max(len(candidate), 1):
-            return Conflict(tuple(sorted(known.least)), True)
-        if not known.together(candidate):
-            return Conflict(tuple(sorted(candidate)), True)
+        least = answers.least
+        if len(least) <= max(min(len(candidate), unsettled), 1):
+            return Conflict(tuple(sorted(least)), True)
+        if len(least) <= len(candidate) or answers.spent or open_ > count:
+            return Conflict(_irreducible(least, answers), False)
+        answer = answers.of(candidate)
+        if answer is None:
+            unsettled, open_ = min(unsettled, len(candidate)), open_ + 1
+        elif not answer:
+            continue
         rest = [member for member in range(count) if member not in candidate]
-        given_up.append(frozenset(range(count)) - _grown(candidate, rest, known))
-    return Conflict(_irreducible(known.least, known), False)
+        given_up.append(everything - (_grown(candidate, rest, answers) if answer else candidate))
 
 
 @dataclass
-class _Known:
+class _Answers:
     """The answers so far, and what follows from them."""
 
-    ask: Callable[[Some], bool]
+    ask: Callable[[Some], bool | None]
+    most: int
     possible: list[Some]
     impossible: list[Some]
+    open: list[Some] = field(default_factory=list)
     asked: int = field(default=0)
 
     @property
@@ -77,35 +95,50 @@ class _Known:
         """The smallest conflict so far."""
         return min(self.impossible, key=len)
 
-    def together(self, some: Some) -> bool:
+    @property
+    def spent(self) -> bool:
+        """Whether there are no questions left."""
+        return self.asked >= self.most
+
+    def of(self, some: Some) -> bool | None:
+        """Whether some can be had together, asked where no answer before tells; None where it is open."""
         if any(conflict <= some for conflict in self.impossible):
             return False
         if any(some <= whole for whole in self.possible):
             return True
+        if some in self.open:
+            return None
         self.asked += 1
-        answer = self.ask(some)
-        (self.possible if answer else self.impossible).append(some)
+        try:
+            answer = self.ask(some)
+        except SolverError:
+            answer = None
+        (self.open if answer is None else self.possible if answer else self.impossible).append(some)
         return answer
 
+    def worth_asking(self, some: Some) -> bool:
+        """Whether there is a question left, and nothing in `some` was open already: more of it is not easier."""
+        return not self.spent and not any(part <= some for part in self.open)
 
-def _grown(some: Some, rest: Sequence[int], known: _Known) -> Some:
+
+def _grown(some: Some, rest: Sequence[int], answers: _Answers) -> Some:
     """`some` with as many of the `rest` as can be had with it: all at once, or else one half after the other; less
-    where a member that cannot be had alone ends the search."""
-    if not rest or len(known.least) == 1:
+    where answers are open, no questions are left, or a member that cannot be had alone ends the search."""
+    if not rest or len(answers.least) == 1:
         return some
     larger = some.union(rest)
-    if known.together(larger):
+    if answers.worth_asking(larger) and answers.of(larger):
         return larger
     if len(rest) == 1:
         return some
     half = len(rest) // 2
-    return _grown(_grown(some, rest[:half], known), rest[half:], known)
+    return _grown(_grown(some, rest[:half], answers), rest[half:], answers)
 
 
-def _irreducible(conflict: Some, known: _Known) -> tuple[int, ...]:
+def _irreducible(conflict: Some, answers: _Answers) -> tuple[int, ...]:
     """What stays of a conflict when every member without which it is still one is left out."""
-    for member in sorted(conflict):
-        if not known.together(conflict - {member}):
+    for member in sorted(conflict, reverse=True):
+        if answers.of(conflict - {member}) is False:
             conflict -= {member}
     return tuple(sorted(conflict))
 

@@ -82,9 +82,11 @@ class _Program:
 
 def least(
     region: Region, *, cost: Array | None = None, counted: Array | None = None, moved: Array | None = None,
-    loose: Region | None = None,
+    loose: Region | None = None, rounds: int = _MOST_CUTS,
 ) -> float | None:  # fmt: skip
     """The least value of the question above; None where the region is empty, -inf where nothing bounds it.
+
+    `rounds` of cuts are tried where there are curved caps beside a choice of names.
 
     Raises:
         SolverError: HiGHS or Clarabel ended otherwise, or the cuts came to no end.
@@ -97,7 +99,7 @@ def least(
     curved = region.curved or (loose is not None and loose.curved)
     if curved and not region.discrete and (loose is None or not loose.discrete) and counted is None:
         return least_by_cone(region, cost, moved, loose)
-    for _ in range(_MOST_CUTS):
+    for _ in range(rounds):
         found = _least(region, cost, counted, moved, loose)
         if found is None or found[1] is None:
             return None if found is None else found[0]
@@ -114,7 +116,7 @@ def least(
         for slope, end in eased:
             loose = None if loose is None else loose.with_row(torch.as_tensor(slope), -np.inf, end, "cut")
     raise SolverError(
-        f"{_MOST_CUTS} rounds of cuts did not settle whether the rules leave room under {curved_names(region, loose)}; "
+        f"{rounds} rounds of cuts did not settle whether the rules leave room under {curved_names(region, loose)}; "
         "loosen such a cap, or the choice of names beside it, a little."
     )
 
@@ -169,12 +171,16 @@ def _least(
     return _solved(program, program.filled(prices, 0.0), low, high, choice)
 
 
-def possible(region: Region) -> bool:
-    """Whether any portfolio lies in the region."""
+def possible(region: Region, rounds: int = _MOST_CUTS) -> bool:
+    """Whether any portfolio lies in the region; `least` with so many rounds of cuts.
+
+    Raises:
+        SolverError: that was not settled.
+    """
     folded = region.folded()
     if folded.curved and not folded.discrete:
         return bool((folded.lower <= folded.upper).all()) and least_excess(folded) <= 1e-9
-    return least(region) is not None
+    return least(region, rounds=rounds) is not None
 
 
 def _balls(region: Region | None) -> list[Ball]:

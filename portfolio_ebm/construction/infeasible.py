@@ -9,7 +9,8 @@ Source: Chinneck, J. W. (2008), Feasibility and Infeasibility in Optimization, c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -28,39 +29,44 @@ from portfolio_ebm.errors import InfeasibleError, SolverError
 Array = NDArray[np.float64]
 
 ASKED = 400
-"""Sets of rules asked about, at most, for the smallest conflict; then an irreducible one is named, and said to be no
-more. Twenty-two rules with two conflicts among them take some fifty questions, sixty-seven some seventy."""
+"""Sets of rules asked about for the smallest conflict; then one that no rule can be left out of is named, by one more
+question a rule at most, and said to be no more."""
+
+_ROUNDS, _PATIENT = 10, 60
+"""Of cuts, for a question on the way to the smallest conflict, where one is known already and where none is: any of
+them may stay open, all of them may not take long."""
+
+_CHEAP: tuple[set[str], ...] = (set(), {"curved"}, {"choice"}, {"curved", "choice"})
+"""Kinds of rules that are asked about together, the cheapest first: linear programs, cone programs, mixed-integer
+ones, and those with cuts. Whole lots come last: they are blamed for nothing that the others rule out without them."""
 
 
 def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
     """The error to raise for rules that no portfolio satisfies: the smallest conflict, with numbers.
 
     `conflict` holds the repr of each rule in it. Where the rules can be obeyed after all, to the solver's tolerance,
-    the message says so and the conflict is empty. Past ASKED questions it is irreducible, and the message says that
-    there may be a smaller one.
+    the message says so and the conflict is empty. Past ASKED questions, or where some stay open, there may be a
+    smaller one, and the message says so. Whole lots are in it only where the other rules can be obeyed without them.
 
     Raises:
-        SolverError: there are whole lots, none were found, and whether there are any was not settled either.
+        SolverError: none was found, and whether there is one was not settled either.
 
     Example:
         >>> raise explain_infeasible(Budget() & Box(upper=0.05), ctx)
         InfeasibleError: Box(upper=0.05) on 10 tradeable names allows at most 0.5 of the 1 that Budget() needs. ...
     """
     rules = list(constraint.rules())
-    plain = [rule for rule in rules if not _in_lots(rule, ctx)]
-    if 0 < len(plain) < len(rules) and _possible(plain, ctx) is False:
-        # Lots are dear to ask about, and the others contradict one another without them.
-        rules = plain
-    open_ = _possible(rules, ctx) if rules is not plain else False
-    if open_ is not False:
-        said = _not_found(constraint, ctx)
-        if open_ is None:
-            raise SolverError(f"{said} Whether there is one was not settled.")
-        return InfeasibleError(said)
-    found = smallest_conflict(
-        len(rules), lambda some: _possible([rules[i] for i in sorted(some)], ctx) is not False, ASKED
-    )
-    rules = [rules[i] for i in found.members]
+    cheap = _impossible_part(rules, ctx)
+    if cheap is None:
+        try:
+            can = _possible(rules, ctx)
+        except SolverError as error:
+            if not any(_in_lots(rule, ctx) for rule in rules):
+                raise
+            raise SolverError(f"{_not_found(constraint, ctx)} Whether there is one was not settled.") from error
+        if can:
+            return InfeasibleError(_not_found(constraint, ctx))
+    rules, smallest = _conflict(rules, cheap, ctx)
     names = [repr(rule) for rule in rules]
     frozen = int((~ctx.tradeable).sum())
     parts = [_measured(rules, ctx) or f"No portfolio obeys {_words(names)} together."]
@@ -69,23 +75,74 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
         parts.append(f"{frozen} of {ctx.n_assets} names cannot be traded and stay at a total weight of {held:.4g}.")
     advice = f"Loosen or leave out any one of {_words(names)}." if len(names) > 1 else f"Loosen {names[0]}."
     parts.append(advice[:-1] + ctx.at + ".")
-    if not found.smallest:
-        parts.append(f"Of so many rules others may contradict one another too, and fewer of them than {len(names)}.")
+    if not smallest:
+        parts.append(f"Whether fewer rules than {len(names)} contradict one another too was not settled.")
     return InfeasibleError(" ".join(parts), names)
 
 
-def _possible(rules: Sequence[Constraint], ctx: Context) -> bool | None:
-    """Whether any case of the rules has a portfolio; None where whole lots leave it open."""
-    open_ = False
+def _impossible_part(rules: list[Constraint], ctx: Context) -> list[Constraint] | None:
+    """The rules of the cheapest kinds that cannot be obeyed together, without the others; None where all can."""
+    kinds = [_kinds(rule, ctx) for rule in rules]
+    before: list[Constraint] = []
+    for allowed in _CHEAP:
+        part = [rule for rule, kind in zip(rules, kinds, strict=True) if kind <= allowed]
+        if part and part != before and len(part) < len(rules):
+            with suppress(SolverError):
+                if not _possible(part, ctx):
+                    return part
+        before = part
+    return None
+
+
+def _conflict(rules: list[Constraint], part: list[Constraint] | None, ctx: Context) -> tuple[list[Constraint], bool]:
+    """The smallest conflict, and whether that is settled: first in the cheap `part`, where there is one, so that of
+    the dear sets of rules only those smaller than it are asked about."""
+    ordered = sorted(rules, key=lambda rule: len(_kinds(rule, ctx)))
+    known: list[frozenset[int]] = []
+    if part is not None:
+        ordered = [rule for rule in ordered if not _in_lots(rule, ctx)]
+        first = smallest_conflict(len(part), _oracle(part, ctx, _PATIENT), ASKED)
+        named = [part[i] for i in first.members]
+        if len(part) == len(ordered):
+            return named, first.smallest
+        known = [frozenset(ordered.index(rule) for rule in named)]
+    found = smallest_conflict(len(ordered), _oracle(ordered, ctx, _ROUNDS if known else _PATIENT), ASKED, known)
+    named = [ordered[i] for i in found.members]
+    return [rule for rule in rules if rule in named], found.smallest
+
+
+def _oracle(rules: Sequence[Constraint], ctx: Context, rounds: int) -> Callable[[frozenset[int]], bool]:
+    """Whether some of the rules can be obeyed together."""
+    return lambda some: _possible([rules[i] for i in sorted(some)], ctx, rounds)
+
+
+def _possible(rules: Sequence[Constraint], ctx: Context, rounds: int | None = None) -> bool:
+    """Whether any case of the rules has a portfolio.
+
+    Raises:
+        SolverError: none was found, and for some case that was not settled.
+    """
+    open_: SolverError | None = None
     for region in regions_of(All(parts=tuple(rules)), ctx):
         try:
-            if possible(region):
+            if possible(region) if rounds is None else possible(region, rounds):
                 return True
-        except SolverError:
-            if region.grid is None:
-                raise
-            open_ = True
-    return None if open_ else False
+        except SolverError as error:
+            open_ = error
+    if open_ is not None:
+        raise open_
+    return False
+
+
+def _kinds(rule: Constraint, ctx: Context) -> set[str]:
+    """What makes a question about the rule dear: curved caps, a choice of names, whole lots."""
+    cases = [region.folded() for region in regions_of(rule, ctx)]
+    made = {
+        "curved": any(bool(region.curved) for region in cases),
+        "choice": any(region.ungridded().discrete for region in cases),
+        "lots": any(region.grid is not None for region in cases),
+    }
+    return {kind for kind, has in made.items() if has}
 
 
 def _in_lots(rule: Constraint, ctx: Context) -> bool:
