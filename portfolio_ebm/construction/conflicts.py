@@ -38,10 +38,9 @@ def smallest_conflict(
 ) -> Conflict:
     """The smallest set of the members 0..count-1 that cannot be had together, where all of them cannot.
 
-    After `asked` questions, or where open answers leave the smallest unsettled (`count` of them end the search),
-    the smallest conflict known is made
-    irreducible instead, by one more question a member at most: none of its members can be left out, as far as that is
-    settled, but another conflict may be smaller.
+    After `asked` questions, or where more than `count` open answers leave the smallest unsettled, members are left out
+    of the smallest conflict known instead, by one more question each at most: where all answers are settled none of
+    those that stay can be left out, but another conflict may be smaller.
 
     Args:
         count: how many members there are.
