@@ -193,18 +193,28 @@ def attempt(run: Side | None, repeats: int) -> tuple[float, np.ndarray] | None:
     return best, capped_simplex(w, torch.zeros_like(w), torch.ones_like(w), 1.0).numpy()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What both tables of objectives may be asked for."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--days", type=int, default=750)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--returns", help="a parquet table of daily returns; names with a blank are left out")
     parser.add_argument("--names", type=int, default=50, help="the first so many names of --returns")
-    asked = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+    return parser
+
+
+def returns_of(asked: argparse.Namespace) -> pd.DataFrame:
+    """The returns asked for, of names without a blank."""
     whole = pe.bundled().returns_frame() if asked.returns is None else pd.read_parquet(asked.returns)
     frame = whole.tail(asked.days).dropna(axis=1)
-    frame = frame if asked.returns is None else frame.iloc[:, : asked.names]
+    return frame if asked.returns is None else frame.iloc[:, : asked.names]
+
+
+def main() -> None:
+    asked = arguments(__doc__).parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    frame = returns_of(asked)
     r = frame.to_numpy()
     table = Table(title=f"{frame.shape[1]} names, {len(frame)} days, long-only: above the least value (time, ours = 1)")
     for heading in ("objective", "least value", "portfolio_ebm", "skfolio", "Riskfolio-Lib", "PyPortfolioOpt"):

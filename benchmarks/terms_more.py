@@ -11,7 +11,6 @@ failed. `--only` keeps the rows with one of the words in their names.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from scipy.linalg import sqrtm
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from terms import LEVEL, Measure, attempt, entropic, falls, tail
+from terms import LEVEL, Measure, arguments, attempt, entropic, falls, returns_of, tail
 
 import portfolio_ebm as pe
 
@@ -359,18 +358,12 @@ def rows(p: Problem) -> dict[str, Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--days", type=int, default=750)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--returns", help="a parquet table of daily returns; names with a blank are left out")
-    parser.add_argument("--names", type=int, default=50, help="the first so many names of --returns")
+    parser = arguments(__doc__)
     parser.add_argument("--only", default="", help="words; rows with one of them in their name")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    whole = pe.bundled().returns_frame() if asked.returns is None else pd.read_parquet(asked.returns)
-    frame = whole.tail(asked.days).dropna(axis=1)
-    p = Problem(frame if asked.returns is None else frame.iloc[:, : asked.names])
+    p = Problem(returns_of(asked))
     table = Table(title=f"{p.n} names, {p.days} days, long-only: above the least value (time, ours = 1)")
     for heading in ("objective", "least value", "portfolio_ebm", "skfolio", "Riskfolio-Lib", "PyPortfolioOpt"):
         table.add_column(heading, justify="left" if heading == "objective" else "right")

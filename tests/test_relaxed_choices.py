@@ -181,7 +181,7 @@ def flat(w: np.ndarray, slope: np.ndarray) -> bool:
 def test_a_soft_rule_that_is_a_search_is_spared_and_still_flat(rule):
     given = {"prices": dict(zip(NAMES, np.linspace(40.0, 110.0, N), strict=True)), "capital": 1e3}
     found = least(rule, None, {"issuer": ISSUERS}, **given)
-    assert "of a quick distance, never too low, and of 8 chains instead of 64 and 10 steps instead of 50" in str(
+    assert "of a quick distance, never too low, found by 8 chains instead of 64 and 10 steps instead of 50" in str(
         found.status
     )
     ctx = given_context(
@@ -205,7 +205,7 @@ def test_what_is_spared_is_said_and_no_field_of_a_soft_rule():
     for chains, steps, told in [(8, 10, ""), (256, 5, "8 chains instead of 256"), (4, 50, "10 steps instead of 50")]:
         energy, effort, said = spared(soft(rule), replace(FEW, chains=chains, steps=steps), ctx)
         assert (effort.chains, effort.steps) == (min(chains, 8), min(steps, 10))
-        assert said.endswith(f"never too low{', and of ' if told else ''}{told}")
+        assert said.endswith(f"never too low{', found by ' if told else ''}{told}")
         assert repr(energy) == repr(soft(rule)) and energy != soft(rule)
     cheap = soft(LongOnly())
     assert spared(cheap, FEW, ctx) == (cheap, FEW, "")

@@ -55,4 +55,4 @@ def _said(asked: Effort, less: Effort) -> str:
         for what, many, few in (("chains", asked.chains, less.chains), ("steps", asked.steps, less.steps))
         if few < many
     ]
-    return f"{said}, and of {' and '.join(cut)}" if cut else said
+    return f"{said}, found by {' and '.join(cut)}" if cut else said
