@@ -1,6 +1,7 @@
 """Choices of names beside SCIP, HiGHS, textbook rounding and greedy: one table, differences and times as ratios.
 
-    python -m benchmarks.optimizer [--data FOLDER] [--points 10] [--seeds 2] [--seconds 30] [--rows KINDS] [--full]
+    python -m benchmarks.optimizer [--data FOLDER] [--points 10] [--solver-points 49] [--seeds 2] [--seconds 30]
+                                   [--rows KINDS] [--full]
 
 Ours is the public call, certificate included. Every weight vector is judged by one evaluator that belongs to no side
 and has to be feasible to 1e-9; a solver's weights, feasible to a millionth, are solved again on the names it chose.
@@ -23,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.optimizer import instances
-from benchmarks.optimizer.problem import FEASIBLE, FUNDS, Problem
-from benchmarks.optimizer.sides import Found, certified, greedy, ours, polished, rounding
+from benchmarks.optimizer.problem import FEASIBLE, FUNDS, HELD, Problem
+from benchmarks.optimizer.sides import Found, certified, choice_of, greedy, on_choice, ours, polished, rounding
 from benchmarks.optimizer.solvers import highs, scip
 
 SAME = 1e-8
@@ -41,9 +42,11 @@ CVaR that it left open also the CPU seconds of BranchAndBound(time_limit=30), an
 it has our value to 1e-6 (HiGHS: when it has proven its own; its clock is the wall's, which is unkind to it on a busy
 machine); `>` in its time: it was stopped by the clock, and the number is a lower bound of the ratio.
 
-Frontiers: every side says at how many of the points its weights are at the best value known (of any side, and on
-record for exactly ten names) and how far its worst point is above it; times are of the whole frontier, one seed, SCIP
-at each point until it has proven it or its clock stops it; in brackets its slowest point alone over our whole frontier.
+Frontiers: every side says at how many of the points its weights are at the best value known (of any side, of the names
+that ours chose at the points beside it, and on record for exactly ten names) and how far its worst point is above it.
+`CPU s` is of the whole frontier, one seed. The other sides run at --solver-points of the points, evenly spread, SCIP
+until it has proven its own or its clock stops it; times are over ours at the same points, and in brackets SCIP's
+slowest point alone is over our whole frontier.
 
 `rounding` relaxes, keeps the largest names and solves again (a fund's limits: the largest names above 5 % that fit;
 trades: the optimum without tickets, cut to whole lots). `greedy` adds the name of the least slope and solves again. In
@@ -115,31 +118,47 @@ def one(problem: Problem, seeds: int, cap: float) -> list[str]:
     ]  # fmt: skip
 
 
-def frontier(points: list[tuple[Problem, float]], seeds: int, cap: float) -> list[str]:
-    """The row of a frontier: problems of one kind, each with the best value on record."""
+def frontier(points: list[tuple[Problem, float]], seeds: int, cap: float, others: int) -> list[str]:
+    """The row of a frontier: problems of one kind, each with the best value on record; other sides at `others` points,
+    evenly spread."""
     gaps: dict[str, list[float]] = {"ours": [], "solver": [], "rounding": [], "greedy": []}
     spent = dict.fromkeys(gaps, 0.0)
-    proven, late, slowest = 0, False, 0.0
-    for problem, record in points:
-        runs = [ours(problem, seed) for seed in range(seeds)]
-        scale = problem.scale(runs[0].weights)
-        others = {"solver": solver(problem, cap, None, scale), "rounding": rounding(problem), "greedy": greedy(problem)}
-        best = min(record, *(feasible_value(problem, found) for found in [*runs, *others.values()]))
+    proven, late, slowest, beside = 0, False, 0.0, 0.0
+    ran = [[ours(problem, seed) for seed in range(seeds)] for problem, _ in points]
+    asked = set(np.linspace(0, len(points) - 1, min(max(others, 1), len(points))).round().astype(int).tolist())
+    for k, (problem, record) in enumerate(points):
+        runs = ran[k]
+        sides: dict[str, Found] = {}
+        if k in asked:
+            scale = problem.scale(runs[0].weights)
+            sides = {
+                "solver": solver(problem, cap, None, scale), "rounding": rounding(problem), "greedy": greedy(problem),
+            }  # fmt: skip
+            late |= stopped(sides["solver"], cap)
+            slowest = max(slowest, sides["solver"].seconds)
+            beside += sum(run.seconds for run in runs) / seeds
+        best = min(record, *(feasible_value(problem, found) for found in [*runs, *sides.values()]))
+        best = min(best, *borrowed(problem, [run for at in (k - 1, k + 1) if 0 <= at < len(ran) for run in ran[at]]))
         proven += sum(run.proven for run in runs)
-        late |= stopped(others["solver"], cap)
-        slowest = max(slowest, others["solver"].seconds)
-        for name, found in [*(("ours", run) for run in runs), *others.items()]:
+        for name, found in [*(("ours", run) for run in runs), *sides.items()]:
             gap = excess(problem, found, best)
             gaps[name].append(np.inf if gap is None else gap)
             spent[name] += found.seconds / (seeds if name == "ours" else 1)
     said = {name: f"{sum(g <= SAME for g in found)}/{len(found)}, {shown(max(found))}" for name, found in gaps.items()}
     seconds = spent["ours"]
-    simple = [f"{said[name]} ({spent[name] / seconds:.2g})" for name in ("rounding", "greedy")]
+    simple = [f"{said[name]} ({spent[name] / beside:.2g})" for name in ("rounding", "greedy")]
     return [
         f"{points[0][0].label}, {len(points)} points", "", said["ours"], f"{proven}/{seeds * len(points)}",
-        f"{seconds:.2f}", said["solver"], f"{'>' if late else ''}{spent['solver'] / seconds:,.1f} "
+        f"{seconds:.2f}", said["solver"], f"{'>' if late else ''}{spent['solver'] / beside:,.1f} "
         f"({'>' if late else ''}{slowest / seconds:,.1f})", *simple,
     ]  # fmt: skip
+
+
+def borrowed(problem: Problem, runs: list[Found]) -> list[float]:
+    """What the names that runs at neighbouring points chose are worth here."""
+    choices = {choice_of(problem, run.weights, HELD).tobytes() for run in runs if run.weights is not None}
+    found = [on_choice(problem, np.frombuffer(choice, dtype=bool)) for choice in choices]
+    return [np.inf, *(feasible_value(problem, Found(w, 0.0)) for w in found)]
 
 
 def rows(data: Path, given: argparse.Namespace) -> Iterator[list[str]]:
@@ -148,7 +167,7 @@ def rows(data: Path, given: argparse.Namespace) -> Iterator[list[str]]:
     points, seeds = (49, 5) if given.full else (given.points, given.seeds)
     if "frontiers" in kinds:
         for port, exactly in itertools.product((1, 2, 3), (False, True)):
-            yield frontier(instances.frontier(data / "orlib", port, exactly, points), seeds, cap)
+            yield frontier(instances.frontier(data / "orlib", port, exactly, points), seeds, cap, given.solver_points)
     for kind in SINGLE:
         if kind in kinds:
             for problem in single(kind, data, given.full):
@@ -184,6 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with orlib/ and stocks/")
     parser.add_argument("--points", type=int, default=10, help="points of each frontier, of 49")
+    parser.add_argument("--solver-points", type=int, default=49, help="of them, those where the other sides run too")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=30.0, help="the solvers' clock")
     parser.add_argument("--rows", default=",".join(("frontiers", *SINGLE)), help="the kinds of rows, by comma")
