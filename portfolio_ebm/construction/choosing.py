@@ -46,6 +46,8 @@ KICKS = 2
 OTHERS = 8
 """Slices whose portfolios are handed on."""
 TOLERANCE = 1e-9
+HOPELESS = 0.25
+"""The tree goes on while at most so much of the gap before its last doubling is expected to be left at the end."""
 HOT, COLD = 0.3, 0.003
 """The walkers' first and last temperature, in spreads of the energies they start from."""
 
@@ -185,7 +187,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     best = min((first.weights, first.value), _best(search), key=lambda one: one[1])
     proof = first
     if not first.finished and nodes > look:
-        proof = tree.grow(nodes, *best)
+        proof = grown(tree, first, nodes, *best)
         if proof.value < best[1]:
             best = (proof.weights, proof.value)
     if best[0] is None and not proof.finished:
@@ -199,6 +201,21 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
         _others(search), **stages,
         descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip
+
+
+def grown(tree: Tree, first: Proof, most: int, weights: Array | None, value: float) -> Proof:
+    """The tree grown from `first` to `most` nodes, or to where its bound will clearly not reach the incumbent by then.
+
+    The bound rises by about as much at each doubling of the nodes, so what two of them gave says where it will end.
+    """
+    proof, before = tree.grow(min(2 * max(first.nodes, 1), most), weights, value), first
+    while not proof.finished and proof.nodes < most:
+        rise = (proof.bound - before.bound) / np.log(proof.nodes / max(before.nodes, 1))
+        ends = proof.bound + rise * np.log(most / proof.nodes)
+        if proof.value - ends > HOPELESS * (proof.value - before.bound):
+            break
+        proof, before = tree.grow(min(2 * proof.nodes, most), weights, value), proof
+    return proof
 
 
 @dataclass(frozen=True)
