@@ -24,11 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.optimizer import instances
-from benchmarks.optimizer.problem import FEASIBLE, FUNDS, HELD, Problem
-from benchmarks.optimizer.sides import Found, certified, choice_of, greedy, on_choice, ours, polished, rounding
-from benchmarks.optimizer.solvers import highs, scip
+from benchmarks.optimizer.judging import SAME, excess, feasible_value, solver, stopped
+from benchmarks.optimizer.problem import FUNDS, HELD, Problem
+from benchmarks.optimizer.sides import Found, certified, choice_of, greedy, on_choice, ours, rounding
 
-SAME = 1e-8
 PROOF = 30.0
 """Seconds that a tree is given for the proof of a CVaR that a call of ours leaves open."""
 SINGLE = ("funds", "large", "tails", "tickets")
@@ -57,29 +56,10 @@ convex solver on the names chosen, so that what is compared is the choice.
 100 and up to 2 % cash. SCIP has the impact as one power cone a name, its lots as whole numbers (to 1e-9 there)."""
 
 
-def excess(problem: Problem, found: Found, best: float) -> float | None:
-    """How far above `best`, in scales; None where the weights are not feasible."""
-    if found.weights is None or problem.violation(found.weights) > FEASIBLE:
-        return None
-    return (problem.energy(found.weights) - best) / max(problem.scale(found.weights), 1e-300)
-
-
 def shown(value: float | None) -> str:
     if value is None:
         return "-"
     return "=" if value <= SAME else f"{value:.1e}"
-
-
-def solver(problem: Problem, cap: float, target: float | None, scale: float) -> Found:
-    found = highs(problem, cap) if problem.tail else scip(problem, cap, target, scale)
-    if found.weights is None:
-        return found
-    return Found(polished(problem, found.weights), found.seconds, found.proven, said=found.said)
-
-
-def stopped(found: Found, cap: float) -> bool:
-    """Whether the clock ended it: HiGHS keeps the wall's, so its CPU seconds may be fewer."""
-    return found.seconds >= 0.98 * cap or "time" in found.said.lower()
 
 
 def ratio(found: Found, cap: float, seconds: float) -> str:
@@ -89,11 +69,6 @@ def ratio(found: Found, cap: float, seconds: float) -> str:
 
 def timed(said: str, found: Found, seconds: float) -> str:
     return said if said == "-" else f"{said} ({found.seconds / seconds:.2g})"
-
-
-def feasible_value(problem: Problem, found: Found) -> float:
-    known = found.weights is not None and problem.violation(found.weights) <= FEASIBLE
-    return problem.energy(found.weights) if known else np.inf
 
 
 def one(problem: Problem, seeds: int, cap: float) -> list[str]:
