@@ -23,11 +23,13 @@ and Roberts, F. D. K. (1973), An improved algorithm for discrete l1 linear appro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import qr
-from scipy.linalg.lapack import dgetrf, dgetri
+
+from portfolio_ebm.construction.basis import Basis
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,6 +46,8 @@ SHAKE, STILL = 8, 60
 SHIFT = 1e-8
 PRICED = 30
 """Names at a bound whose edges are measured in one step."""
+FIRST = 48
+"""Kinks of an edge that are put in order first, the nearest ones."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,11 @@ class Hinges:
     high: Array
     rules: Mask
     wall: float
+
+    @cached_property
+    def width(self) -> Array:
+        """hi - lo, (e,)."""
+        return self.high - self.low
 
 
 @dataclass(frozen=True)
@@ -97,11 +106,8 @@ def descend(problem: Hinges, start: Array, most_steps: int, enough: float = -np.
     still, fresh = 0, True
     for step in range(most_steps if walk is not None else 0):
         assert walk is not None
-        inverse = walk.inverse()
-        if inverse is None:
-            return None
-        multipliers, reduced = walk.prices(inverse)
-        edge = walk.edge(inverse, multipliers, reduced)
+        multipliers, reduced = walk.prices()
+        edge = walk.edge(multipliers, reduced)
         if edge is None and fresh and not walk.shaken:
             return walk.ended(multipliers)
         if edge is None or step % REFRESH == REFRESH - 1:
@@ -110,8 +116,8 @@ def descend(problem: Hinges, start: Array, most_steps: int, enough: float = -np.
             if not fresh:
                 return None
             continue
-        length = walk.follow(*edge)
-        if walk.sum_below(enough):
+        length = walk.follow(edge)
+        if length is not None and walk.total <= enough:
             return Vertex(np.clip(walk.z, problem.lower, problem.upper), multipliers, least=False)
         still = still + 1 if length is not None and length <= TINY else 0
         if length is None or still > STILL or (still == SHAKE and not walk.settle(shaken=True)):
@@ -120,19 +126,34 @@ def descend(problem: Hinges, start: Array, most_steps: int, enough: float = -np.
     return None
 
 
-class _Walk:
-    """A vertex on the way: z, which entries are free, which elements are at zero, on which side the others are."""
+@dataclass(frozen=True)
+class _Edge:
+    """A way to leave a vertex: by how much the free entries move (k,), the slope, the slot of the element let go or -1,
+    the entry set free or -1, and which way that one moves."""
 
-    def __init__(self, problem: Hinges, z: Array, free: Mask, active: list[int]) -> None:
-        self.p, self.z, self.free, self.active = problem, z, free, active
+    moves: Array
+    slope: float
+    place: int = -1
+    entry: int = -1
+    way: float = 0.0
+
+
+class _Walk:
+    """A vertex on the way: z, its basis, and of the other elements the side and how far they are from zero.
+
+    `side` is 1 where an element is below zero and -1 where it is above, `depth` its distance, `total` the sum,
+    what is beyond an end of the box charged with M.
+    """
+
+    def __init__(self, problem: Hinges, z: Array, free: Mask, active: Ints) -> None:
+        self.p, self.z = problem, z
+        self.basis = Basis(problem.elements, problem.columns, active, np.flatnonzero(free))
         # Where an entry may go from the end it rests at: up, down, or not at all.
         resting = (problem.upper > problem.lower) & ~free
         self.way = np.where(resting, np.where(z <= problem.lower, 1.0, -1.0), 0.0)
-        self.at = np.flatnonzero(free)
-        self.values = np.zeros(len(problem.offsets))
-        self.above = np.zeros(len(problem.offsets), dtype=bool)
-        self.slope = problem.slope
-        self.shaken = False
+        self.side, self.depth = np.ones(len(problem.offsets)), np.zeros(len(problem.offsets))
+        self.slope, self.total = problem.slope, np.inf
+        self.shaken, self.outside = False, False
 
     @classmethod
     def near(cls, problem: Hinges, start: Array) -> _Walk | None:
@@ -147,7 +168,7 @@ class _Walk:
                 if _rank(r) == len(names):
                     low = (start <= problem.lower + TINY) | ~np.isfinite(problem.upper)
                     z = np.where(free, start, np.where(low, problem.lower, problem.upper))
-                    walk = cls(problem, z, free, elements[order[: len(names)]].tolist())
+                    walk = cls(problem, z, free, elements[order[: len(names)]])
                     return walk if np.isfinite(z).all() and walk.settle() else None
             # Entries that no element tells apart: one of them is free, the others rest; what has no end cannot.
             endless = ~np.isfinite(problem.lower[names]) & ~np.isfinite(problem.upper[names])
@@ -155,166 +176,191 @@ class _Walk:
             free[names[order[_rank(r) :]]] = False
         return None
 
-    def inverse(self) -> Array | None:
-        """Of the active elements' entries at the free names."""
-        factor, pivots, failed = dgetrf(self.p.elements[np.array(self.active, dtype=np.int64)[:, None], self.at])
-        if failed:
-            return None
-        found, failed = dgetri(factor, pivots, overwrite_lu=1)
-        return found if not failed and np.isfinite(found).all() else None
-
     def settle(self, *, shaken: bool = False) -> bool:
         """Put z on the vertex exactly, and read sides and slope off it; `shaken` moves every element a little to where
         no more than the active ones meet, so that a walk that stands still gets on."""
-        p, inverse = self.p, self.inverse()
-        if inverse is None:
+        p, b = self.p, self.basis
+        if not b.refresh():
             return False
         self.shaken = shaken
         offsets = (
             p.offsets + SHIFT * np.random.default_rng(0).uniform(0.1, 1.0, len(p.offsets)) if shaken else p.offsets
         )
-        rest = np.where(self.free, 0.0, self.z)
-        self.z = rest
-        self.z[self.at] = inverse @ (offsets[self.active] - p.elements[self.active] @ rest)
+        self.z[b.free] = 0.0
+        self.z[b.free] = b.inverse @ (offsets[b.active] - b.rows @ self.z)
         at = np.flatnonzero(self.z)
-        self.values = self.z[at] @ p.columns[at] - offsets
-        self.values[self.active] = 0.0
+        values = self.z[at] @ p.columns[at] - offsets
+        values[b.active] = 0.0
         # What is tight to rounding breaks no rule, and a hinge stays on the side that it is on: of several at one
         # place some are above, as many as carry the weight.
-        tight = np.abs(self.values) <= TIGHT
-        self.above = np.where(tight, np.where(p.rules, p.high == 0.0, self.above), self.values > 0.0)
-        pull = np.where(self.above, p.high, p.low)
-        pull[self.active] = 0.0
+        tight = np.abs(values) <= TIGHT
+        above = np.where(tight, np.where(p.rules, p.high == 0.0, self.side < 0.0), values > 0.0)
+        self.side = np.where(above, -1.0, 1.0)
+        self.depth = -self.side * values
+        pull = np.where(above, p.high, p.low)
+        pull[b.active] = 0.0
         on = np.flatnonzero(pull)
         self.slope = p.slope + pull[on] @ p.elements[on]
+        z, low, high = self.z[b.free], p.lower[b.free], p.upper[b.free]
+        beyond = np.maximum(np.maximum(low - z, z - high), 0.0)
+        self.outside = bool((beyond > TIGHT).any())
+        self.total = float(p.slope @ self.z + pull[on] @ values[on] + p.wall * beyond.sum())
         return bool(np.isfinite(self.z).all())
 
-    def sum_below(self, enough: float) -> bool:
-        """Whether the sum of hinges is at most `enough`."""
-        if enough == -np.inf:
-            return False
-        p = self.p
-        return bool(p.slope @ self.z + np.where(self.above, p.high, p.low) @ self.values <= enough)
-
-    def prices(self, inverse: Array) -> tuple[Array, Array]:
+    def prices(self) -> tuple[Array, Array]:
         """Multipliers of the active elements, and every entry's slope with them, zero at the free ones."""
-        p, at = self.p, self.at
-        z, slope = self.z[at], self.slope[at]
-        slope = slope + p.wall * ((z > p.upper[at] + TIGHT) * 1.0 - (z < p.lower[at] - TIGHT))
-        multipliers = -slope @ inverse
-        reduced = self.slope + multipliers @ p.elements[self.active]
-        reduced[self.at] = 0.0
+        p, b = self.p, self.basis
+        slope = self.slope[b.free]
+        if self.outside:
+            z = self.z[b.free]
+            wall = p.wall * ((z > p.upper[b.free] + TIGHT) * 1.0 - (z < p.lower[b.free] - TIGHT))
+            self.outside, slope = bool(wall.any()), slope + wall
+        multipliers = -slope @ b.inverse
+        reduced = multipliers @ b.rows
+        reduced += self.slope
+        reduced[b.free] = 0.0
         return multipliers, reduced
 
-    def edge(self, inverse: Array, multipliers: Array, reduced: Array) -> tuple[Array, float, int, int] | None:
-        """The steepest edge down: (direction, slope, place of the element let go or -1, entry set free or -1)."""
-        p, active = self.p, np.array(self.active, dtype=np.int64)
-        below, above = p.low[active] - multipliers, multipliers - p.high[active]
+    def edge(self, multipliers: Array, reduced: Array) -> _Edge | None:
+        """The steepest edge down."""
+        p, b = self.p, self.basis
+        below, above = p.low[b.active] - multipliers, multipliers - p.high[b.active]
         out = np.maximum(below, above)
         place, best = -1, 0.0
-        if out.max(initial=0.0) > STEEP:
-            rate = np.where(out > STEEP, out / (np.sqrt(np.square(inverse).sum(axis=0)) + TINY), 0.0)
-            place = int(rate.argmax())
-            best = float(rate[place])
+        wrong = (out > STEEP).nonzero()[0]
+        if len(wrong):
+            rows = b.inverse[:, wrong]
+            rate = out[wrong] / (np.sqrt(np.einsum("ij,ij->j", rows, rows)) + TINY)
+            first = int(rate.argmax())
+            place, best = int(wrong[first]), float(rate[first])
         eager = (reduced * self.way < -STEEP).nonzero()[0]
         if len(eager):
+            size = np.abs(reduced[eager])
             if len(eager) > PRICED:
-                eager = eager[np.argpartition(-np.abs(reduced[eager]), PRICED)[:PRICED]]
-            answer = inverse @ p.elements[active[:, None], eager]
-            steep = np.abs(reduced[eager]) / np.sqrt(1.0 + np.square(answer).sum(axis=0))
+                kept = size.argpartition(-PRICED)[-PRICED:]
+                eager, size = eager[kept], size[kept]
+            answer = b.inverse @ b.rows[:, eager]
+            steep = size / np.sqrt(1.0 + np.einsum("ij,ij->j", answer, answer))
             first = int(steep.argmax())
             if steep[first] > best:
                 entry = int(eager[first])
-                sign = float(self.way[entry])
-                direction = np.zeros(len(self.z))
-                direction[self.at] = -sign * answer[:, first]
-                direction[entry] = sign
-                return direction, -abs(float(reduced[entry])), -1, entry
-        if best <= 0.0:
+                way = float(self.way[entry])
+                return _Edge(-way * answer[:, first], -float(size[first]), entry=entry, way=way)
+        if place < 0:
             return None
-        direction = np.zeros(len(self.z))
-        direction[self.at] = inverse[:, place] * (1.0 if above[place] > below[place] else -1.0)
-        return direction, -float(out[place]), place, -1
+        return _Edge(b.inverse[:, place] * (1.0 if above[place] > below[place] else -1.0), -float(out[place]), place)
 
-    def follow(self, direction: Array, slope: float, place: int, entry: int) -> float | None:
-        """Go along the edge to the kink where the sum stops falling; the length, None where it falls without end."""
-        p = self.p
-        if entry >= 0:
-            self.free[entry], self.way[entry] = True, 0.0
-            self.at = self.free.nonzero()[0]
-        moving = self.at[direction[self.at] != 0.0]
-        rates = direction[moving] @ p.columns[moving]
-        let_go = self.active.pop(place) if place >= 0 else -1
-        rates[self.active] = 0.0
-        if let_go >= 0:
-            up = bool(rates[let_go] > 0.0)
-            self.above[let_go] = up
-            self.slope = self.slope + (p.high if up else p.low)[let_go] * p.elements[let_go]
-        meets = np.where(self.above, rates < -TINY, rates > TINY).nonzero()[0]
-        meets = meets[meets != let_go]
-        pace = rates[meets]
-        lengths = np.maximum(-self.values[meets] / pace, 0.0)
-        gains = (p.high[meets] - p.low[meets]) * np.abs(pace)
-        walls, ends, far = self._walls(direction, moving)
-        lengths = np.concatenate([lengths, far])
-        gains = np.concatenate([gains, p.wall * np.abs(direction[walls])])
-        order = lengths.argsort(kind="stable")
-        turned = int(gains[order].cumsum().searchsorted(-slope))
-        if turned == len(order):
-            return None
-        last, passed = int(order[turned]), order[:turned]
-        length = float(lengths[last])
-        self.z = self.z + length * direction
-        self.values = self.values + length * rates
-        self._flip(meets[passed[passed < len(meets)]])
-        if last < len(meets):
-            self._arrive(int(meets[last]))
+    def follow(self, edge: _Edge) -> float | None:
+        """Go along the edge to the kink where the sum stops falling; the length, None where it falls without end or the
+        vertex there has no inverse."""
+        p, b = self.p, self.basis
+        rates = edge.moves @ b.entries
+        if edge.entry >= 0:
+            rates += edge.way * p.columns[edge.entry]
+            rates[b.active] = 0.0
         else:
-            self._rest(int(walls[last - len(meets)]), float(ends[last - len(meets)]))
-        return length
+            let_go = int(b.active[edge.place])
+            own = float(rates[let_go])
+            rates[b.active] = 0.0
+            rates[let_go] = own
+            self.side[let_go] = -1.0 if own > 0.0 else 1.0
+            self.slope = self.slope + (p.high if own > 0.0 else p.low)[let_go] * p.elements[let_go]
+        toward = self.side * rates
+        meets = (toward > TINY).nonzero()[0]
+        pace = toward[meets]
+        walls, ends, far, speed = self._walls(edge)
+        lengths = np.concatenate([np.maximum(self.depth[meets] / pace, 0.0), far])
+        gains = np.concatenate([p.width[meets] * pace, p.wall * speed])
+        passed, last = _stop(lengths, gains, -edge.slope)
+        if last < 0:
+            return None
+        length = float(lengths[last])
+        self.total += edge.slope * length + float(gains[passed] @ (length - lengths[passed]))
+        self.z[b.free] += length * edge.moves
+        self.depth -= length * toward
+        if edge.entry >= 0:
+            self.z[edge.entry] += length * edge.way
+            self.way[edge.entry] = 0.0
+        crossed = meets[passed[passed < len(meets)]]
+        self.outside |= len(crossed) < len(passed)
+        self._flip(crossed)
+        if last < len(meets):
+            sound = self._arrive(int(meets[last]), edge)
+        else:
+            sound = self._rest(int(walls[last - len(meets)]), float(ends[last - len(meets)]), edge)
+        return length if sound else None
 
-    def _walls(self, direction: Array, moving: Ints) -> tuple[Ints, Array, Array]:
-        """Entries that will meet an end of their box, the end, and how far away it is."""
-        z, step = self.z[moving], direction[moving]
-        low, high = self.p.lower[moving], self.p.upper[moving]
-        at_low = np.isfinite(low) & ((step < 0.0) == (z >= low - TIGHT))
-        at_high = np.isfinite(high) & ((step > 0.0) == (z <= high + TIGHT))
-        entries = np.concatenate([moving[at_low], moving[at_high]])
-        ends = np.concatenate([low[at_low], high[at_high]])
-        return entries, ends, np.maximum((ends - self.z[entries]) / direction[entries], 0.0)
+    def _walls(self, edge: _Edge) -> tuple[Ints, Array, Array, Array]:
+        """Entries that will meet an end of their box, the end, how far away it is, and how fast they move."""
+        p, names, moves = self.p, self.basis.free, edge.moves
+        if edge.entry >= 0:
+            names, moves = np.append(names, edge.entry), np.append(moves, edge.way)
+        z, low, high = self.z[names], p.lower[names], p.upper[names]
+        up = moves > 0.0
+        end = np.where(up, high, low)
+        if self.outside:
+            # One beyond an end meets that end too on its way back, and one that moves away meets none.
+            back = (up & (z < low - TIGHT)) | (~up & (z > high + TIGHT))
+            end[np.where(up, z > high + TIGHT, z < low - TIGHT)] = np.inf
+            names, moves = np.append(names, names[back]), np.append(moves, moves[back])
+            z, end = np.append(z, z[back]), np.append(end, np.where(up, low, high)[back])
+        at = (np.isfinite(end) & (moves != 0.0)).nonzero()[0]
+        end, moves = end[at], moves[at]
+        return names[at], end, np.maximum((end - z[at]) / moves, 0.0), np.abs(moves)
 
     def _flip(self, crossed: Ints) -> None:
         """Elements change sides."""
         if len(crossed):
-            p, up = self.p, self.above[crossed]
-            change = np.where(up, p.low[crossed] - p.high[crossed], p.high[crossed] - p.low[crossed])
-            self.slope = self.slope + change @ p.elements[crossed]
-            self.above[crossed] = ~up
+            p, side = self.p, self.side[crossed]
+            self.slope = self.slope + (side * p.width[crossed]) @ p.elements[crossed]
+            self.side[crossed] = -side
+            self.depth[crossed] = -self.depth[crossed]
 
-    def _arrive(self, element: int) -> None:
+    def _arrive(self, element: int, edge: _Edge) -> bool:
         """An element is at zero."""
         p = self.p
-        pull = (p.high if self.above[element] else p.low)[element]
+        pull = (p.high if self.side[element] < 0.0 else p.low)[element]
         if pull != 0.0:
             self.slope = self.slope - pull * p.elements[element]
-        self.values[element] = 0.0
-        self.active.append(element)
+        self.depth[element] = 0.0
+        if edge.entry >= 0:
+            return self.basis.add(edge.entry, element)
+        return self.basis.exchange_elements(edge.place, element)
 
-    def _rest(self, entry: int, end: float) -> None:
+    def _rest(self, entry: int, end: float, edge: _Edge) -> bool:
         """An entry of z stands at an end of its box."""
         self.z[entry] = end
-        self.free[entry], self.way[entry] = False, 1.0 if end <= self.p.lower[entry] else -1.0
-        self.at = self.free.nonzero()[0]
+        self.way[entry] = 1.0 if end <= self.p.lower[entry] else -1.0
+        if entry == edge.entry:
+            return True
+        slot = int((self.basis.free == entry).argmax())
+        if edge.entry >= 0:
+            return self.basis.exchange_entries(slot, edge.entry)
+        return self.basis.remove(slot, edge.place)
 
     def ended(self, multipliers: Array) -> Vertex | None:
         """The vertex, where it is inside the box and keeps every rule."""
-        p = self.p
-        broken = p.rules & (((p.low < 0.0) & (self.values < -TIGHT)) | ((p.high > 0.0) & (self.values > TIGHT)))
+        p, values = self.p, -self.side * self.depth
+        broken = p.rules & (((p.low < 0.0) & (values < -TIGHT)) | ((p.high > 0.0) & (values > TIGHT)))
         if broken.any() or (self.z < p.lower - TIGHT).any() or (self.z > p.upper + TIGHT).any():
             return None
-        found = np.where(self.above, p.high, p.low)
-        found[self.active] = multipliers
+        found = np.where(self.side < 0.0, p.high, p.low)
+        found[self.basis.active] = multipliers
         return Vertex(np.clip(self.z, p.lower, p.upper), found)
+
+
+def _stop(lengths: Array, gains: Array, slope: float) -> tuple[Ints, int]:
+    """The kinks that are passed while the sum falls by `slope` less their gains, and the one where it stops falling, -1
+    where there is none."""
+    for most in (FIRST, len(lengths)):
+        near = np.arange(len(lengths))
+        if most < len(lengths):
+            near = lengths.argpartition(most)[:most]
+        order = near[lengths[near].argsort(kind="stable")]
+        turned = int(gains[order].cumsum().searchsorted(slope))
+        if turned < len(order):
+            return order[:turned], int(order[turned])
+    return order, -1
 
 
 def _nearest(problem: Hinges, values: Array, names: Ints) -> tuple[Ints, Array]:
