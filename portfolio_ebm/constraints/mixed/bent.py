@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program, weights_of
+from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
+from portfolio_ebm.constraints.mixed.envelopes import Envelope
+from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program, weights_of
 
 STEPS = 40
 ABOVE = 2
@@ -35,17 +37,33 @@ class BentProgram(Program):
 
     Attributes:
         power: a, (n,).
+        envelope: of the names whose trades also cost something fixed: their e begins at its knees (envelopes.py).
     """
 
     power: Array
+    envelope: Envelope | None = None
 
     def bend(self, w: Array) -> tuple[Array, Array, Array]:
         """e_i, its slope in w_i and its curvature, (n,) each."""
         assert self.held is not None
-        return _bent(self.power, w - self.held)
+        size, slope, curve = _bent(self.power, w - self.held)
+        if self.envelope is None:
+            return size, slope, curve
+        begun = ~self._on_lines(w)
+        pull = 1.5 * self.power * np.sqrt(np.where(begun, self.envelope.knee_at(w), 0.0)) * np.sign(w - self.held)
+        return self.envelope.bent(w), np.where(begun, slope - pull, 0.0), np.where(begun, curve, 0.0)
+
+    def _on_lines(self, w: Array) -> Mask:
+        """The names on a line of their envelope, where nothing bends."""
+        if self.envelope is None:
+            return np.zeros(self.n, dtype=bool)
+        knee = self.envelope.knee_at(w)
+        found: Mask = (knee > 0.0) & (np.abs(w - self.envelope.anchor) <= knee)
+        return found
 
     def value(self, w: Array) -> float:
-        return super().value(w) + float(self.bend(w)[0].sum())
+        lines = 0.0 if self.envelope is None else float(self.envelope.square(w).sum())
+        return super().value(w) + lines + float(self.bend(w)[0].sum())
 
     def separable(self, names: Ints, z: Array) -> Array:
         return _bent(self.power[names], z)[0]
@@ -81,20 +99,22 @@ class BentProgram(Program):
         t = np.abs(w - self.held)
         moved = t[t > STILL]
         usual = float(np.median(moved)) if len(moved) else 1.0 / self.n
+        lines = self._on_lines(w)
+        _, slope, curve = self.bend(w)
         if above:
             # a t^(3/2) <= a r^(3/2) + 3/4 a (t^2 - r^2) / r^(1/2), from wherever r stands.
-            curve = 1.5 * self.power / np.sqrt(np.where(t > STILL, t, usual))
-            slope = -curve * self.held
+            curve = np.where(lines, 0.0, 1.5 * self.power / np.sqrt(np.where(t > STILL, t, usual)))
         else:
-            _, bent, curve = self.bend(w)
             # A name that stands at `held` and would move meets an endless curvature there: the one near by.
-            near = (t <= STILL) & (upper > lower)
+            near = (t <= STILL) & (upper > lower) & ~lines
             curve = np.where(near, 1.5 * self.power / np.sqrt(1e-3 * usual), curve)
-            slope = bent - curve * w
-        model = Program(
+        slope = slope - curve * w
+        data = (
             self.matrix + np.diag(curve), self.linear + slope, self.lower, self.upper, self.rows, self.row_lower,
             self.row_upper, self.held, self.rate, self.turnover,
         )  # fmt: skip
+        plain = Program(*data)
+        model = plain if self.envelope is None else EnvelopedProgram(*data, envelope=self.envelope, plain=plain)
         return model, slope, curve
 
     def _along(self, at: Array, here: float, w: Array) -> tuple[Array, float]:

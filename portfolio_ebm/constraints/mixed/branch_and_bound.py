@@ -96,7 +96,7 @@ class Tree:
                 if self._count >= most_nodes or (stop is not None and stop()):
                     return self._proof(level, finished=False)
                 _, _, allowed, point, modes, missing = self._heap[0]
-                children = [(c, self._solved(c, point)) for c in _children(self.mixed, allowed, modes, missing)]
+                children = [(c, self._solved(c, point)) for c in _children(self.mixed, allowed, point, modes, missing)]
                 heapq.heappop(self._heap)
                 for child, found in children:
                     self._open(child, found, level)
@@ -152,18 +152,16 @@ class Tree:
             self._settled = min(self._settled, bound)
 
 
-def _children(mixed: Mixed, allowed: Mask, modes: Ints, missing: Array) -> list[Mask]:
+def _children(mixed: Mixed, allowed: Mask, point: Point, modes: Ints, missing: Array) -> list[Mask]:
     """The node with one unit decided: in its likeliest mode, and in any of the others; `modes` and `missing` (U,) are
-    those that `assign` read off the node's minimum."""
+    those that `assign` read off the node's minimum `point`."""
     open_ = allowed.sum(axis=1) > 1
     curve = np.zeros(mixed.choices.units)
     np.maximum.at(curve, mixed.choices.unit, mixed.program.diagonal[mixed.choices.name])
-    score = np.where(open_, missing**2 * (curve + 1e-12), -1.0)
-    unit = int(score.argmax())
-    if score[unit] <= 0.0:
-        # Costs alone are missing: decide a unit whose modes cost differently.
-        spread = np.where(allowed, mixed.choices.cost, np.nan)
-        unit = int(np.nan_to_num(np.nanmax(spread, axis=1) - np.nanmin(spread, axis=1)).argmax())
+    score = 0.5 * missing**2 * (curve + 1e-12)
+    if mixed.choices.priced:
+        score += mixed.missing(allowed, modes, point.weights)
+    unit = int(np.where(open_, score, -np.inf).argmax())
     found = []
     for choose in (True, False):
         child = allowed.copy()

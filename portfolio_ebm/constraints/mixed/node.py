@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
+from portfolio_ebm.constraints.mixed.fees import Fees, enveloped, furthest, known, missing_cost
 from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Cut, Ints, Mask, Point, Program, weights_of
+from portfolio_ebm.constraints.mixed.splitting import Split
 
 CUTS = 60
 
@@ -31,6 +34,25 @@ class Mixed:
     program: Program
     choices: Choices
     caps: tuple[Cap, ...] = ()
+
+    @cached_property
+    def split(self) -> Split | None:
+        """What relaxations take off the quadratic for the envelopes of what modes cost."""
+        return Split.of(self.program.matrix) if known(self.program) else None
+
+    @cached_property
+    def reach(self) -> Array:
+        """How far each name can go from what is held, (n, 2)."""
+        return furthest(self.program)
+
+    def fees(self, allowed: Mask) -> Fees:
+        """What names pay at least under the open modes."""
+        return Fees.of(self.program, self.choices, allowed, self.reach)
+
+    def missing(self, allowed: Mask, modes: Ints, w: Array) -> Array:
+        """By how much the relaxation's energy at w (n,) is short of that of the modes it is read as, (U,)."""
+        fees = self.fees(allowed)
+        return missing_cost(self.program, self.choices, allowed, fees, self.split, modes, w)
 
     def root(self) -> Mask | None:
         """The modes that a unit's own names can reach, propagated, (U, M); None where there is no choice left."""
@@ -79,9 +101,10 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
         start: (n,), a point whose cuts and names are tried first, or the minimum of a node that this one is a part of.
         enough: a node whose bound is at least this is not solved further.
     """
-    c, p = mixed.choices, _with_tolls(mixed, allowed)
+    c = mixed.choices
+    p, constant = enveloped(mixed.program, mixed.fees(allowed), mixed.split) if c.priced else (mixed.program, 0.0)
     lower, upper, rows, low, high = _box(mixed, allowed)
-    decided, cuts = decided_cost(c, allowed), start.cuts if isinstance(start, Point) else ()
+    decided, cuts = decided_cost(c, allowed) + constant, start.cuts if isinstance(start, Point) else ()
     w0 = weights_of(start)
     x0 = None if w0 is None else c.weights(w0)
     sides = [Side.of(c, allowed, limit) for limit in c.limits]
@@ -143,27 +166,6 @@ def on_slice(mixed: Mixed, modes: Ints, start: Array | None = None) -> Point | N
             rows, low, high = _with(rows, low, high, *cut)
     assert point is not None
     return _plus(point, cost)
-
-
-def _with_tolls(mixed: Mixed, allowed: Mask) -> Program:
-    """The program with what leaving `held` costs at least: a unit of one name that is free to stay there and pays c in
-    every other open mode pays c |w - held| / reach, reach the furthest it can go."""
-    c, p = mixed.choices, mixed.program
-    if not c.priced or p.held is None:
-        return p
-    alone = np.flatnonzero(c.size[c.unit] == 1)
-    unit, name = c.unit[alone], c.name[alone]
-    held, open_ = p.held[name][:, None], allowed[unit]
-    cost = np.where(open_, c.cost[unit], np.inf)
-    least = cost.min(axis=1, keepdims=True)
-    stays = open_ & (cost == least) & (c.lower[unit] == held) & (c.upper[unit] == held)
-    moved = open_ & ~stays
-    extra = np.where(moved, c.cost[unit], np.inf).min(axis=1) - least[:, 0]
-    reach = np.where(moved, np.maximum(c.upper[unit] - held, held - c.lower[unit]), 0.0).max(axis=1)
-    pays = stays.any(axis=1) & moved.any(axis=1) & (extra > 0.0) & (reach > TOLERANCE)
-    rate = np.zeros(p.n)
-    np.add.at(rate, name[pays], extra[pays] / reach[pays])
-    return replace(p, rate=p.rate + rate) if rate.any() else p
 
 
 def _plus(point: Point, cost: float) -> Point:

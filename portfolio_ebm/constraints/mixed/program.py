@@ -136,7 +136,7 @@ class Program:
         """
         if crossed(lower, upper) or crossed(row_lower, row_upper):
             return None
-        slice_ = _Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
+        slice_ = Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
         found = (_kinked if self.kinked else _plain)(slice_, weights_of(start))
         # The active set may fail on a degenerate slice: it is empty only where a linear program says so too.
         return found if found is not None or _empty(slice_) else _by_cone(slice_)
@@ -164,7 +164,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class _Slice:
+class Slice:
     program: Program
     lower: Array
     upper: Array
@@ -177,7 +177,7 @@ class _Slice:
 
 
 @dataclass(frozen=True)
-class _Solved:
+class Solved:
     weights: Array
     duals: Array
     prices: Array
@@ -192,17 +192,17 @@ def crossed(low: Array, high: Array) -> bool:
     return bool((low > high + FEASIBLE).any())
 
 
-def _empty(s: _Slice) -> bool:
+def _empty(s: Slice) -> bool:
     """Whether the slice has no point: by one row alone, or by a linear program."""
     ends = np.where(s.rows > 0.0, s.lower, s.upper), np.where(s.rows > 0.0, s.upper, s.lower)
     with np.errstate(invalid="ignore"):
         least, most = (np.where(s.rows == 0.0, 0.0, s.rows * end).sum(axis=1) for end in ends)
     if ((least > s.high + FEASIBLE) | (most < s.low - FEASIBLE)).any():
         return True
-    return _reach(s) is None
+    return least_traded(s) is None
 
 
-def _by_cone(s: _Slice) -> Point | None:
+def _by_cone(s: Slice) -> Point | None:
     """The minimum by Clarabel, bounded by its dual; None where it finds none either."""
     p, w, scale = s.program, cp.Variable(s.program.n), 1.0 / s.program.scale
     low, high = np.isfinite(s.low), np.isfinite(s.high)
@@ -226,15 +226,15 @@ def _by_cone(s: _Slice) -> Point | None:
     return Point(weights, value, p.slope(weights), value - CONE * max(abs(value), p.scale))
 
 
-def _plain(s: _Slice, start: Array | None) -> Point | None:
-    found = _columns(s, s.program.linear, s.rest(0.0), None if start is None else start != 0.0)
+def _plain(s: Slice, start: Array | None) -> Point | None:
+    found = by_columns(s, s.program.linear, s.rest(0.0), None if start is None else start != 0.0)
     if found is None:
         return None
     value = s.program.value(found.weights)
     return Point(found.weights, value, found.prices, value)
 
 
-def _kinked(s: _Slice, start: Array | None) -> Point | None:
+def _kinked(s: Slice, start: Array | None) -> Point | None:
     """Every name on one side of what is held; sides change while prices say so."""
     p = s.program
     assert p.held is not None
@@ -244,7 +244,7 @@ def _kinked(s: _Slice, start: Array | None) -> Point | None:
         side = np.where(start > p.held, 1.0, np.where(start < p.held, -1.0, side))
     side = _feasible_side(s, side)
     moving = None if start is None else start != p.held
-    best: _Solved | None = None
+    best: Solved | None = None
     way, toll = side, p.rate
     for _ in range(ROUNDS):
         up = side > 0
@@ -256,12 +256,12 @@ def _kinked(s: _Slice, start: Array | None) -> Point | None:
                 part, rows=np.vstack([s.rows, side]), low=np.append(s.low, -np.inf),
                 high=np.append(s.high, p.turnover + float(side @ p.held)),
             )  # fmt: skip
-        found = _columns(part, p.linear + p.rate * side, part.rest(p.held), moving)
+        found = by_columns(part, p.linear + p.rate * side, part.rest(p.held), moving)
         if found is None:
             if best is not None:
                 break
             # No point on these sides; all of the box tells whether there is one on others.
-            away = _reach(s)
+            away = least_traded(s)
             if away is None:
                 return None
             side, best = np.where(away > p.held, 1.0, np.where(away < p.held, -1.0, side)), None
@@ -283,13 +283,13 @@ def _kinked(s: _Slice, start: Array | None) -> Point | None:
     return Point(best.weights, value, best.prices - toll * way, value, toll=toll)
 
 
-def _feasible_side(s: _Slice, side: Array) -> Array:
+def _feasible_side(s: Slice, side: Array) -> Array:
     """Sides that are possible: a name that must be above what is held is above it."""
     assert s.program.held is not None
     return np.where(s.lower >= s.program.held, 1.0, np.where(s.upper <= s.program.held, -1.0, side))
 
 
-def _reach(s: _Slice) -> Array | None:
+def least_traded(s: Slice) -> Array | None:
     """A point of the slice with the least trading, (n,), by a linear program; None where there is none."""
     p, n = s.program, s.program.n
     held = np.zeros(n) if p.held is None else p.held
@@ -308,7 +308,7 @@ def _reach(s: _Slice) -> Array | None:
     return np.asarray(found.x[:n])
 
 
-def _columns(s: _Slice, linear: Array, rest: Array, likely: Mask | None) -> _Solved | None:
+def by_columns(s: Slice, linear: Array, rest: Array, likely: Mask | None) -> Solved | None:
     """Solve, price, let the names that would move join in, until none would."""
     movable = s.upper > s.lower
     if int(movable.sum()) <= ALL_AT_ONCE:
@@ -346,14 +346,14 @@ def _cheapest(price: Array, count: int) -> Mask:
     return found
 
 
-def _reaching(s: _Slice, free: Mask, waiting: Mask) -> Mask:
+def _reaching(s: Slice, free: Mask, waiting: Mask) -> Mask:
     """Names whose range moves the rows most; twice as many at every asking, since doubling ends soon."""
     width = np.where(np.isfinite(s.upper - s.lower), s.upper - s.lower, 1.0)
     reach = np.abs(s.rows).sum(axis=0) * width + 1e-12
     return _cheapest(np.where(waiting, -reach, np.inf), max(JOIN, 2 * int(free.sum())))
 
 
-def _solve(s: _Slice, linear: Array, free: Mask, rest: Array) -> _Solved | None:
+def _solve(s: Slice, linear: Array, free: Mask, rest: Array) -> Solved | None:
     """The minimum with the names of `free` moving and all others resting."""
     p, at = s.program, np.flatnonzero(free)
     w = rest.copy()
@@ -374,7 +374,7 @@ def _solve(s: _Slice, linear: Array, free: Mask, rest: Array) -> _Solved | None:
             return None
         w[at] = _snapped(found[0], s.lower[at], s.upper[at])
         duals[live] = found[1]
-    return _Solved(w, duals, p.slope(w) - p.linear + linear - duals @ s.rows)
+    return Solved(w, duals, p.slope(w) - p.linear + linear - duals @ s.rows)
 
 
 def _snapped(w: Array, lower: Array, upper: Array) -> Array:

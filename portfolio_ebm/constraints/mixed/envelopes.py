@@ -1,0 +1,103 @@
+"""The convex envelope of a fixed cost together with what it stands beside: a line, then the function itself.
+
+    f(t) = fixed + power t^(3/2) + split t^2   at a distance t in (0, reach] from the anchor, and 0 there
+
+    envelope(t) = slope t   up to the knee k,     f(t)   beyond;       slope = min of f(t) / t, taken at k
+
+f / t falls until split t^2 + power/2 t^(3/2) = fixed and rises from there, so the knee is where that holds, or the
+reach if it is nearer: then the line goes all the way. At a knee the line touches f: the slope has no jump.
+
+Source: Gunluk, O. and Linderoth, J. (2010), Perspective reformulations of mixed integer nonlinear programs with
+indicator variables, Mathematical Programming 124; Frangioni, A. and Gentile, C. (2006), Perspective cuts for a class of
+0-1 mixed integer programs, Mathematical Programming 106.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+STEPS = 60
+
+
+def knee_of(fixed: Array, power: Array, split: Array) -> Array:
+    """The t > 0 where split t^2 + power/2 t^(3/2) = fixed > 0, elementwise; inf where there is none, 0 where nothing is
+    fixed.
+
+    By Newton's steps in r = t^(1/2): split r^4 + power/2 r^3 is convex and rises, so from above they fall to the root.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r = np.minimum((fixed / split) ** 0.25, (2.0 * fixed / power) ** (1.0 / 3.0))
+        lone = ~((split > 0.0) & (power > 0.0))
+        r = np.where(lone, np.where(split > 0.0, (fixed / split) ** 0.25, (2.0 * fixed / power) ** (1.0 / 3.0)), r)
+        for _ in range(0 if lone.all() else STEPS):
+            height = split * r**4 + 0.5 * power * r**3 - fixed
+            less = r - height / (4.0 * split * r**3 + 1.5 * power * r**2)
+            if not (less < r).any():
+                break
+            r = np.where(less < r, less, r)
+    return np.where(fixed > 0.0, r**2, 0.0)
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The envelopes of all names, each on both sides of its anchor.
+
+    Attributes:
+        anchor: (n,), where nothing is due.
+        slope: (n, 2), of the lines below and above the anchor, away from it. knee: (n, 2), the distances at which they
+            end; 0 where there is no line, inf where it never ends.
+        split, power: (n,).
+    """
+
+    anchor: Array
+    slope: Array
+    knee: Array
+    split: Array
+    power: Array
+
+    @classmethod
+    def of(cls, anchor: Array, fixed: Array, reach: Array, split: Array, power: Array) -> Envelope:
+        """Arguments (n,), `reach` (n, 2): below and above the anchor.
+
+        Example:
+            >>> Envelope.of(held, np.full(n, 5e-4), np.full((n, 2), 0.1), split, np.zeros(n)).slope  # 5e-3 and more
+        """
+        knee = knee_of(fixed, power, split)[:, None]
+        touch = np.minimum(knee, np.maximum(reach, 0.0))
+        line = (fixed[:, None] > 0.0) & (touch > 0.0) & np.isfinite(touch)
+        t = np.where(line, touch, 1.0)
+        slope = fixed[:, None] / t + power[:, None] * np.sqrt(t) + split[:, None] * t
+        # Without an end, or without room, there is no line but zero.
+        return cls(anchor, np.where(line, slope, 0.0), np.where(knee > reach, np.inf, knee), split, power)
+
+    @cached_property
+    def constant(self) -> float:
+        """split w^2 = split (w - anchor)^2 + linear w + constant: what is left over, summed."""
+        return -float((self.split * self.anchor**2).sum())
+
+    def knee_at(self, w: Array) -> Array:
+        """The knee on the side of w, (n,)."""
+        return np.where(w > self.anchor, self.knee[:, 1], self.knee[:, 0])
+
+    def square(self, w: Array) -> Array:
+        """The lines, and beyond the knees split (t - k)^2, which is f less its line and what `bent` is, (n,)."""
+        slope = np.where(w > self.anchor, self.slope[:, 1], self.slope[:, 0])
+        t = np.abs(w - self.anchor)
+        return np.asarray(slope * t + self.split * np.maximum(t - self.knee_at(w), 0.0) ** 2)
+
+    def bent(self, w: Array) -> Array:
+        """power (t^(3/2) - k^(3/2) - 3/2 k^(1/2) (t - k)) beyond the knees k, (n,)."""
+        t, k = np.abs(w - self.anchor), self.knee_at(w)
+        k = np.where(t > k, k, t)
+        return np.asarray(self.power * (t**1.5 + 0.5 * k**1.5 - 1.5 * np.sqrt(k) * t))
+
+    def missing(self, w: Array) -> Array:
+        """split t^2 + power t^(3/2) less the envelope, (n,): with the fixed cost, what the envelope is short of."""
+        t = np.abs(w - self.anchor)
+        return np.asarray(self.split * t**2 + self.power * t**1.5 - self.square(w) - self.bent(w))

@@ -1,0 +1,111 @@
+"""What a node's choices cost at least, as energies of single names: fixed costs and their envelopes.
+
+A unit of one name whose cheapest open mode is a point (a name that stays as it is held) pays at least `fixed` for
+leaving it; how far it can go, by its modes, the turnover cap and the budget, is its reach. With a part of the quadratic
+split off (splitting.py) and the impact of a trade that is a function whose envelope the relaxation takes
+(envelopes.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from portfolio_ebm.constraints.mixed.bent import BentProgram
+from portfolio_ebm.constraints.mixed.choices import Choices, least, some
+from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
+from portfolio_ebm.constraints.mixed.envelopes import Envelope
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Program
+from portfolio_ebm.constraints.mixed.splitting import Split
+
+
+@dataclass(frozen=True)
+class Fees:
+    """Of every name: where it pays nothing, what leaving costs at least (zero: no such choice), how far it can go,
+    (n,), (n,) and (n, 2)."""
+
+    anchor: Array
+    fixed: Array
+    reach: Array
+
+    @classmethod
+    def of(cls, program: Program, choices: Choices, allowed: Mask, furthest: Array) -> Fees:
+        """Those of the open modes `allowed` (U, M); no name goes further than `furthest` (n, 2) from what is held."""
+        n, c = program.n, choices
+        alone = c.size[c.unit] == 1
+        unit, name = c.unit[alone], c.name[alone]
+        open_, low, high = allowed[unit], c.lower[unit], c.upper[unit]
+        cost = np.where(open_, c.cost[unit], np.inf)
+        cheapest = least(cost)
+        stays = open_ & (cost == cheapest[:, None]) & (low == high)
+        moves = open_ & ~stays
+        where = np.take_along_axis(low, stays.argmax(axis=1)[:, None], axis=1)[:, 0]
+        extra = least(np.where(moves, cost, np.inf)) - cheapest
+        pays = some(stays) & some(moves) & (extra > 0.0)
+        held = np.zeros(n) if program.held is None else program.held
+        if type(program) is not Program:
+            pays &= where == held[name]
+        below = where - least(np.where(moves, low, np.inf))
+        above = -least(np.where(moves, -high, np.inf)) - where
+        anchor, fixed, reach = held.copy(), np.zeros(n), np.full((n, 2), np.inf)
+        at = name[pays]
+        anchor[at], fixed[at] = where[pays], extra[pays]
+        reach[at] = np.column_stack([below, above])[pays]
+        reach[anchor == held] = np.minimum(reach, furthest)[anchor == held]
+        return cls(anchor, fixed, reach)
+
+
+def furthest(p: Program) -> Array:
+    """How far a name can go from what is held, (n, 2) down and up: a budget makes half of the turnover of either side,
+    (cap + most - sum of held) / 2 up."""
+    if p.held is None or not np.isfinite(p.turnover):
+        return np.full((p.n, 2), np.inf)
+    was, down, up = float(p.held.sum()), p.turnover, p.turnover
+    for row, low, high in zip(p.rows, p.row_lower, p.row_upper, strict=True):
+        if row[0] > 0.0 and (row == row[0]).all():
+            down = min(down, 0.5 * (p.turnover + was - low / row[0]))
+            up = min(up, 0.5 * (p.turnover + high / row[0] - was))
+    return np.tile(np.maximum([down, up], 0.0) + TOLERANCE, (p.n, 1))
+
+
+def known(program: Program) -> bool:
+    """Whether the program's energy is its matrix, its rate and an impact, so that envelopes can be taken of it."""
+    return type(program) is Program or type(program) is BentProgram
+
+
+def envelope_of(program: Program, fees: Fees, split: Split | None) -> Envelope:
+    power = program.power if isinstance(program, BentProgram) else np.zeros(program.n)
+    share = np.zeros(program.n) if split is None else split.diagonal
+    return Envelope.of(fees.anchor, fees.fixed, fees.reach, share, power)
+
+
+def enveloped(program: Program, fees: Fees, split: Split | None) -> tuple[Program, float]:
+    """The program with the envelopes of the fees, and a constant to add to its energies."""
+    p = program
+    if not known(p):
+        furthest_side = fees.reach.max(axis=1)
+        pays = (fees.fixed > 0.0) & (furthest_side > TOLERANCE)
+        rate = np.divide(fees.fixed, furthest_side, out=np.zeros(p.n), where=pays)
+        return (replace(p, rate=p.rate + rate) if rate.any() else p), 0.0
+    e = envelope_of(p, fees, split)
+    matrix = p.matrix if split is None else split.rest
+    linear = p.linear + 2.0 * e.split * e.anchor
+    if isinstance(p, BentProgram):
+        return replace(p, matrix=matrix, linear=linear, envelope=e), e.constant
+    found = EnvelopedProgram(
+        matrix, linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, p.rate, p.turnover, envelope=e,
+        plain=p,
+    )  # fmt: skip
+    return found, e.constant
+
+
+def missing_cost(
+    program: Program, choices: Choices, allowed: Mask, fees: Fees, split: Split | None, modes: Ints, w: Array
+) -> Array:
+    """By how much the relaxation's energy at w (n,) is short of that of `modes` (U,), unit by unit, (U,)."""
+    c, short = choices, np.zeros(program.n)
+    if known(program):
+        short = envelope_of(program, fees, split).missing(w)
+    cheapest = least(np.where(allowed, c.cost, np.inf))
+    return np.asarray(np.bincount(c.unit, short[c.name], c.units) + c.cost[np.arange(c.units), modes] - cheapest)
