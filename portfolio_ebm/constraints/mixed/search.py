@@ -32,9 +32,10 @@ KICKS = (2, 3, 4)
 
 @dataclass
 class Memo:
-    """Slices solved: by the bytes of the modes, the point, or None where the slice is empty."""
+    """By the bytes of the modes: the point of a slice solved, or None where it is empty, and its candidates."""
 
     point: dict[bytes, Point | None] = field(default_factory=dict)
+    near: dict[bytes, list[Ints]] = field(default_factory=dict)
 
     def value(self, modes: Ints) -> float:
         found = self.point.get(modes.tobytes())
@@ -57,25 +58,8 @@ class Search:
         return self.memo.point[key]
 
     def descend(self, modes: Ints) -> Ints:
-        """Steepest swap descent from `modes`, (U,), until no candidate is better."""
-        if self.mixed.choices.priced:
-            return self._first_better(modes)
-        now, point = modes, self.solve(modes)
-        for _ in range(DESCENTS):
-            if point is None:
-                return now
-            best, value = now, point.value
-            for other in self.candidates(now, point):
-                found = self.solve(other, point.weights)
-                if found is not None and found.value < value - 1e-13 * abs(value):
-                    best, value = other, found.value
-            if best is now:
-                return now
-            now, point = best, self.solve(best)
-        return now
-
-    def _first_better(self, modes: Ints) -> Ints:
-        """Descent by the first candidate, by score, that is better: the scores of priced moves are nearly exact."""
+        """Swap descent from `modes`, (U,), to the first candidate, by score, that is better, until none is: the scores
+        are nearly exact, so that it is nearly the steepest descent."""
         now, point = modes, self.solve(modes)
         for _ in range(DESCENTS):
             if point is None:
@@ -127,15 +111,20 @@ class Search:
         return now
 
     def candidates(self, modes: Ints, point: Point) -> list[Ints]:
-        """The best few neighbours by score."""
-        if self.mixed.choices.priced:
-            priced = [one for _, one in self.scored(modes, point)]
-            if (self.mixed.choices.size == 1).all():
-                return priced
-            found = [*priced, *self._exchanges(modes, point), *self._changes(modes, point)]
-            return list({one.tobytes(): one for one in found}.values())
-        found = [*self._exchanges(modes, point), *self._changes(modes, point)]
-        unique = {one.tobytes(): one for one in found}
+        """The best few neighbours, the best first by score; from memory where they are known."""
+        key = modes.tobytes()
+        if key not in self.memo.near:
+            self.memo.near[key] = self._candidates(modes, point)
+        return self.memo.near[key]
+
+    def _candidates(self, modes: Ints, point: Point) -> list[Ints]:
+        priced = self.mixed.choices.priced
+        found = self.scored(modes, point) if priced else []
+        if not (priced and (self.mixed.choices.size == 1).all()):
+            found = sorted(
+                [*found, *self._exchanges(modes, point), *self._changes(modes, point)], key=lambda one: one[0]
+            )
+        unique = {one.tobytes(): one for _, one in found}
         unique.pop(modes.tobytes(), None)
         return list(unique.values())
 
@@ -148,7 +137,7 @@ class Search:
                 found.append((float(score), _changed(modes, list(zip(units.tolist(), others.tolist(), strict=True)))))
         return sorted(found, key=lambda one: one[0])
 
-    def _changes(self, modes: Ints, point: Point) -> list[Ints]:
+    def _changes(self, modes: Ints, point: Point) -> list[tuple[float, Ints]]:
         """One unit in another mode: scored by what its weight must move, or would like to."""
         c, p = self.mixed.choices, self.mixed.program
         x = c.weights(point.weights)
@@ -164,14 +153,14 @@ class Search:
         wish = np.clip(x[units] - g / q, low, high) - x[units]
         score = g * wish + 0.5 * q * wish**2 + c.cost[units, other] - c.cost[units, modes[units]]
         order = np.argsort(score, kind="stable")[:CANDIDATES]
-        return [_changed(modes, [(int(units[k]), int(other[k]))]) for k in order]
+        return [(float(score[k]), _changed(modes, [(int(units[k]), int(other[k]))])) for k in order]
 
-    def _exchanges(self, modes: Ints, point: Point) -> list[Ints]:
+    def _exchanges(self, modes: Ints, point: Point) -> list[tuple[float, Ints]]:
         """Two units exchange their modes, those of several names by the transfer score of their cheapest names."""
         c = self.mixed.choices
         first = np.zeros(c.units, dtype=int)
         first[c.unit[::-1]] = c.name[::-1]
-        found: list[Ints] = []
+        found: list[tuple[float, Ints]] = []
         x = c.weights(point.weights)
         for a in range(self.allowed.shape[1]):
             for b in range(a + 1, self.allowed.shape[1]):
@@ -182,7 +171,9 @@ class Search:
                 found += self._ranked(modes, point, (zero, held), first, x)
         return found
 
-    def _ranked(self, modes: Ints, point: Point, sides: tuple[Ints, Ints], first: Ints, x: Array) -> list[Ints]:
+    def _ranked(
+        self, modes: Ints, point: Point, sides: tuple[Ints, Ints], first: Ints, x: Array
+    ) -> list[tuple[float, Ints]]:
         p = self.mixed.program
         zero, held = sides
         i, j = first[zero], first[held]
@@ -200,7 +191,8 @@ class Search:
             size = min(CANDIDATES, int(np.isfinite(flat).sum()))
             for k in np.argsort(flat, kind="stable")[:size] if flat.size < 64 else _smallest(flat, size):
                 enter, leave = zero[k // len(held)], held[k % len(held)]
-                found.append(_changed(modes, [(int(enter), int(modes[leave])), (int(leave), int(modes[enter]))]))
+                both = [(int(enter), int(modes[leave])), (int(leave), int(modes[enter]))]
+                found.append((float(flat[k]), _changed(modes, both)))
         return found
 
     def _second_order(self, point: Point, i: Ints, j: Ints) -> Array | None:
