@@ -22,6 +22,17 @@ def test_a_planted_nan_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [
+    54093757, 801162754, 466308103, 930403825, 395537577, 657169914, 456811757, 541137747, 663676627, 963417526,
+])  # fmt: skip
+def test_caps_that_meet_at_a_corner_or_that_cuts_come_down_on_slowly(seed: int) -> None:
+    """Each of these once ended without a portfolio, though there is one."""
+    warnings.simplefilter("ignore")
+    found = outcome(problem(seed))
+    assert not found.wrong and found.kind in ("proven", "bounded", "found"), found
+
+
+@pytest.mark.slow
 def test_dozens_of_problems() -> None:
     warnings.simplefilter("ignore")
     found = [(seed, outcome(problem(seed))) for seed in range(1000, 1080)]

@@ -119,7 +119,7 @@ class _Solver:
         base = replace(self.cut, lower=lower, upper=upper)
         rows, ends = self.cuts
         mu = np.zeros(len(self.matrices))
-        near = np.clip(y, lower, upper)
+        near, before = np.clip(y, lower, upper), np.inf
         for _ in range(_MAX_CUTS):
             cut = _with_rows(base, rows, ends)
             solved = self._under_ellipsoids(y, cut, mu, near) or self._eased(y, cut, mu, near)
@@ -127,9 +127,13 @@ class _Solver:
                 break
             w, mu, duals = solved
             new = [tail.cut(w) for tail in self.tails if float(tail.excess(torch.as_tensor(w))) > _CUT_TOLERANCE]
-            if not new and len(base.radii) and np.abs(w - near).max() > 1e-12:
-                near = w  # The lifted sizes were pulled to those of another point: once more, from here.
+            shift = float(np.abs(w - near).max())
+            if not new and len(base.radii) and 1e-12 < shift < 0.5 * before:
+                # The lifted sizes were pulled to those of another point: once more, from here, while that moves it less
+                # and less; in the end rounding alone does.
+                near, before = w, shift
                 continue
+            before = np.inf
             if not new:
                 held = np.flatnonzero(duals[len(base.rows) : len(base.rows) + len(rows)])
                 self.cuts = rows[held], ends[held]

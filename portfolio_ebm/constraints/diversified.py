@@ -194,9 +194,10 @@ class TopSum(CapRule):
         codes = unit_codes(ctx, self.issuers, "TopSum")
         units = int(codes.max(initial=-1)) + 1
         sums = torch.zeros(units, ctx.n_assets, dtype=torch.float64, device=ctx.tradeable.device)
-        sums[codes, np.arange(ctx.n_assets)] = 1.0
         count = float(min(self.n, units))
-        return Tail(repr(self), self.at_most / count, sums, count)
+        # The mean of the largest of count x_u is their sum: an excess is in the rule's own units.
+        sums[codes, np.arange(ctx.n_assets)] = count
+        return Tail(repr(self), self.at_most, sums, count)
 
     def residual(self, w: Tensor, ctx: Context) -> Tensor:
         """How far the n largest together are above `at_most`, (...)."""

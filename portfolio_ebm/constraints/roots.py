@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import daqp
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from portfolio_ebm.constraints.exact import Cut
 from portfolio_ebm.errors import InfeasibleError, SolverError
@@ -26,7 +27,8 @@ Array = NDArray[np.float64]
 
 _BIG = 1e30
 _ATTEMPTS = ((1e-9, 1e-12), (1e-6, 1e-12), (1e-4, 1e-11), (1e-2, 1e-11))
-"""The curvature of lifted sizes and daqp's tolerances, until it does not cycle."""
+"""The curvature of lifted sizes and daqp's tolerances, until it does not cycle and its rows hold."""
+_MISSED = 2e-11  # by how much a row may be missed before another attempt
 _EMPTY = -1  # daqp's flag for an empty set
 _CLOSE = 1e-13  # how near an ellipsoid's relative size comes to one
 _MAX_STEPS = 100
@@ -112,27 +114,25 @@ class Inner:
                 if (over <= _CLOSE).all():
                     return w, alone, duals
             w, over, duals = self.at(mu)
+        ridge = 0.0
         for _ in range(_MAX_STEPS):
             slope = (1.0 + over) ** 2 - 1.0  # twice the dual's gradient
             if (np.abs(np.where(mu > 0.0, slope, np.maximum(slope, 0.0))) <= 4.0 * _CLOSE).all():
                 return w, mu, duals
-            moving = (mu > 0.0) | (slope > 0.0)
-            step = np.zeros(len(mu))
-            curve = self._curvature(w, duals, mu)[np.ix_(moving, moving)]
-            ridge = 1e-14 * max(float(np.trace(curve)), 1e-300)
-            step[moving] = np.linalg.solve(curve + ridge * np.eye(len(curve)), 0.5 * slope[moving])
+            curve, value = self._curvature(w, duals, mu), self._dual(w, mu)
             # Far outside the dual is far from quadratic: the step that is Newton's for 1/sqrt(q) is longer.
             size = 1.0 + max(float(over.max()), 0.0)
-            step *= 2.0 * size**2 / (1.0 + size)
-            step = np.where(np.abs(step) > 1e8 * (1.0 + mu), np.sign(step) * 1e8 * (1.0 + mu), step)
-            value, length = self._dual(w, mu), 1.0
-            while True:
-                trial = np.maximum(mu + length * step, 0.0)
+            longer = 2.0 * size**2 / (1.0 + size)
+            least = 1e-14 * float(np.trace(curve)), 1e-8 * float(np.abs(slope).max()) / (1.0 + float(mu.max()))
+            ridge = max(*least, 1e-3 * ridge)
+            for _ in range(_MAX_STEPS):
+                trial = np.maximum(mu + longer * _newton(curve, 0.5 * slope, mu, ridge), 0.0)
                 w_new, over_new, duals_new = self.at(trial)
                 gain = self._dual(w_new, trial) - value
-                if gain >= 1e-4 * 0.5 * float(slope @ (trial - mu)) - 1e-15 * max(abs(value), 1.0) or length < 1e-8:
+                if gain >= 1e-4 * 0.5 * float(slope @ (trial - mu)) - 1e-15 * max(abs(value), 1.0):
                     break
-                length *= 0.5
+                # Less far, and turned to the slope: along a direction of no curvature the step is of no use.
+                ridge = max(10.0 * ridge, 1e-8 * float(np.trace(curve)))
             if (trial == mu).all() or trial.max() > 1e14:
                 break
             mu, w, over, duals = trial, w_new, over_new, duals_new
@@ -167,6 +167,15 @@ class Inner:
         return found
 
 
+def _newton(curve: Array, slope: Array, mu: Array, ridge: float) -> Array:
+    """The step d (J,) to the maximum over mu + d >= 0 of slope'd - 1/2 d'(C + ridge I)d."""
+    bends, axes = np.linalg.eigh(curve)
+    root = np.sqrt(np.maximum(bends, 0.0) + ridge)
+    pull = slope + axes @ (root**2 * (axes.T @ mu))
+    found: Array = nnls(root[:, None] * axes.T, (axes.T @ pull) / root)[0]
+    return found - mu
+
+
 def _on_kink(w: Array, cut: Cut) -> NDArray[np.bool_]:
     return np.asarray((np.abs(w - cut.centres) <= 1e-9).any(axis=0))
 
@@ -194,7 +203,7 @@ def _program(hessian: Array, slope: Array, cut: Cut, near: Array) -> tuple[Array
     below = np.concatenate([cut.lower, np.zeros(size), cut.low, np.full(len(tops), -_BIG)])
     above = np.concatenate([cut.upper, np.full(size, _BIG), cut.high, tops])
     sense = np.where(below == above, 5, 0).astype(c_int)
-    flag = _EMPTY
+    best: tuple[float, Array, Array] | None = None
     for lift, tolerance in _ATTEMPTS:
         curvature = np.diag(np.full(n + size, lift))
         curvature[:n, :n] = hessian
@@ -206,9 +215,14 @@ def _program(hessian: Array, slope: Array, cut: Cut, near: Array) -> tuple[Array
         if flag == _EMPTY:
             raise InfeasibleError("Box, rows and L1 balls have no point in common.")
         if flag >= 0:
-            break
-    else:
+            at = np.concatenate([x, matrix @ x])
+            missed = max(float((at - above).max(initial=0.0)), float((below - at).max(initial=0.0)))
+            if best is None or missed < best[0]:
+                best = missed, np.array(x), np.array(info["lam"])
+            if missed <= _MISSED:
+                break
+    if best is None:
         raise SolverError(
             f"daqp ended with code {flag} under the rules of {n} names; loosen one that leaves almost no room a little."
         )
-    return np.asarray(x)[:n], np.asarray(info["lam"])[n + size : n + size + m + len(cut.radii)]
+    return best[1][:n], best[2][n + size : n + size + m + len(cut.radii)]

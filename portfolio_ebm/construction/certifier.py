@@ -127,7 +127,7 @@ class BranchAndBound(Constructor):
             if proof.interrupted:
                 task.clock.cut()
         relative = (value - bound) / max(size, 1e-300)
-        proven = proof.finished or relative <= self.gap
+        proven = proof.proven or relative <= self.gap
         found = Found(
             _tensor(weights, region), _sentence(proof, relative, self, proven),
             {BEFORE: seen.value + formula.constant, FINAL: value + formula.constant},
@@ -154,6 +154,7 @@ def _sentence(proof: Proof, relative: float, asked: BranchAndBound, proven: bool
     if proven:
         return f"branch and bound closed, so the optimum is proven to {asked.gap:.1e} ({proof.nodes} nodes)"
     ended = "was interrupted" if proof.interrupted else f"was stopped by its clock of {asked.time_limit:g} s"
+    ended = "closed but for what its relaxations leave open" if proof.finished else ended
     return (
         f"branch and bound {ended} after {proof.nodes} nodes; the portfolio is at most {relative:.2e} of the terms' "
         "sizes above the optimum"

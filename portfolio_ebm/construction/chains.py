@@ -2,10 +2,11 @@
 
     w' = P(w - h grad E(w) + sqrt(2 h T) xi),   T from 10 sd / (n / 2) down to 0.01 sd / (n / 2),   h = 1 / L
 
-sd is the spread of E over 64 random feasible portfolios, L the largest curvature along the budget, P the projection
-on the region; where it has choices, P is the projection on the slice of the modes that the proposal rounds to
-(slices.py). Chains start from the relaxation rounded under Gumbel noise, from the held portfolio and from random
-feasible portfolios. They look for low energies; they are no sample of a law.
+sd is the spread of E over 64 random feasible portfolios, L the largest curvature along the budget (h is cut where E is
+so straight that a step would leave the region far behind), P the projection on the region; where it has choices, P is
+the projection on the slice of the modes that the proposal rounds to (slices.py). Chains start from the relaxation
+rounded under Gumbel noise, from the held portfolio and from random feasible portfolios.
+They look for low energies; they are no sample of a law.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ PROBES = 64
 CONCENTRATED = 4
 HOT, COLD = 10.0, 0.01
 FEASIBLE = 1e-8
+FAR = 10.0
+"""The longest step before the projection, in distances of the furthest probe from the middle of all."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def survey(energy: Bound, region: Region, around: Tensor, probes: Tensor) -> Lan
     """
     # Under a tight turnover cap there may be no random portfolio; the one we stand on is something.
     probes = probes if len(probes) else around.unsqueeze(0)
-    values = evaluate(probes, energy).energy
+    seen = evaluate(probes, energy)
+    values = seen.energy
     held = around.abs()[around != 0.0]
     stride = 0.5 * float(held.mean()) if held.numel() else 0.5 / around.shape[-1]
     hessian = curvature_matrix(energy, around, region.lower, stride)
@@ -84,7 +88,19 @@ def survey(energy: Bound, region: Region, around: Tensor, probes: Tensor) -> Lan
     largest = float(torch.linalg.eigvalsh(level @ hessian @ level)[-1])
     # A spread of zero (one feasible portfolio, or a flat energy) still needs a positive temperature.
     spread = max(float(values.std()) if len(values) > 1 else 0.0, 1e-12 * (1.0 + float(values.abs().max())))
-    return Landscape(energy, region, probes, spread, hessian, 1.0 / max(largest, 1e-12))
+    found = Landscape(energy, region, probes, spread, hessian, 1.0 / max(largest, 1e-12))
+    return replace(found, step=min(found.step, _longest(found, seen.gradient)))
+
+
+def _longest(landscape: Landscape, slopes: Tensor) -> float:
+    """The step at which the steepest of `slopes` (m, n), or the hottest noise, moves a chain FAR."""
+    probes, n = landscape.probes, landscape.probes.shape[-1]
+    middle = probes.mean(0) if len(probes) > 1 else torch.zeros_like(probes[0])
+    reach = FAR * max(float((probes - middle).norm(dim=-1).max()), 1e-3)
+    level = (slopes - slopes.mean(-1, keepdim=True)).norm(dim=-1)
+    steepest = float(level[level.isfinite()].max()) if bool(level.isfinite().any()) else 0.0
+    hottest = 2.0 * n * HOT * landscape.heat
+    return min(reach / max(steepest, 1e-12 * reach), reach**2 / hottest)
 
 
 def tightened(region: Region) -> Region:

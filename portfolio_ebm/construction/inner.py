@@ -22,8 +22,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program, crossed, weights_of
+from portfolio_ebm.constraints.mixed.program import FEASIBLE, Array, Ints, Mask, Point, Program, crossed, weights_of
 from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
 from portfolio_ebm.construction.engines import Found, inside, interior, scale_of
 from portfolio_ebm.construction.formula import Formula
@@ -105,7 +106,7 @@ class FormulaProgram(Program):
                 # No engine ended at a minimum: the model's point is a portfolio still, and nothing bounds the slice.
                 return Point(first.weights, self.value(first.weights), first.prices, -np.inf)
             near = found.weights
-            weights = np.where(free, np.clip(found.weights, box.lower, box.upper), rest)
+            weights = self._on_rows(box, np.where(free, np.clip(found.weights, box.lower, box.upper), rest))
             prices = self._prices(box, weights, found)
             joining = self._joining(box, movable & ~free, weights, prices, found)
             if not joining.any():
@@ -113,6 +114,14 @@ class FormulaProgram(Program):
                 bound = min(self._bound(box, weights, found), value)
                 return Point(weights, value, prices, bound, toll=self._toll(found))
             free = free | joining
+
+    def _on_rows(self, box: Box, w: Array) -> Array:
+        """w (n,), or the nearest point that obeys the rows where w breaks one by more than rounding."""
+        at = box.rows @ w
+        if not ((at > box.row_upper + FEASIBLE) | (at < box.row_lower - FEASIBLE)).any():
+            return w
+        near = mended(self, (), (box.lower, box.upper, box.rows, box.row_lower, box.row_upper), w)
+        return w if near is None else near
 
     def _toll(self, found: Found) -> float:
         """What a unit traded costs, the turnover cap's multiplier included."""

@@ -159,7 +159,7 @@ def choosing_engine(
         ROUNDING: seen.rounding, NO_SWAPS: seen.chains, NO_NOISE: seen.descent, FINAL: seen.value,
     }  # fmt: skip
     how = f"{seen.sweeps} annealed sweeps of swaps, " if seen.sweeps else ("" if effort.swaps else "swaps off, ")
-    ended = "closed, so the optimum is proven" if seen.proof.finished else "left its gap open"
+    ended = "closed, so the optimum is proven" if seen.proof.proven else "left its gap open"
     found = Found(
         torch.as_tensor(seen.weights).to(place),
         f"pattern engine: {how}{seen.seen} slices solved exactly, branch and bound {ended} ({seen.proof.nodes} nodes)",
@@ -170,7 +170,7 @@ def choosing_engine(
             "chain agreement": seen.agreement,
             "sweeps": float(seen.sweeps),
             "nodes": float(seen.proof.nodes),
-            "proven": float(seen.proof.finished),
+            "proven": float(seen.proof.proven),
         },
         torch.as_tensor(seen.others).to(place),
         size_of(formula, Box.of(region.relaxed()), seen.value + formula.constant),

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.node import Mixed, inherits, propagate, relax
+from portfolio_ebm.constraints.mixed.node import Mixed, inherits, met, on_slice, propagate, relax
 from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point
 from portfolio_ebm.constraints.mixed.reading import assign
 
@@ -33,6 +33,7 @@ class Proof:
         nodes: how many relaxations were solved; a part that the minimum of the whole obeys needs none.
         finished: whether the tree was closed: `bound` is then within `tolerance` and the inner solver's gap of `value`.
         interrupted: whether it was ended by hand.
+        proven: whether it was closed and that gap is within `tolerance` too.
     """
 
     weights: Array | None
@@ -41,6 +42,7 @@ class Proof:
     nodes: int
     finished: bool
     interrupted: bool = False
+    proven: bool = False
 
 
 def branch_and_bound(
@@ -109,7 +111,8 @@ class Tree:
     def _proof(self, bound: float, *, finished: bool) -> Proof:
         """What is known where the open nodes are not below `bound`."""
         least = min(bound, self._settled, self.value if finished else np.inf)
-        return Proof(self.weights, self.value, least, self._count, finished)
+        proven = finished and least >= self.value - self.tolerance
+        return Proof(self.weights, self.value, least, self._count, finished, proven=proven)
 
     def _plant(self, root: Mask) -> None:
         """Solve the root."""
@@ -140,16 +143,28 @@ class Tree:
         if missing.any():
             heapq.heappush(self._heap, (bound, next(self._tie), allowed, point, modes, missing))
             return
-        extra = choices.cost[np.arange(len(modes)), modes].sum()
-        real = self.mixed.program.value(point.weights) + float(extra)
-        if real < self.value:
-            self.weights, self.value = point.weights, real
+        real = self._taken(point, modes)
         # Costs that the relaxation has only enveloped are decided further down; else the node is solved, and what is
         # left between its value and its bound is the inner solver's own gap.
         if choices.priced and (allowed.sum(axis=1) > 1).any() and real > point.bound + self.tolerance:
             heapq.heappush(self._heap, (bound, next(self._tie), allowed, point, modes, missing))
         else:
             self._settled = min(self._settled, bound)
+
+    def _taken(self, point: Point, modes: Ints) -> float:
+        """The energy of a relaxation's minimum whose modes are known, which may be the best so far; where its cuts have
+        not come down on every cap, the best of its slice may be."""
+        mixed = self.mixed
+        if not met(mixed.caps, point.weights):
+            there = on_slice(mixed, modes, point.weights)
+            if there is None:
+                return np.inf
+            point = there
+        extra = mixed.choices.cost[np.arange(len(modes)), modes].sum()
+        real = mixed.program.value(point.weights) + float(extra)
+        if real < self.value:
+            self.weights, self.value = point.weights, real
+        return real
 
 
 def _children(mixed: Mixed, allowed: Mask, point: Point, modes: Ints, missing: Array) -> list[Mask]:

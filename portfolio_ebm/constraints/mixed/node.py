@@ -15,10 +15,13 @@ import numpy as np
 from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
 from portfolio_ebm.constraints.mixed.fees import Fees, enveloped, furthest, known, missing_cost
+from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Cut, Ints, Mask, Point, Program, weights_of
 from portfolio_ebm.constraints.mixed.splitting import Split
 
 CUTS = 60
+MET = TOLERANCE / 2
+"""A cap this near is met: less than the tolerance that a portfolio is held to, since both are rounded."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,8 @@ def on_slice(mixed: Mixed, modes: Ints, start: Array | None = None) -> Point | N
         for cut in cuts:
             rows, low, high = _with(rows, low, high, *cut)
     assert point is not None
-    return _plus(point, cost)
+    w = mended(p, mixed.caps, (lower, upper, rows, low, high), point.weights)
+    return None if w is None else _plus(replace(point, weights=w, value=p.value(w)), cost)
 
 
 def _plus(point: Point, cost: float) -> Point:
@@ -226,12 +230,17 @@ def _violated(mixed: Mixed, sides: Sequence[Side], w: Array) -> list[Cut]:
     return [*found, *_broken(mixed.caps, w)]
 
 
+def met(caps: Sequence[Cap], w: Array) -> bool:
+    """Whether w (n,) obeys every cap."""
+    return not _broken(caps, w)
+
+
 def _broken(caps: Sequence[Cap], w: Array) -> list[Cut]:
     """Cuts of the convex caps that the point breaks."""
     found = []
     for cap in caps:
         row, most = cap.cut(w)
-        if row @ w > most + TOLERANCE * max(1.0, abs(most)):
+        if row @ w > most + MET:
             found.append((row, -np.inf, most))
     return found
 

@@ -1,0 +1,85 @@
+"""Nearest points under several curved caps at once, held to the variational inequality by a solver of others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+
+from portfolio_ebm.constraints.capped import nearest_capped
+from portfolio_ebm.constraints.caps import Ball, Ellipsoid, Tail
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.linear import Structured
+
+N = 8
+
+
+def simplex(n: int = N) -> Region:
+    zero, one = torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
+    return Region.free(n).with_box(zero, one).with_row(one, 1.0, 1.0, "Budget()")
+
+
+def matrix(rng: np.random.Generator, n: int = N) -> Structured:
+    loadings = torch.as_tensor(rng.normal(size=(n, 2)) * 0.1 + [0.2, 0.0])
+    return Structured(loadings, torch.eye(2, dtype=torch.float64), torch.as_tensor(rng.uniform(0.01, 0.05, n)))
+
+
+def two_ellipsoids(seed: int, room: float, near: float) -> Region:
+    """A cap on volatility and one on tracking error around a portfolio, `near` of whose shape it shares."""
+    rng = np.random.default_rng(seed)
+    s = matrix(rng)
+    other = matrix(rng)
+    mixed = Structured(s.loadings, s.core, near * s.diagonal + (1.0 - near) * other.diagonal)
+    middle, index = (torch.as_tensor(rng.dirichlet(np.ones(N))) for _ in range(2))
+    zero = torch.zeros(N, dtype=torch.float64)
+    caps = [Ellipsoid("volatility", 1.0, zero, s), Ellipsoid("tracking", 1.0, index, mixed)]
+    return replace(simplex(), caps=tuple(replace(c, limit=float(c.value(middle)) * (1.0 + room)) for c in caps))
+
+
+def falls_short(w: np.ndarray, y: np.ndarray, region: Region) -> float:
+    """max over x of (y - w)'(x - w), which is zero where w is the nearest point to y."""
+    x = cp.Variable(region.n)
+    ends = region.lower.numpy(), region.upper.numpy(), region.rows.numpy(), region.row_lower.numpy()
+    rules = [x >= ends[0], x <= ends[1], ends[2] @ x == ends[3], *(cap.to_cvxpy(x) for cap in region.caps)]
+    move = (y - w) / max(float(np.linalg.norm(y - w)), 1e-12)
+    problem = cp.Problem(cp.Maximize(move @ (x - w)), rules)
+    return float(problem.solve(solver=cp.CLARABEL))
+
+
+def check(region: Region, points: np.ndarray) -> None:
+    y = torch.as_tensor(points)
+    found, left = nearest_capped(y, region.lower, region.upper, region)
+    assert float(left.max()) <= 1e-9
+    for w, one in zip(found.numpy(), points, strict=True):
+        assert falls_short(w, one, region) < 1e-6
+
+
+@pytest.mark.parametrize("seed, near, room", [
+    (27, 0.0, 0.3), (31, 0.999, 0.02), (57, 0.999, 0.001), (80, 0.0, 0.001), (303, 0.9, 0.3),
+])  # fmt: skip
+def test_from_corners_where_nothing_moves_yet(seed: int, near: float, room: float) -> None:
+    """Without multipliers the nearest point is a corner, so that the dual of the caps has no curvature there, and
+    between faces that meet two caps at a corner it has none along a line; these came to no end."""
+    points = [2.0 * np.eye(N), np.random.default_rng(seed).normal(size=(2, N))]
+    check(two_ellipsoids(seed, room, near), np.concatenate(points))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_balls_and_a_tail_beside_an_ellipsoid(seed: int) -> None:
+    rng = np.random.default_rng(100 + seed)
+    zero, one = torch.zeros(N, dtype=torch.float64), torch.ones(N, dtype=torch.float64)
+    middle = torch.as_tensor(rng.dirichlet(np.ones(N)))
+    caps = (
+        Ellipsoid("volatility", 1.0, zero, matrix(rng)),
+        Ball("active share", 0.6, middle, one, one),
+        Ball("shorts", 0.2, zero, zero, one),
+        Tail("largest three", 1.0, 3.0 * torch.eye(N, dtype=torch.float64), 3.0),
+    )
+    region = replace(simplex().with_box(-one, one), lower=-0.3 * one)
+    region = replace(region, caps=tuple(
+        c if isinstance(c, Ball) else replace(c, limit=float(c.value(middle)) * 1.02) for c in caps
+    ))  # fmt: skip
+    check(region, rng.normal(size=(6, N)))
