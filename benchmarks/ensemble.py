@@ -1,6 +1,7 @@
 """The distribution of nearly optimal portfolios: draws a second, R-hat, and agreement with an independent exact kernel.
 
     python benchmarks/ensemble.py [--data ../shared/data] [--names 20,100] [--seconds 20] [--moves 4000] [--choices 100]
+                                    [--choice K]
 
 Minimum variance within 1 % of the least variance on stocks, long-only, a cap for each name and ten group caps, all
 names in the support. ESS is the least over the names' weights, per CPU second of one core, set-up and pilot runs
@@ -188,9 +189,8 @@ def wander(law: PatternLaw, temperature: float, seconds: float, groups: int) -> 
     return torch.from_numpy(np.stack(kept))
 
 
-def run_choices(returns: pd.DataFrame, n: int, seconds: float) -> list[str]:
+def run_choices(returns: pd.DataFrame, n: int, count: int, seconds: float) -> list[str]:
     _, _, inputs = problem(returns, n)
-    count = 5 if n <= 20 else 10
     rules = pe.Budget() & pe.LongOnly() & pe.Cardinality(exactly=count, min_weight=0.02)
     for label in range(10):
         rules = rules & pe.Group("group", f"g{label}", upper=0.3)
@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--moves", type=int, default=4000, help="the most moves of a chain, for each name")
     parser.add_argument("--choices", type=int, default=100, help="the most names of a row with a choice of names")
+    parser.add_argument("--choice", type=int, default=0, help="only choices, of exactly so many names of each size")
     args = parser.parse_args()
     path = args.data / "stocks" / "kaggle_us1000_ret_2007_2017.parquet"
     if not path.is_file():
@@ -234,15 +235,16 @@ def main() -> None:
     table = Table(title="Portfolios within 1 % of the least variance, ten groups, one core")
     for heading in ("names", "min ESS a CPU s", "R-hat", "excess / asked", "plain hit-and-run", "ratio", *OTHER):
         table.add_column(heading, justify="right")
-    for n in sizes:
+    for n in () if args.choice else sizes:
         table.add_row(*run(returns, n, args.seconds, args.moves * n))
-    Console(width=130).print(table)
+    if table.row_count:
+        Console(width=130).print(table)
     table = Table(title="The same with a choice of names")
     for heading in ("names", "min ESS a CPU s", "R-hat", "excess / asked", "apart", "patterns met", *OTHER):
         table.add_column(heading, justify="right")
     for n in sizes:
         if n <= args.choices:
-            table.add_row(*run_choices(returns, n, args.seconds))
+            table.add_row(*run_choices(returns, n, args.choice or (5 if n <= 20 else 10), args.seconds))
     Console(width=130).print(table)
 
 

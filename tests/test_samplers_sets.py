@@ -126,7 +126,9 @@ def test_draws_on_a_chord_have_the_law_they_should(slope: float, curvature: floa
     # A start that is itself an exact draw, so that the Metropolis step has nothing to forget.
     u = torch.rand(3, count, generator=rng(1), dtype=F64)
     start = torch.from_numpy(np.interp(u[0].numpy(), cdf.numpy(), grid.numpy()))
-    t = start + draw_on_chord(slope + curvature * start, curvature, 1.0, ends[0] - start, ends[1] - start, u[1], u[2])
+    t = start + draw_on_chord(
+        slope + curvature * start, curvature, 1.0, ends[0] - start, ends[1] - start, u[1], lambda: u[2]
+    )
     value = torch.from_numpy(np.interp(t.numpy(), grid.numpy(), cdf.numpy()))
     assert stats.kstest(value.numpy(), "uniform").pvalue > 1e-3
     assert float(t.min()) >= ends[0] - 1e-15 and float(t.max()) <= ends[1] + 1e-15
@@ -135,7 +137,7 @@ def test_draws_on_a_chord_have_the_law_they_should(slope: float, curvature: floa
 def test_a_far_tail_draw_is_taken_nearly_always() -> None:
     zero, one = torch.zeros(5000, dtype=F64), torch.full((5000,), 0.1, dtype=F64)
     u, v = torch.rand(2, 5000, generator=rng(), dtype=F64)
-    t = draw_on_chord(torch.full_like(zero, 40.0), 4.0, 1.0, zero, one, u, v)
+    t = draw_on_chord(torch.full_like(zero, 40.0), 4.0, 1.0, zero, one, u, lambda: v)
     assert float((t == 0.0).to(F64).mean()) < 0.01
 
 

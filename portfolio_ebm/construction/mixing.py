@@ -128,21 +128,23 @@ def draw(law: Law, chains: int, rng: torch.Generator, *, limit: float = R_HAT, m
             temperature *= min(max(law.excess / measured, 0.25), 4.0)
     # The temperature moved a little: what is kept starts after as many moves again.
     stride = max(min(4 * d, (budget - spent) // (BURN + KEPT)), 1)
+    run.run(temperature, BURN * stride, rng)
+    spent += BURN * stride
     while True:
-        run.run(temperature, BURN * stride, rng)
         run.accepted, run.steps = 0.0, 0
         kept, values = [], []
         for _ in range(KEPT):
             run.run(temperature, stride, rng)
             kept.append(run.x.T.clone())
             values.append(energies(law, run.x))
-        spent += (BURN + KEPT) * stride
+        spent += KEPT * stride
         x, energy = torch.stack(kept), torch.stack(values)
         worst = float(torch.cat([r_hat(x), r_hat(energy).reshape(1)]).max())
         if worst < limit:
             break
+        # What was kept is burned: of the longer strides more than BURN are behind the chains.
         stride = 2 * stride
-        if spent + (BURN + KEPT) * stride > budget:
+        if spent + KEPT * stride > budget:
             raise SolverError(
                 f"The chains did not mix: R-hat is {worst:.3f} after {spent:,} moves of each, above {limit:g}, so that "
                 "nothing is said of the distribution; raise the tolerance or the budget of moves, or loosen what binds."

@@ -10,6 +10,7 @@ Source: Robert, C. P. (1995), Simulation of truncated normal variables, Statisti
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,9 +20,12 @@ FAR = 12.0
 
 _ROOT_HALF = 0.5**0.5
 
+Uniforms = Callable[[], Tensor]
+"""Gives fresh independent uniforms on [0, 1), (chains,)."""
+
 
 def draw_on_chord(
-    slope: Tensor, curvature: float, temperature: float, low: Tensor, high: Tensor, u: Tensor, v: Tensor
+    slope: Tensor, curvature: float, temperature: float, low: Tensor, high: Tensor, u: Tensor, more: Uniforms
 ) -> Tensor:
     """The new t, given that the chain stands at t = 0.
 
@@ -30,29 +34,31 @@ def draw_on_chord(
         curvature: not negative; 0 gives the exponential and, with slope 0, the uniform law.
         temperature: T > 0.
         low, high: (chains,), low <= 0 <= high.
-        u, v: independent uniforms on [0, 1), (chains,).
+        u: independent uniforms on [0, 1), (chains,). more: gives as many again, asked only where some chord is far out.
     """
     if curvature * temperature <= 0.0:
-        return _exponential(slope, curvature, temperature, low, high, u, v, slope >= 0.0)
+        return _exponential(slope, curvature, temperature, low, high, u, more, slope >= 0.0)
     spread = (temperature / curvature) ** 0.5
-    middle = slope / curvature
-    near, far = (low + middle) / spread, (high + middle) / spread
-    right = near + far >= 0.0
+    mode = slope * (-1.0 / curvature)
+    # In units of sqrt(2) standard deviations, as erfc has them.
+    near, far = (low - mode) * (_ROOT_HALF / spread), (high - mode) * (_ROOT_HALF / spread)
+    tilt = near + far
     # Mirrored, if need be, so that the chord lies to the right of the mode, where erfc keeps its digits.
     start, end = near.maximum(-far), far.maximum(-near)
-    most, least = 0.5 * torch.erfc(start * _ROOT_HALF), 0.5 * torch.erfc(end * _ROOT_HALF)
-    z = torch.special.ndtri(torch.addcmul(least, u, most - least))
-    t = torch.where(right, -z, z) * spread - middle
-    if float(start.amax()) > FAR:
-        tail = _exponential(slope, curvature, temperature, low, high, u, v, right)
-        t = torch.where(start > FAR, tail, t)
-    inside: Tensor = t.maximum(low).minimum(high)
-    return inside
+    z = torch.special.ndtri(0.5 * torch.lerp(torch.erfc(end), torch.erfc(start), u))
+    size = torch.full((), spread, dtype=z.dtype, device=z.device)
+    t = torch.addcmul(mode, z, torch.copysign(size, tilt), value=-1.0)
+    beyond = FAR * _ROOT_HALF
+    if float(start.amax()) > beyond:
+        tail = _exponential(slope, curvature, temperature, low, high, u, more, tilt >= 0.0)
+        t = torch.where(start > beyond, tail, t)
+    return t.clamp(low, high)
 
 
 def _exponential(
-    slope: Tensor, curvature: float, temperature: float, low: Tensor, high: Tensor, u: Tensor, v: Tensor, right: Tensor
-) -> Tensor:
+    slope: Tensor, curvature: float, temperature: float, low: Tensor, high: Tensor, u: Tensor, more: Uniforms,
+    right: Tensor,
+) -> Tensor:  # fmt: skip
     """From the end of the chord that is nearest to the mode, with the slope that the energy has there."""
     width = high - low
     pace = torch.where(right, slope + curvature * low, -(slope + curvature * high)) / temperature
@@ -62,7 +68,7 @@ def _exponential(
     here = torch.where(right, -low, high)
     if curvature > 0.0:
         kept = torch.exp((-0.5 * curvature / temperature) * (gone * gone - here * here))
-        gone = torch.where(v < kept, gone, here)
+        gone = torch.where(more() < kept, gone, here)
     return torch.where(right, low + gone, high - gone)
 
 

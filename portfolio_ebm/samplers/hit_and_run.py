@@ -13,6 +13,7 @@ Mathematics of Operations Research 18.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,14 +48,14 @@ class HitAndRun:
     def sweep(self, x: Tensor, temperature: float, plan: Tensor, rng: torch.Generator) -> Tensor:
         """x (n, chains) after the moves of `plan`, in order."""
         target = self.target
+        uniforms = partial(torch.rand, x.shape[1], generator=rng, dtype=x.dtype, device=x.device)
         for d in plan:
             pull = target.matrix @ d
             slope = pull @ x + target.linear @ d
             low, high = self.polyhedron.chord(x, d)
             if target.rate is not None and target.centre is not None:
                 low, high = _sliced(target.rate, target.centre, x, d, low, high, temperature, rng)
-            u, v = torch.rand(2, x.shape[1], generator=rng, dtype=x.dtype, device=x.device)
-            t = draw_on_chord(slope, float(pull @ d), temperature, low, high, u, v)
+            t = draw_on_chord(slope, float(pull @ d), temperature, low, high, uniforms(), uniforms)
             x = x + t * d.unsqueeze(-1)
         return x
 

@@ -19,8 +19,9 @@ Sources: Geman and Geman (1984), IEEE PAMI 6; Neal, R. (2003), Slice sampling, A
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ from portfolio_ebm.samplers.polyhedron import Polyhedron, side
 BLOCK = 32
 
 Pairs = list[tuple[int, int]]
+Names = Sequence[Tensor]
+"""A tensor by its first dimension, so that none of it is looked up again for every move."""
 
 
 @dataclass(frozen=True)
@@ -114,38 +117,41 @@ class PairGibbs:
         target, chains = self.target, x.shape[1]
         first, second = torch.tensor(pairs, device=x.device).unbind(-1)
         ahead = target.matrix[first] - target.matrix[second]
-        slopes = ahead @ x + (target.linear[first] - target.linear[second]).unsqueeze(-1)
         mixed = ahead[:, first] - ahead[:, second]
-        curvatures = mixed.diagonal().tolist()
-        noise = torch.rand(2, len(pairs), chains, generator=rng, dtype=x.dtype, device=x.device)
+        curvatures, coupled = mixed.diagonal().tolist(), mixed.unbind()
+        slopes = (ahead @ x + (target.linear[first] - target.linear[second]).unsqueeze(-1)).unbind()
+        uniforms = partial(torch.rand, generator=rng, dtype=x.dtype, device=x.device)
+        noise = uniforms(len(pairs), chains).unbind()
         kinks = None
         if target.rate is not None:
-            draws = torch.rand(2, len(pairs), chains, generator=rng, dtype=x.dtype, device=x.device)
-            kinks = -temperature * torch.log1p(-draws)
-        at = self.polyhedron.rows @ x
+            kinks = -temperature * torch.log1p(-uniforms(2, len(pairs), chains))
+        at = (self.polyhedron.rows @ x).unbind()
         balls = [ball.value(x) for ball in self.polyhedron.balls]
         heavy = [_Running(limit, x) for limit in self.heavy]
-        moved = torch.empty(chains, len(pairs), dtype=x.dtype, device=x.device)
+        moved = torch.empty(len(pairs), chains, dtype=x.dtype, device=x.device)
+        names = x.unbind()
         for k, (i, j) in enumerate(pairs):
-            slope = torch.addmv(slopes[k], moved[:, :k], mixed[k, :k]) if k else slopes[k]
-            low, high = self._chord(x, i, j, at, balls)
+            slope = torch.addmv(slopes[k], moved[:k].T, coupled[k][:k]) if k else slopes[k]
+            low, high = self._chord(names, i, j, at, balls)
             if kinks is not None:
-                low, high = self._sliced(x, i, j, low, high, kinks[:, k])
-            t = draw_on_chord(slope, curvatures[k], temperature, low, high, noise[0, k], noise[1, k])
+                low, high = self._sliced(names, i, j, low, high, kinks[:, k])
+            t = draw_on_chord(slope, curvatures[k], temperature, low, high, noise[k], partial(uniforms, chains))
             for one in heavy:
                 t = torch.where(one.after(i, j, t) <= one.limit.most, t, 0.0)
             for one in heavy:
                 one.move(i, j, t)
-            moved[:, k] = t
-            self._move(x, i, j, t, at, balls)
+            moved[k] = t
+            self._move(names, i, j, t, at, balls)
 
-    def _chord(self, x: Tensor, i: int, j: int, at: Tensor, balls: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _chord(self, x: Names, i: int, j: int, at: Names, balls: list[Tensor]) -> tuple[Tensor, Tensor]:
         p = self.polyhedron
         low = (self._lower[i] - x[i]).maximum(x[j] - self._upper[j])
         high = (self._upper[i] - x[i]).minimum(x[j] - self._lower[j])
         for r, pace, below, above in self._tilted(i, j):
-            one, other = (below - at[r]) / pace, (above - at[r]) / pace
-            low, high = (low.maximum(one), high.minimum(other)) if pace > 0 else (low.maximum(other), high.minimum(one))
+            for end, limits in ((above, pace > 0.0), (below, pace < 0.0)):
+                if end is not None:
+                    room = (end - at[r]) / pace
+                    low, high = (low, high.minimum(room)) if limits else (low.maximum(room), high)
         for b, (ball, value) in enumerate(zip(p.balls, balls, strict=True)):
             up, down, centre = self._balls[b]
             p_i, p_j = x[i] - centre[i], x[j] - centre[j]
@@ -160,7 +166,7 @@ class PairGibbs:
         # A breach by rounding is a limit that is met.
         return low.clamp_max(0.0), high.clamp_min(0.0)
 
-    def _sliced(self, x: Tensor, i: int, j: int, low: Tensor, high: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    def _sliced(self, x: Names, i: int, j: int, low: Tensor, high: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         rate, centre = self._kinks
         for coordinate, level, sign in ((i, levels[0], 1.0), (j, levels[1], -1.0)):
             if rate[coordinate] > 0.0:
@@ -170,27 +176,37 @@ class PairGibbs:
                 low, high = low.maximum(-reach - gap), high.minimum(reach - gap)
         return low.clamp_max(0.0), high.clamp_min(0.0)
 
-    def _move(self, x: Tensor, i: int, j: int, t: Tensor, at: Tensor, balls: list[Tensor]) -> None:
+    def _move(self, x: Names, i: int, j: int, t: Tensor, at: Names, balls: list[Tensor]) -> None:
         for b, value in enumerate(balls):
             up, down, centre = self._balls[b]
             for k, step in ((i, t), (j, -t)):
                 gap = x[k] - centre[k]
                 value += side(gap + step, up[k], down[k]) - side(gap, up[k], down[k])
-        x[i] += t
-        x[j] -= t
+        x[i].add_(t)
+        x[j].sub_(t)
         for r, pace, _, _ in self._tilted(i, j):
-            at[r] += pace * t
+            at[r].add_(t, alpha=pace)
 
-    def _tilted(self, i: int, j: int) -> list[tuple[int, float, float, float]]:
-        """The rows that a move from j to i changes: (row, pace, lower end, upper end)."""
-        found = self._rows
-        return [(r, a[i] - a[j], low, high) for r, (a, low, high) in found if a[i] != a[j]]
+    def _tilted(self, i: int, j: int) -> list[tuple[int, float, Tensor | None, Tensor | None]]:
+        """The rows that a move from j to i changes: (row, pace, lower end, upper end), None where there is no end."""
+        found = []
+        for r in sorted({*self._rows_of[i], *self._rows_of[j]}):
+            weights, low, high = self._rows[r]
+            if weights[i] != weights[j]:
+                found.append((r, weights[i] - weights[j], low, high))
+        return found
 
     @cached_property
-    def _rows(self) -> list[tuple[int, tuple[list[float], float, float]]]:
+    def _rows(self) -> list[tuple[list[float], Tensor | None, Tensor | None]]:
         p = self.polyhedron
-        ends = zip(p.rows.tolist(), p.row_lower.tolist(), p.row_upper.tolist(), p.equal.tolist(), strict=True)
-        return [(r, (a, low, high)) for r, (a, low, high, equal) in enumerate(ends) if not equal]
+        ends = [[end if bool(end.isfinite()) else None for end in ends] for ends in (p.row_lower, p.row_upper)]
+        return list(zip(p.rows.tolist(), *ends, strict=True))
+
+    @cached_property
+    def _rows_of(self) -> list[list[int]]:
+        """The rows in which each coordinate counts, equations left out."""
+        counts = (self.polyhedron.rows != 0.0) & ~self.polyhedron.equal.unsqueeze(-1)
+        return [column.nonzero().squeeze(-1).tolist() for column in counts.T]
 
     @cached_property
     def _balls(self) -> list[tuple[list[float], list[float], list[float]]]:
@@ -202,12 +218,12 @@ class PairGibbs:
         return ([] if rate is None else rate.tolist()), ([] if centre is None else centre.tolist())
 
     @cached_property
-    def _lower(self) -> list[float]:
-        return list(self.polyhedron.lower.tolist())
+    def _lower(self) -> Names:
+        return self.polyhedron.lower.unbind()
 
     @cached_property
-    def _upper(self) -> list[float]:
-        return list(self.polyhedron.upper.tolist())
+    def _upper(self) -> Names:
+        return self.polyhedron.upper.unbind()
 
     @cached_property
     def _classes(self) -> Tensor:
