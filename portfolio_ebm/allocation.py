@@ -26,7 +26,8 @@ class Allocation:
         residuals: by rule, by how much the weights break it, in the rule's own units (all zero within 1e-9, but for
             what was `relaxed`).
         breakdown: by term, its share of the energy; the shares add up to `energy`.
-        ranges: by term, the least and largest share it takes over sampled feasible portfolios.
+        ranges: by term, the least and largest share it takes over sampled feasible portfolios; a mapping that draws the
+            sample when it is first read, and keeps the estimates until then.
         ablation: energy after each stage of the construction, lowest is best.
         ensemble: the chains' final portfolios as a frame (chains x assets), or None; a record of the search,
             not a sample of a law.
@@ -182,7 +183,7 @@ def record(
         weights, ensemble = weights.numpy(), None if ensemble is None else ensemble.numpy()
     return Allocation(
         weights=weights, status=solution.status, energy=solution.energy, bound=solution.bound,
-        residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=dict(solution.ranges),
+        residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=solution.ranges,
         ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
         relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),

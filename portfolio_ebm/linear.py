@@ -7,6 +7,7 @@ is kept as its three parts; a dense covariance is the case F = its square root, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,7 +44,14 @@ class Structured:
 
     def dense(self) -> Tensor:
         """The matrix itself, shape (..., n, n)."""
-        return self.loadings @ self.core @ self.loadings.mT + torch.diag_embed(self.diagonal)
+        outer = self.core if self._plain else self.loadings @ self.core @ self.loadings.mT
+        return outer + torch.diag_embed(self.diagonal)
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether F is the identity, as where C is a matrix that was never decomposed: F C F' is C to the last bit."""
+        n, k = self.loadings.shape[-2:]
+        return n == k and self.loadings.ndim == 2 and torch.equal(self.loadings, torch.eye(n).to(self.loadings))
 
     def root(self) -> Tensor:
         """R of shape (..., k + n, n) with R'R = M: the rows a second-order cone or a least-squares form needs."""
@@ -53,8 +61,11 @@ class Structured:
 
     def matvec(self, w: Tensor) -> Tensor:
         """M w for w of shape (..., n) with the batch of M in front."""
-        exposure = w.unsqueeze(-2) @ lift(self.loadings, w, 2)
-        back = exposure @ lift(self.core, w, 2) @ lift(self.loadings, w, 2).mT
+        if self._plain:
+            back = w.unsqueeze(-2) @ lift(self.core, w, 2)
+        else:
+            exposure = w.unsqueeze(-2) @ lift(self.loadings, w, 2)
+            back = exposure @ lift(self.core, w, 2) @ lift(self.loadings, w, 2).mT
         return back.squeeze(-2) + lift(self.diagonal, w) * w
 
     def quad(self, w: Tensor) -> Tensor:

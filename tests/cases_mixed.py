@@ -40,6 +40,8 @@ from portfolio_ebm.errors import InfeasibleError, PortfolioEBMError, SolverError
 from portfolio_ebm.types import require_last
 
 FEASIBLE = 1e-9
+ROUNDING = 1e-14
+"""What energies of weights, to 1e-16 each, may differ by where the rules fix every term at zero."""
 DOOR = AnnealedLangevin(chains=4, steps=10, walkers=2, sweeps=2, candidates=4, polish=1, nodes=100)
 Draw = np.random.Generator
 
@@ -223,9 +225,9 @@ def _with_nan(draw: Draw, ctx: Context, energy: Energy) -> tuple[Context, bool]:
     return replace(ctx, market=replace(ctx.market, **{what: changed})), True
 
 
-def outcome(case: Mixed) -> Outcome:
+def outcome(case: Mixed, *, ranges: bool = False) -> Outcome:
     """What the door makes of a problem; errors without a type of ours are not caught. Kinds are "proven", "bounded",
-    "found", "infeasible", "gave up", "not offered" and "NaN refused"."""
+    "found", "infeasible", "gave up", "not offered" and "NaN refused". With `ranges` those are drawn and judged too."""
     try:
         check(case.energy, case.ctx)
         found = DOOR.build(case.energy, case.rules, case.ctx, torch.Generator().manual_seed(0))
@@ -241,7 +243,7 @@ def outcome(case: Mixed) -> Outcome:
     if case.broken:
         return Outcome("found", "a NaN passed", str(found.status))
     kind = "found" if found.bound is None else ("proven" if _proven(found) else "bounded")
-    return Outcome(kind, _wrong(case, found), str(found.status))
+    return Outcome(kind, _wrong(case, found) or (_outside(found) if ranges else ""), str(found.status))
 
 
 def _proven(found: Solution) -> bool:
@@ -253,6 +255,15 @@ def _obeys(case: Mixed) -> bool:
     """Whether the planted portfolio obeys every rule."""
     stands = torch.equal(case.x, torch.where(case.ctx.tradeable, case.x, case.ctx.fixed))
     return stands and float(case.rules.residual(case.x, case.ctx)) <= FEASIBLE
+
+
+def _outside(found: Solution) -> str:
+    """Each term's range is of numbers, and holds its share of the portfolio that was found."""
+    room = 1e-9 * max(map(abs, found.breakdown.values()), default=0.0)
+    for name, (low, high) in found.ranges.items():
+        if not low - room <= found.breakdown[name] <= high + room:
+            return f"the range of {name} leaves out its own share"
+    return "" if set(found.ranges) == set(found.breakdown) else "a term without a range"
 
 
 def _wrong(case: Mixed, found: Solution) -> str:
@@ -268,8 +279,8 @@ def _wrong(case: Mixed, found: Solution) -> str:
     obeys = _obeys(case)
     planted = float(case.energy.bind(case.ctx)(case.x))
     size = max(abs(planted), *map(abs, found.breakdown.values()))
-    if obeys and found.bound is not None and found.bound > planted + 1e-7 * size:
+    if obeys and found.bound is not None and found.bound > planted + 1e-7 * size + ROUNDING:
         return f"a false bound, above the planted one by {(found.bound - planted) / size:.1e}"
-    if obeys and found.bound is not None and _proven(found) and found.energy > planted + 1e-6 * size:
+    if obeys and found.bound is not None and _proven(found) and found.energy > planted + 1e-6 * size + ROUNDING:
         return f"called proven, above the planted one by {(found.energy - planted) / size:.1e}"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.diversified import RIC2550, UCITS
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+from portfolio_ebm.construction import certificate
 from portfolio_ebm.construction.certificate import certify, feasible_sample
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.returns import Return
@@ -54,6 +56,25 @@ def test_ranges_reach_the_corners():
     span = ends[1] - ends[0]
     assert -ends[1] - 1e-12 <= low <= -ends[1] + 0.35 * span
     assert -ends[0] - 0.35 * span <= high <= -ends[0] + 1e-12
+
+
+def test_ranges_are_those_of_the_call_whenever_they_are_read():
+    ctx, weights, draws = market(N), EQUAL.clone(), rng()
+    now = certify(EQUAL, ENERGY, RULES, ctx, bound=None, status=FINE, rng=rng())
+    later = certify(weights, ENERGY, RULES, ctx, bound=None, status=FINE, rng=draws)
+    stored = pickle.dumps(now)
+    weights.zero_()
+    torch.rand(5, generator=draws)
+    assert dict(later.ranges) == dict(now.ranges) == pickle.loads(stored).ranges
+    assert repr(later.ranges) == repr(dict(now.ranges)) and len(later.ranges) == 4
+
+
+def test_ranges_are_drawn_once_and_only_when_read(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(certificate, "feasible_sample", lambda *given, **more: drawn.append(1) or EQUAL[None])
+    found = certify(EQUAL, ENERGY, RULES, market(N), bound=None, status=FINE, rng=rng())
+    assert not drawn
+    assert found.ranges["Return()"] == found.ranges["Return()"] and drawn == [1]
 
 
 def test_the_same_seed_gives_the_same_ranges():

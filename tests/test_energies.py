@@ -171,3 +171,16 @@ def test_dtype_follows_the_input():
     w = torch.tensor([0.5, 0.5])
     assert CVaR(level=0.5).bind(single)(w).dtype == torch.float32
     assert Return().bind(single)(w).dtype == torch.float32
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_matrix_that_is_its_own_core_is_used_as_it_is(batch):
+    core = torch.rand(5, 5, dtype=torch.float64)
+    core, eye = core @ core.T, torch.eye(5, dtype=torch.float64)
+    plain = Structured(eye, core, torch.arange(5.0).double())
+    turned = Structured(eye.flip(0), core.flip(0).flip(1), plain.diagonal)
+    w = torch.rand(*batch, 5, dtype=torch.float64)
+    assert torch.equal(plain.dense(), core + plain.diagonal.diag())
+    assert torch.equal(plain.dense(), turned.dense())
+    torch.testing.assert_close(plain.matvec(w), turned.matvec(w), rtol=1e-14, atol=0.0)
+    torch.testing.assert_close(plain.matvec(w), w @ plain.dense(), rtol=1e-14, atol=0.0)

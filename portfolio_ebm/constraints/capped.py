@@ -52,10 +52,12 @@ def cut_of(region: Region, rows: Array | None = None, low: Array | None = None, 
     )  # fmt: skip
 
 
-def nearest_capped(y: Tensor, lower: Tensor, upper: Tensor, region: Region) -> tuple[Tensor, Tensor]:
+def nearest_capped(
+    y: Tensor, lower: Tensor, upper: Tensor, region: Region, *, prove: bool = True
+) -> tuple[Tensor, Tensor]:
     """(w, violation) for y (B, n) and bounds (n,) or (B, n) within those of a folded region, in float64 on any device.
 
-    The violation is above 1e-10 only where a set is empty.
+    The violation is above 1e-10 only where a set is empty; without `prove` also where its point was not reached.
 
     Raises:
         SolverError: a set is not empty and its nearest point was not reached.
@@ -68,7 +70,7 @@ def nearest_capped(y: Tensor, lower: Tensor, upper: Tensor, region: Region) -> t
     for i in range(len(points)):
         key = lows[i].tobytes() + highs[i].tobytes()
         crossed = key in empty or bool((lows[i] > highs[i]).any())
-        point = None if crossed else solver.nearest(points[i], lows[i], highs[i])
+        point = None if crossed else solver.nearest(points[i], lows[i], highs[i], prove=prove)
         if point is None:
             empty.add(key)
             found[i], left[i] = np.clip(points[i], lows[i], np.maximum(lows[i], highs[i])), 1.0
@@ -114,8 +116,8 @@ class _Solver:
             tails, (np.zeros((0, n)), np.zeros(0)),
         )  # fmt: skip
 
-    def nearest(self, y: Array, lower: Array, upper: Array) -> Array | None:
-        """The nearest point to y (n,); None where the set is empty."""
+    def nearest(self, y: Array, lower: Array, upper: Array, *, prove: bool = True) -> Array | None:
+        """The nearest point to y (n,); None where the set is empty, without `prove` also where it was not reached."""
         base = replace(self.cut, lower=lower, upper=upper)
         rows, ends = self.cuts
         mu = np.zeros(len(self.matrices))
@@ -141,7 +143,8 @@ class _Solver:
             sizes = [float(np.linalg.norm(slope)) for slope, _ in new]
             rows = np.concatenate([rows, np.stack([slope / s for (slope, _), s in zip(new, sizes, strict=True)])])
             ends = np.concatenate([ends, [end / s for (_, end), s in zip(new, sizes, strict=True)]])
-        self._require_empty(lower, upper)
+        if prove:
+            self._require_empty(lower, upper)
         return None
 
     def _under_ellipsoids(self, y: Array, cut: Cut, mu: Array, near: Array) -> tuple[Array, Array, Array] | None:

@@ -115,20 +115,21 @@ def project_polyhedron(
 
 
 def nearest_in(
-    y: Tensor, region: Region, lower: Tensor | None = None, upper: Tensor | None = None
+    y: Tensor, region: Region, lower: Tensor | None = None, upper: Tensor | None = None, *, prove: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The nearest point of a convex region for every row of y (..., n), and the violation left, as in
     `project_polyhedron`, which is what a region without caps comes to.
 
     `lower`, `upper` (..., n) replace the region's bounds, each row by its own (the slices of a pattern), and lie
-    within them. Balls are solved by the dual with the rows; ellipsoids and tails one row at a time (capped.py).
+    within them. Balls are solved by the dual with the rows; ellipsoids and tails one row at a time (capped.py), where
+    without `prove` a violation may also mean that the point was not reached.
     """
     low, high = region.lower if lower is None else lower, region.upper if upper is None else upper
     r = region.folded()
     if r.curved:
         require_weights(y, region.n, "nearest_in")
         flat, low, high = _flatten(y, low, high)
-        w, left = nearest_capped(flat, low, high, r.to(flat))
+        w, left = nearest_capped(flat, low, high, r.to(flat), prove=prove)
         return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
     if not r.caps:
         return project_polyhedron(y, low, high, r.rows, r.row_lower, r.row_upper, r.anchor, r.turnover)

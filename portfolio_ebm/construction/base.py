@@ -127,7 +127,7 @@ class Solution:
         residuals: by rule, how far it is broken at `weights`, in the rule's own units.
         breakdown: each term's share of the energy.
         ranges: each term's (least, largest) share over sampled feasible portfolios: a term whose range is
-            small against the others decides nothing.
+            small against the others decides nothing. Sampled when first read.
         ablation: energies of the stages ("rounding + polish", "chains, no swaps + polish", "before polish", "final").
         ensemble: (chains, n) the chains' final feasible portfolios, or None. A record of the search, not a sample.
         diagnostics: acceptance, chain agreement, patterns seen, seconds by stage, ...

@@ -1,12 +1,14 @@
 """certify: nothing leaves a constructor before its energy, its rules and its terms have been measured again.
 
 The energy and the residuals of a Solution are evaluated here, on the torch face and by the rules themselves, whatever
-the solver claimed. `ranges` tells which terms decide: each term's least and largest share over feasible portfolios.
+the solver claimed. `ranges` tells which terms decide: each term's least and largest share over feasible portfolios,
+sampled when it is first read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_any, regions_of
 from portfolio_ebm.construction.base import Solution
 from portfolio_ebm.construction.marginal import marginal_of
+from portfolio_ebm.construction.ranges import Ranges
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, breakdown
 from portfolio_ebm.errors import InfeasibleError, SolverError
@@ -100,7 +103,8 @@ def measured(
     }
     extras["diagnostics"] = {**extras.get("diagnostics", {}), **trust}
     if rng is not None:
-        extras["ranges"] = ranges_of(weights, energy, constraint, ctx, rng)
+        sample = partial(ranges_of, energy=energy, constraint=constraint, ctx=ctx)
+        extras["ranges"] = Ranges.drawn(sample, weights, rng) if energy.terms() else {}
     return Solution(
         weights=weights, status=status, energy=value, bound=bound, residuals=dict(residuals), breakdown=shares, **extras
     )
@@ -112,12 +116,10 @@ def residuals_of(weights: Tensor, constraint: Constraint, ctx: Context) -> dict[
 
 
 def ranges_of(
-    weights: Tensor, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator
+    weights: Tensor, rng: torch.Generator, energy: Energy, constraint: Constraint, ctx: Context
 ) -> dict[str, tuple[float, float]]:
     """Each term's (least, largest) share over feasible portfolios: `weights`, and those near what is held, single
-    names and random points. {} for an energy without terms."""
-    if not energy.terms():
-        return {}
+    names and random points."""
     return ranges_over(torch.cat([weights.unsqueeze(0), feasible_sample(weights, constraint, ctx, rng)]), energy, ctx)
 
 

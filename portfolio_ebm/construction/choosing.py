@@ -8,8 +8,9 @@ with the incumbent of the walkers until its nodes are spent: what it leaves is a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -161,15 +162,16 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     gap = TOLERANCE * _size(mixed, relaxed)
     tree = Tree(mixed, gap, relaxed)
     search, several = Search(mixed, root), max(plan.starts // dear, 1)
-    starts = [] if mixed.choices.priced else _rounded(search, relaxed.weights, several, numpy_rng)
+    draws = _rounded(search, relaxed.weights, 0 if mixed.choices.priced else several, numpy_rng)
+    starts = list(islice(draws, FEW))
     # Where an inner solve is dear, what the first roundings are worth spares the first look many a step.
-    for modes in starts[:FEW] if dear > 1 else ():
+    for modes in starts if dear > 1 else ():
         search.solve(modes, relaxed.weights)
     first = tree.grow(min(look, nodes), *_best(search))
     if mixed.choices.priced:
         starts = trade_starts(search, relaxed.weights, numpy_rng)
     # Where the first look has proven the optimum, a few roundings say what they would have been worth.
-    starts = starts[:FEW] if first.finished else starts
+    starts = starts[:FEW] if first.finished else [*starts, *draws]
     if first.weights is None and first.finished:
         return None
     found = [(m, search.solve(m, relaxed.weights)) for m in starts]
@@ -259,18 +261,16 @@ def _dearness(program: Program) -> int:
     return DEAR if isinstance(program, FormulaProgram) else BENT if isinstance(program, BentProgram) else 1
 
 
-def _rounded(search: Search, relaxed: Array, count: int, rng: np.random.Generator) -> list[Ints]:
-    """Modes near the relaxation: as it is, and its unit weights times exp(Gumbel noise)."""
+def _rounded(search: Search, relaxed: Array, count: int, rng: np.random.Generator) -> Iterator[Ints]:
+    """`count` modes near the relaxation: as it is, and its unit weights times exp(Gumbel noise)."""
     choices = search.mixed.choices
     x = choices.weights(relaxed)
-    found = [rounded(choices, search.allowed, x)]
+    if count:
+        yield rounded(choices, search.allowed, x)
     for _ in range(count - 1):
         noise = np.exp(-np.log(-np.log(rng.uniform(1e-12, 1.0 - 1e-12, len(x)))))
         y = (np.abs(x) + 0.2 / max(len(x), 1)) * noise
-        found.append(
-            rounded(choices, search.allowed, y * (np.abs(x).sum() / max(y.sum(), 1e-300)) * np.where(x < 0, -1, 1))
-        )
-    return found
+        yield rounded(choices, search.allowed, y * (np.abs(x).sum() / max(y.sum(), 1e-300)) * np.where(x < 0, -1, 1))
 
 
 def _from(search: Search, w: Array | None) -> tuple[Array | None, float]:

@@ -80,6 +80,7 @@ def _on_rounded(y: Array, region: Region) -> tuple[Array, Mask]:
         convex.to(torch.zeros(0).double()),
         torch.as_tensor(lower),
         torch.as_tensor(np.maximum(lower, upper)),
+        prove=False,
     )
     w = points.numpy()
     return w, fits & (left.numpy() <= TOLERANCE) & _within(c, modes, w)

@@ -1,0 +1,59 @@
+"""Ranges: which terms decide, sampled when first asked for.
+
+No certificate rests on them, and a sample of feasible portfolios may take longer than the optimum did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Spans = Mapping[str, tuple[float, float]]
+"""By term, its least and its largest share of the energy."""
+
+
+class Ranges(Spans):
+    """By term, its (least, largest) share over feasible portfolios: read like a dict, and pickled as one.
+
+    What `sample` holds, the estimates among it, is kept until the first look and not longer.
+
+    Example:
+        >>> Ranges(lambda: {"Variance()": (0.01, 0.04)})["Variance()"]
+        (0.01, 0.04)
+    """
+
+    def __init__(self, sample: Callable[[], Spans]) -> None:
+        self._sample: Callable[[], Spans] | None = sample
+        self._found: dict[str, tuple[float, float]] = {}
+
+    @classmethod
+    def drawn(cls, sample: Callable[[Tensor, torch.Generator], Spans], weights: Tensor, rng: torch.Generator) -> Ranges:
+        """Those that `sample(weights, rng)` would find now, whatever becomes of both afterwards."""
+        again = torch.Generator(rng.device)
+        again.set_state(rng.get_state())
+        return cls(partial(sample, weights.detach().clone(), again))
+
+    def _known(self) -> dict[str, tuple[float, float]]:
+        if self._sample is not None:
+            self._found = dict(self._sample())
+            self._sample = None
+        return self._found
+
+    def __getitem__(self, term: str) -> tuple[float, float]:
+        return self._known()[term]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def __repr__(self) -> str:
+        return repr(self._known())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self._known(),)
