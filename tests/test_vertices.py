@@ -15,6 +15,7 @@ from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, branch_and_bo
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.construction import tails
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.construction.inner import modelled
@@ -135,9 +136,16 @@ def test_the_mean_of_the_worst_by_hand() -> None:
     assert worst_mean(loss, 5.0) == 3.0
 
 
+WAYS = {"few": (16, 500), "above": (0, 0), "below": (0, 500)}
+"""Few names, many scenarios, neither: which way a child is solved from its parent."""
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("case", CASES)
-def test_from_the_multipliers_of_a_parent(case: str, seed: int) -> None:
+def test_from_the_multipliers_of_a_parent(case: str, seed: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, number in zip(("FEW", "MANY"), WAYS[way], strict=True):
+        monkeypatch.setattr(tails, name, number)
     returns, box, start = problem(case, 20 + seed)
     p = pool(returns, 0.7 * CVaR(0.9) + 0.2 * Return())
     parent = p.minimum(box, start)
@@ -166,7 +174,8 @@ def test_from_the_multipliers_of_a_parent(case: str, seed: int) -> None:
         assert open_ is not None and open_.value == pytest.approx(truth, abs=1e-9)
 
 
-def test_a_slice_is_left_as_soon_as_its_bound_is_enough() -> None:
+def test_a_slice_is_left_as_soon_as_its_bound_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "FEW", 0)
     early = 0
     for seed in range(6):
         returns, box, start = problem("plain", 40 + seed)
@@ -178,6 +187,24 @@ def test_a_slice_is_left_as_soon_as_its_bound_is_enough() -> None:
         assert found is not None and parent.bound + 1e-9 <= found.bound <= by_program(p, part) + 1e-10
         early += found.bound < by_program(p, part) - 1e-6
     assert early >= 3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_parent_closes_what_its_prices_forbid(case: str) -> None:
+    returns, box, start = problem(case, 80)
+    p = pool(returns, CVaR(0.9))
+    parent = p.minimum(box, start)
+    assert parent is not None
+    dear = int(np.where(parent.weights == box.lower, parent.prices, -1.0).argmax())
+    lower = box.lower.copy()
+    lower[dear] = min(lower[dear] + 0.02, box.upper[dear])
+    rise = parent.prices[dear] * (lower[dear] - box.lower[dear])
+    assert rise > 0.0
+    part, kept = replace(box, lower=lower), len(p.kept)
+    closed = p.minimum(part, parent.weights, parent, enough=parent.bound + 0.99 * rise)
+    assert closed is not None and closed.value == np.inf and len(p.kept) == kept
+    assert closed.bound == pytest.approx(parent.bound + rise, rel=1e-9)
+    assert closed.bound <= by_program(p, part) + 1e-10
 
 
 def test_the_dual_problem_by_hand() -> None:
@@ -194,7 +221,8 @@ def test_the_dual_problem_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_tree_of_slices_is_true_to_enumeration(seed: int) -> None:
+def test_a_tree_of_slices_is_true_to_enumeration(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "FEW", 16 * seed)
     returns, box, _ = problem("few", 60 + seed)
     box, held = replace(box, upper=np.full(12, 0.6)), [(0.0, 0.0), (0.1, 0.6)]
     p = pool(returns, CVaR(0.9))

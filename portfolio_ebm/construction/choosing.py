@@ -252,8 +252,12 @@ def _walk(
 
 def _others(search: Search) -> Array:
     """The portfolios of the best slices solved, (k, n), the best first."""
-    solved = sorted((p for p in search.memo.point.values() if p is not None), key=lambda p: p.value)
-    return np.array([p.weights for p in solved[:OTHERS]]).reshape(-1, search.mixed.program.n)
+    return np.array([p.weights for p in _solved(search)[:OTHERS]]).reshape(-1, search.mixed.program.n)
+
+
+def _solved(search: Search) -> list[Point]:
+    """The minima of the slices solved to the end, the best first."""
+    return sorted((p for p in search.memo.point.values() if p and p.value < np.inf), key=lambda p: p.value)
 
 
 def _dearness(program: Program) -> int:
@@ -287,8 +291,7 @@ def _from(search: Search, w: Array | None) -> tuple[Array | None, float]:
 
 def _best(search: Search) -> tuple[Array | None, float]:
     """The best of the slices solved."""
-    solved = [p for p in search.memo.point.values() if p is not None]
-    top = min(solved, key=lambda p: p.value, default=None)
+    top = next(iter(_solved(search)), None)
     return (None, np.inf) if top is None else (top.weights, top.value)
 
 

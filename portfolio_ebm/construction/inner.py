@@ -17,7 +17,6 @@ Source: Hong, L. J. and Liu, G. (2009), Simulating sensitivities of conditional 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -50,10 +49,12 @@ class FormulaProgram(Program):
 
     Attributes:
         formula: the energy. turnover and anchor of `box` are the region's.
+        pool: the scenarios that slices of a lone tail are solved on.
     """
 
     formula: Formula | None = None
     box: Box | None = None
+    pool: Pool | None = None
 
     @property
     def whole(self) -> Formula:
@@ -74,21 +75,16 @@ class FormulaProgram(Program):
             self.box, lower=lower, upper=np.maximum(lower, upper), rows=rows, row_lower=row_lower, row_upper=row_upper,
             caps=(),
         )  # fmt: skip
-        near, parent = weights_of(start), start if isinstance(start, TailPoint) else None
-        by_vertices = solvable(self.whole) and not self.kinked
-        found = self.pool.minimum(box, near, parent, enough) if by_vertices and near is not None else None
-        if found is not None:
-            return found
+        near, pool = weights_of(start), None if self.kinked else self.pool
+        if pool is not None:
+            found = pool.minimum(box, near, start if isinstance(start, TailPoint) else None, enough)
+            if found is not None:
+                return found
         first = super().minimum(lower, upper, rows, row_lower, row_upper, near)
         if first is None:
             return None
-        found = self.pool.minimum(box, first.weights) if by_vertices else None
+        found = None if pool is None else pool.minimum(box, first.weights)
         return found if found is not None else self._exact(box, first, near)
-
-    @cached_property
-    def pool(self) -> Pool:
-        """The scenarios that slices of a tail are solved on."""
-        return Pool(self.whole)
 
     def _exact(self, box: Box, first: Point, start: Array | None) -> Point:
         movable, near = box.upper > box.lower + 1e-14, first.weights
@@ -231,15 +227,18 @@ def best_duals(formula: Formula, box: Box) -> Multipliers:
 
 def modelled(mixed: Mixed, formula: Formula, box: Box) -> Mixed:
     """The mixed program with the formula in it, its local model taken where the relaxation has its optimum."""
+    pool = Pool(formula) if solvable(formula) else None
     for first in (True, False):
         # Where no term is quadratic there is no curvature yet that would say where the optimum is.
         near = None if first and formula.curve is None else relax(mixed, mixed.choices.exists)
+        if pool is not None:
+            pool.empty()
         at = inside(box) if near is None else near.weights
         matrix, linear = local_model(formula, at)
         p = mixed.program
         program = FormulaProgram(
             matrix, linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, p.rate, p.turnover,
-            formula=formula, box=box,
+            formula=formula, box=box, pool=pool,
         )  # fmt: skip
         mixed = replace(mixed, program=program)
     return mixed

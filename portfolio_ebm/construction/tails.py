@@ -4,15 +4,16 @@
 
 Only scenarios that have been in or near a tail stand in the pool. A minimum over the pool is checked on all scenarios;
 those in its tail that were left out are taken in, and the walk goes on. The bound is the dual one of duality.py, from
-the multipliers of the scenarios that carry weight, so it is true whatever the walk did. In a tree a slice is solved
-from its parent's multipliers by the dual problem, where every step is a bound, and only as far as closes it.
+the multipliers of the scenarios that carry weight, so it is true whatever the walk did. In a tree a slice is closed by
+its parent's multipliers where they are enough; else it is solved from the parent's weights, or from its multipliers by
+the dual problem, where every step is a bound, and only as far as closes it.
 
 Source: Rockafellar, R. T. and Uryasev, S. (2000), Optimization of conditional value-at-risk, Journal of Risk 2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,6 +32,8 @@ ROWS = 64
 STEPS = 400
 ASKED = 40
 """Names at rest that are asked first whether they would move, by their prices."""
+FEW, MANY = 16, 500
+"""From a parent, so few names that may move, and more scenarios of the pool, are solved for from above."""
 ROUNDING = 1e-12
 """By how much weights of the dual problem may be out of their box."""
 
@@ -81,16 +84,23 @@ class Pool:
     Attributes:
         formula: one tail and a linear part.
         kept: the scenarios in it, in the order of their elements.
+        last: the last minimum found, (n,): where a walk begins that is given no start.
     """
 
     formula: Formula
-    kept: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    kept: Ints = field(init=False)
+    last: Array | None = None
 
     def __post_init__(self) -> None:
         tail = self.tail
         self.by_name = np.ascontiguousarray(tail.losses.T)
         self.unit = max(float(np.abs(tail.losses).mean()), 1e-300)
-        self.inside = np.zeros(len(tail.losses), dtype=bool)
+        self.empty()
+
+    def empty(self) -> None:
+        """Take all scenarios out, those of a start that was far off; they come in as they are met."""
+        self.kept = np.zeros(0, dtype=np.int64)
+        self.inside = np.zeros(len(self.tail.losses), dtype=bool)
         self._elements = np.zeros((ROWS, self.formula.n + 1))
         self._columns = np.zeros((self.formula.n + 1, ROWS))
 
@@ -113,7 +123,7 @@ class Pool:
         self.kept = np.concatenate([self.kept, scenarios])
         self.inside[scenarios] = True
 
-    def hinges(self, box: Box, idle: Mask | None = None) -> Given | None:
+    def hinges(self, box: Box, idle: Mask) -> Given | None:
         """The problem of a box with rows; None where there are too many. `idle` (n,) are names that rest at zero."""
         equal = box.row_upper - box.row_lower <= 1e-14
         above = np.isfinite(box.row_upper)
@@ -133,7 +143,6 @@ class Pool:
         low[ups:k] = -WALL
         high[:ups], high[ups:k] = WALL, 0.0
         slope = np.append(self.formula.linear / (self.tail.coefficient * self.unit), 1.0)
-        idle = _empty(box) if idle is None else idle
         # Where few names are idle they are not worth a copy without them.
         names = np.append(np.flatnonzero(~idle), n)
         elements, columns = self._elements[first:], self._columns[:, first:]
@@ -148,23 +157,43 @@ class Pool:
         return Given(problem, row, names)
 
     def minimum(
-        self, box: Box, start: Array, parent: TailPoint | None = None, enough: float = np.inf
+        self, box: Box, start: Array | None, parent: TailPoint | None = None, enough: float = np.inf
     ) -> TailPoint | None:
         """The minimum over the box and its rows from a point nearby, (n,); None where the walk does not end at one.
 
         Args:
+            start: None for the last minimum.
             parent: the minimum of a slice that differs in some bounds: from its multipliers the bound rises by steps.
             enough: a slice whose bound is at least this is not solved further.
         """
-        found = None if parent is None else self._from_below(box, parent, enough)
-        return found if found is not None else self._from_above(box, start)
+        found = None if parent is None else self._from_parent(box, parent, enough)
+        start = self.last if start is None else start
+        if found is None and start is not None:
+            found = self._from_above(box, start, _empty(box))
+        if found is not None and np.isfinite(found.value):
+            self.last = found.weights
+        return found
 
-    def _from_above(self, box: Box, start: Array) -> TailPoint | None:
+    def _from_parent(self, box: Box, parent: TailPoint, enough: float) -> TailPoint | None:
+        """By the shorter way. Few names, or many scenarios that may trade places: from above; else from below, where
+        one step passes many names and the walk ends with what is enough."""
+        pulls = _matched(parent, box.rows)
+        bound = self._at_parent(box, parent, pulls)
+        if bound >= enough:
+            return replace(parent, value=np.inf, bound=bound)
+        if int((box.upper > box.lower).sum()) <= FEW:
+            return self._from_above(box, parent.weights, _empty(box))
+        if len(self.kept) > MANY:
+            return self._from_above(box, _inside(box, parent.weights), _idle(box, parent))
+        return self._from_below(box, parent, pulls, enough)
+
+    def _from_above(self, box: Box, start: Array, idle: Mask) -> TailPoint | None:
+        """By the problem itself, without the names that are `idle` for as long as none of them would move."""
         near = start
         if not len(self.kept):
             self._take_worst(self.losses(near))
         for _ in range(ROUNDS):
-            given = self.hinges(box)
+            given = self.hinges(box, idle)
             if given is None:
                 return None
             found = descend(given.problem, np.append(near, self._quantile(near))[given.names], STEPS)
@@ -173,16 +202,21 @@ class Pool:
             z = given.all_names(found.z, self.formula.n)
             near = z[:-1]
             loss = self.losses(near)
-            if not self._widened(loss, z[-1]):
-                return self._point(box, near, found.multipliers, given.row, loss)
+            if self._widened(loss, z[-1]):
+                continue
+            point = self._point(box, near, found.multipliers, given.row, loss)
+            eager = idle & (point.prices < -STEEP * self.tail.coefficient * self.unit) & (box.upper > 0.0)
+            if not eager.any():
+                return point
+            idle = idle & ~eager
         return None
 
-    def _from_below(self, box: Box, parent: TailPoint, enough: float) -> TailPoint | None:
+    def _from_below(self, box: Box, parent: TailPoint, pulls: Array, enough: float) -> TailPoint | None:
         """By the dual problem; None too where its weights are not in the box, or a name has no ends."""
         if not (np.isfinite(box.lower) & np.isfinite(box.upper)).all():
             return None
-        pulls, shares = _matched(parent, box.rows), parent.shares
-        unit, floor, idle = self.tail.coefficient * self.unit, enough, _idle(box, parent)
+        shares, idle = parent.shares, _idle(box, parent)
+        unit, floor = self.tail.coefficient * self.unit, enough
         for _ in range(ROUNDS):
             given = self.hinges(box, idle)
             if given is None:
@@ -212,6 +246,19 @@ class Pool:
             if not self._widened(loss, z[-1]):
                 return self._point(box, w, found.z, given.row, loss)
         return None
+
+    def _at_parent(self, box: Box, parent: TailPoint, pulls: Array) -> float:
+        """The bound that the parent's own multipliers give, -inf where its rows are not all here."""
+        if np.count_nonzero(pulls) != np.count_nonzero(parent.pulls):
+            return -np.inf
+        return self._least(box, parent.prices, self.tail.coefficient * self.unit * pulls)
+
+    def _least(self, box: Box, slope: Array, duals: Array) -> float:
+        """The least of a slope with the rows' multipliers in it over the box."""
+        on = duals != 0.0
+        support = float(duals[on] @ np.where(duals > 0.0, box.row_upper, box.row_lower)[on])
+        ends = np.where(slope > 0.0, box.lower, box.upper)
+        return float((slope * np.where(slope == 0.0, 0.0, ends)).sum()) - support
 
     def _widened(self, loss: Array, quantile: float) -> bool:
         """Whether scenarios beyond the quantile were left out; they are taken in."""
@@ -244,10 +291,7 @@ class Pool:
             np.where((duals < 0.0) & np.isfinite(box.row_lower), duals, 0.0),
         )
         slope = f.linear + q @ tail.losses[self.kept[carried]] + duals @ box.rows
-        on = duals != 0.0
-        support = float(duals[on] @ np.where(duals > 0.0, box.row_upper, box.row_lower)[on])
-        ends = np.where(slope > 0.0, box.lower, box.upper)
-        return float((slope * np.where(slope == 0.0, 0.0, ends)).sum()) - support, slope
+        return self._least(box, slope, duals), slope
 
     def _point(self, box: Box, w: Array, multipliers: Array, row: Ints, loss: Array) -> TailPoint:
         """The vertex with its value, prices and true bound."""
@@ -272,6 +316,13 @@ def _idle(box: Box, parent: TailPoint) -> Mask:
     return _empty(box) | (dear > 0.0)
 
 
+def _inside(box: Box, w: Array) -> Array:
+    """The weights of a parent in the box, what they lose shared out in proportion, (n,)."""
+    found = np.clip(w, box.lower, box.upper)
+    total = float(found.sum())
+    return np.clip(found * (float(w.sum()) / total), box.lower, box.upper) if total > 0.0 else found
+
+
 def _joined(row: Ints, pulls: Array, rows: int) -> Array:
     """Multipliers of elements as those of their rows, (m,)."""
     return np.asarray(np.bincount(row, pulls, rows), dtype=np.float64)
@@ -279,6 +330,8 @@ def _joined(row: Ints, pulls: Array, rows: int) -> Array:
 
 def _matched(parent: TailPoint, rows: Array) -> Array:
     """The parent's multipliers of these rows, (m,), zero for those that it did not have."""
+    if np.array_equal(parent.rows, rows):
+        return parent.pulls
     known = {row.tobytes(): pull for row, pull in zip(parent.rows, parent.pulls.tolist(), strict=True)}
     return np.array([known.get(row.tobytes(), 0.0) for row in rows], dtype=np.float64)
 

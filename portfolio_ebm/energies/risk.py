@@ -82,10 +82,16 @@ class CVaR(ConvexEnergy):
         return tail_count(n_scenarios, self.level)
 
     def bind(self, ctx: Context) -> Bound:
-        losses = self.losses(ctx)
-        n_scenarios, n = losses.shape[-2:]
+        scenarios = ctx.scenarios
+        n_scenarios, n = scenarios.shape[-2:]
         count = self.tail(n_scenarios)
-        return lambda w: tail_mean(portfolio_returns(losses, require_last(w, n, "CVaR")), count)
+        mean = scenarios.mean(-2, keepdim=True) if self.centred else None
+
+        def value(w: Tensor) -> Tensor:
+            gains = portfolio_returns(scenarios, require_last(w, n, "CVaR"))
+            return tail_mean((0.0 if mean is None else portfolio_returns(mean, w)) - gains, count)
+
+        return value
 
     def curved(self, w: Tensor, ctx: Context, share: float = 0.05) -> Structured:
         """A smoothed Hessian at w (n,): the kernel tail Hessian, for scores of moves, not for exact values.

@@ -140,8 +140,11 @@ def inherits(mixed: Mixed, allowed: Mask, w: Array) -> bool:
     return not _violated(mixed, [Side.of(c, allowed, limit) for limit in c.limits], w)
 
 
-def on_slice(mixed: Mixed, modes: Ints, start: Array | None = None) -> Point | None:
-    """The minimum with every unit's mode given, (U,), costs included: what `relax` is on a slice, in fewer steps."""
+def on_slice(
+    mixed: Mixed, modes: Ints, start: Array | Point | None = None, enough: float = np.inf
+) -> Point | None:  # fmt: skip
+    """The minimum with every unit's mode given, (U,), costs included: what `relax` is on a slice, in fewer steps;
+    arguments as there."""
     c, p = mixed.choices, mixed.program
     every = np.arange(c.units)
     allowed = np.zeros(c.lower.shape, dtype=bool)
@@ -159,10 +162,10 @@ def on_slice(mixed: Mixed, modes: Ints, start: Array | None = None) -> Point | N
     cost = float(c.cost[every, modes].sum())
     point: Point | None = None
     for _ in range(CUTS):
-        point = p.minimum(lower, upper, rows, low, high, near)
+        point = p.minimum(lower, upper, rows, low, high, near, enough - cost)
         if point is None:
             return None
-        cuts = _broken(mixed.caps, point.weights)
+        cuts = _broken(mixed.caps, point.weights) if point.bound < enough - cost else []
         if not cuts:
             return _plus(point, cost)
         for cut in cuts:

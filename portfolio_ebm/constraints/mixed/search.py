@@ -50,12 +50,14 @@ class Search:
     allowed: Mask
     memo: Memo = field(default_factory=Memo)
 
-    def solve(self, modes: Ints, start: Array | None = None) -> Point | None:
-        """The minimum on the slice of `modes` (U,), from memory where it is known."""
+    def solve(self, modes: Ints, start: Array | Point | None = None, enough: float = np.inf) -> Point | None:
+        """The minimum on the slice of `modes` (U,), from memory where it is known; where it is at least `enough` its
+        bound may be all that is known."""
         key = modes.tobytes()
-        if key not in self.memo.point:
-            self.memo.point[key] = on_slice(self.mixed, modes, start)
-        return self.memo.point[key]
+        found = self.memo.point.get(key)
+        if key not in self.memo.point or (found is not None and found.value == np.inf and found.bound < enough):
+            found = self.memo.point[key] = on_slice(self.mixed, modes, start, enough)
+        return found
 
     def descend(self, modes: Ints) -> Ints:
         """Swap descent from `modes`, (U,), to the first candidate, by score, that is better, until none is: the scores
@@ -65,7 +67,7 @@ class Search:
             if point is None:
                 return now
             for other in self.candidates(now, point):
-                found = self.solve(other, point.weights)
+                found = self.solve(other, point, point.value)
                 if found is not None and found.value < point.value - 1e-13 * abs(point.value):
                     now, point = other, found
                     break
@@ -181,12 +183,9 @@ class Search:
         q = p.matrix
         g = p.pull(point)
         transfer = move * (g[i][:, None] - g[j]) + 0.5 * move**2 * (q[i, i][:, None] + q[j, j] - 2 * q[np.ix_(i, j)])
-        tables = [transfer]
         exact = self._second_order(point, i, j)
-        if exact is not None:
-            tables.append(exact)
         found = []
-        for table in tables:
+        for table in (transfer,) if exact is None else (exact, transfer):
             flat = table.reshape(-1)
             size = min(CANDIDATES, int(np.isfinite(flat).sum()))
             for k in np.argsort(flat, kind="stable")[:size] if flat.size < 64 else _smallest(flat, size):
