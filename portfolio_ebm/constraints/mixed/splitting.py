@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 MOST_NAMES = 300
-"""Beyond so many names a step of the barrier takes too long: a multiple of the diagonal is split off instead."""
+"""Beyond so many names a step of the barrier takes too long: a multiple of one diagonal is split off instead."""
 CLOSE = 1e-2
 """The relative gap of g'd that ends the barrier."""
 FALL = 0.3
@@ -58,12 +58,22 @@ class Split:
         if least <= 2.0 * MARGIN * len(size):
             return None
         e = np.full(len(size), least)
-        if len(size) <= MOST_NAMES:
+        if len(size) > MOST_NAMES:
+            e = max(e, _of_what_others_leave(c), key=lambda found: float(found.sum()))
+        else:
             e = _barrier(c, np.ones(len(size)) if worth is None else worth * size, 0.5 * e)
         share = SHARE * e
         if not _definite(c - np.diag(share + MARGIN * len(size))):
             return None
         return cls(0.5 * share * size, np.ascontiguousarray(matrix - np.diag(share * size)))
+
+
+def _of_what_others_leave(c: Array) -> Array:
+    """The largest multiple that can be split off of the variances that each name has given all others: where a few
+    factors explain what names have in common, nearly all of what is their own."""
+    own = 1.0 / np.linalg.inv(c).diagonal()
+    root = np.sqrt(own)
+    return np.asarray(float(np.linalg.eigvalsh(c / np.outer(root, root))[0]) * own)
 
 
 def _barrier(c: Array, worth: Array, e: Array) -> Array:
