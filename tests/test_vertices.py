@@ -18,7 +18,7 @@ from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.construction import tails
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import take_apart
-from portfolio_ebm.construction.inner import modelled
+from portfolio_ebm.construction.inner import answered, modelled
 from portfolio_ebm.construction.tails import Pool, solvable, worst_mean
 from portfolio_ebm.construction.vertices import Hinges, descend, dual
 from portfolio_ebm.context import Context
@@ -246,3 +246,12 @@ def test_a_tree_of_slices_is_true_to_enumeration(seed: int, monkeypatch: pytest.
     assert known.finished and known.value == proof.value and known.bound >= truth - 2e-9 * size
     worse = branch_and_bound(mixed, incumbent=proof.weights, value=truth + 1e-3 * size, tolerance=1e-9 * size)
     assert worse.finished and worse.value == pytest.approx(truth, rel=1e-8)
+
+
+def test_names_that_are_free_answer_what_moves_by_the_local_model() -> None:
+    # M = diag(1, 1, 2), sum 1: the half taken from the first name goes to the others as 2 to 1, or as far as they go.
+    box = Box(np.zeros(3), np.array([0.0, 1.0, 1.0]), np.ones((1, 3)), np.ones(1), np.ones(1), np.zeros(3), None)
+    w, matrix = np.array([0.3, 0.4, 0.3]), np.diag([1.0, 1.0, 2.0])
+    assert answered(matrix, box, w) == pytest.approx([0.0, 0.6, 0.4])
+    assert answered(matrix, replace(box, upper=np.array([0.0, 0.5, 1.0])), w) == pytest.approx([0.0, 0.5, 0.4])
+    assert answered(matrix, replace(box, upper=np.ones(3)), w).tolist() == w.tolist()

@@ -39,6 +39,8 @@ FEW = 4
 """Roundings that are still solved once the optimum is proven."""
 DEAR = 25
 """A node of a formula that is not quadratic takes the time of so many of one that is."""
+TAIL = 10
+"""The same of a lone tail, which is solved from the node above."""
 BENT = 5
 """The same where trades have an impact."""
 WALKERS = {1: 1, BENT: 2, DEAR: 4}
@@ -157,6 +159,8 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     dear = _dearness(mixed.program)
     # Where an inner solve is dear the tree comes first: it often closes before walkers have looked around once.
     look, nodes = (FIRST_LOOK, plan.nodes) if dear == 1 else (plan.nodes // (2 * dear), plan.nodes // dear)
+    if isinstance(mixed.program, FormulaProgram) and mixed.program.pool is not None:
+        nodes = plan.nodes // TAIL
     root = mixed.root()
     relaxed = None if root is None else relax(mixed, root)
     if root is None or relaxed is None:

@@ -35,6 +35,8 @@ from portfolio_ebm.errors import SolverError
 BAND = 0.08
 """Share of the scenarios around a tail's quantile that its curvature is taken from."""
 RIDGE = 1e-6
+FREE, ANSWERS = 1e-9, 6
+"""A weight this far inside its box is free to answer; answers that are computed, fewer names free each time."""
 JOIN = 24
 PRICE = 1e-8
 CLOSE = 1e-8
@@ -77,7 +79,9 @@ class FormulaProgram(Program):
         )  # fmt: skip
         near, pool = weights_of(start), None if self.kinked else self.pool
         if pool is not None:
-            found = pool.minimum(box, near, start if isinstance(start, TailPoint) else None, enough)
+            parent = start if isinstance(start, TailPoint) else None
+            near = near if parent is None or near is None else answered(self.matrix, box, near)
+            found = pool.minimum(box, near, parent, enough)
             if found is not None:
                 return found
         first = super().minimum(lower, upper, rows, row_lower, row_upper, near)
@@ -242,6 +246,34 @@ def modelled(mixed: Mixed, formula: Formula, box: Box) -> Mixed:
         )  # fmt: skip
         mixed = replace(mixed, program=program)
     return mixed
+
+
+def answered(matrix: Array, box: Box, w: Array) -> Array:
+    """Weights of a slice nearby moved into the box, (n,), the names that are free answering what moves by the local
+    model: M_FF d_F + R_F'v = -M_F d, R d = 0, R the equations, as far as the box goes."""
+    found = np.clip(w, box.lower, box.upper)
+    free = np.flatnonzero((w > box.lower + FREE) & (w < box.upper - FREE))
+    rows = box.rows[box.sides[0]]
+    for _ in range(ANSWERS):
+        k, moved = len(free), found - w
+        moved[free] = 0.0
+        if k <= len(rows) or not moved.any():
+            break
+        system = np.zeros((k + len(rows), k + len(rows)))
+        system[:k, :k] = matrix[np.ix_(free, free)]
+        system[k:, :k], system[:k, k:] = rows[:, free], rows[:, free].T
+        at = np.flatnonzero(moved)
+        right = -np.concatenate([matrix[np.ix_(free, at)] @ moved[at], rows[:, at] @ moved[at]])
+        try:
+            answer = w[free] + np.linalg.solve(system, right)[:k]
+        except np.linalg.LinAlgError:
+            break
+        found[free] = np.clip(answer, box.lower[free], box.upper[free])
+        inside = found[free] == answer
+        if inside.all():
+            break
+        free = free[inside]
+    return found
 
 
 def local_model(formula: Formula, w: Array) -> tuple[Array, Array]:

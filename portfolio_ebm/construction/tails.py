@@ -26,6 +26,8 @@ from portfolio_ebm.construction.vertices import STEEP, Hinges, descend, dual
 SHARE, MORE = 2.0, 40
 """A new pool: so many times the scenarios of the tail, and so many more."""
 WALL = 1e4
+SPARE = 1.3
+"""Room for scenarios that come in later, so that not all are copied each time."""
 ROUNDS = 20
 ROWS = 64
 """Room for elements of rules in front of the scenarios."""
@@ -115,12 +117,17 @@ class Pool:
 
     def take_in(self, scenarios: Ints) -> None:
         """Add scenarios that are not in the pool."""
-        rows = np.empty((len(scenarios), self.formula.n + 1))
-        rows[:, :-1] = self.tail.losses[scenarios] / self.unit
-        rows[:, -1] = -1.0
-        self._elements = np.concatenate([self._elements, rows])
-        self._columns = np.ascontiguousarray(self._elements.T)
+        old = ROWS + len(self.kept)
         self.kept = np.concatenate([self.kept, scenarios])
+        new = ROWS + len(self.kept)
+        if new > len(self._elements):
+            room = int(SPARE * new)
+            elements, columns = np.zeros((room, self.formula.n + 1)), np.zeros((self.formula.n + 1, room))
+            elements[:old], columns[:, :old] = self._elements[:old], self._columns[:, :old]
+            self._elements, self._columns = elements, columns
+        self._elements[old:new, :-1] = self.tail.losses[scenarios] / self.unit
+        self._elements[old:new, -1] = -1.0
+        self._columns[:, old:new] = self._elements[old:new].T
         self.inside[scenarios] = True
 
     def hinges(self, box: Box, idle: Mask) -> Given | None:
@@ -145,7 +152,7 @@ class Pool:
         slope = np.append(self.formula.linear / (self.tail.coefficient * self.unit), 1.0)
         # Where few names are idle they are not worth a copy without them.
         names = np.append(np.flatnonzero(~idle), n)
-        elements, columns = self._elements[first:], self._columns[:, first:]
+        elements, columns = self._elements[first : first + size], self._columns[:, first : first + size]
         if 2 * len(names) > n:
             names = np.arange(n + 1)
         else:
@@ -166,15 +173,15 @@ class Pool:
             parent: the minimum of a slice that differs in some bounds: from its multipliers the bound rises by steps.
             enough: a slice whose bound is at least this is not solved further.
         """
-        found = None if parent is None else self._from_parent(box, parent, enough)
         start = self.last if start is None else start
+        found = None if parent is None or start is None else self._from_parent(box, start, parent, enough)
         if found is None and start is not None:
             found = self._from_above(box, start, _empty(box))
         if found is not None and np.isfinite(found.value):
             self.last = found.weights
         return found
 
-    def _from_parent(self, box: Box, parent: TailPoint, enough: float) -> TailPoint | None:
+    def _from_parent(self, box: Box, start: Array, parent: TailPoint, enough: float) -> TailPoint | None:
         """By the shorter way. Few names, or many scenarios that may trade places: from above; else from below, where
         one step passes many names and the walk ends with what is enough."""
         pulls = _matched(parent, box.rows)
@@ -182,9 +189,9 @@ class Pool:
         if bound >= enough:
             return replace(parent, value=np.inf, bound=bound)
         if int((box.upper > box.lower).sum()) <= FEW:
-            return self._from_above(box, parent.weights, _empty(box))
+            return self._from_above(box, start, _empty(box))
         if len(self.kept) > MANY:
-            return self._from_above(box, _inside(box, parent.weights), _idle(box, parent))
+            return self._from_above(box, start, _idle(box, parent))
         return self._from_below(box, parent, pulls, enough)
 
     def _from_above(self, box: Box, start: Array, idle: Mask) -> TailPoint | None:
@@ -274,15 +281,15 @@ class Pool:
     def _quantile(self, w: Array) -> float:
         """The loss that `count` scenarios of the pool exceed, in units."""
         at = np.flatnonzero(w)
-        loss = w[at] @ self._columns[at, ROWS:]
+        loss = w[at] @ self._columns[at, ROWS : ROWS + len(self.kept)]
         place = min(int(self.tail.count), len(loss) - 1)
         return -float(np.partition(-loss, place)[place])
 
     def _below(self, box: Box, multipliers: Array, row: Ints) -> tuple[float, Array]:
         """The dual bound of the problem's multipliers and its slope in the weights, (n,)."""
         f, tail, c, k = self.formula, self.tail, self.tail.coefficient, len(row)
-        carried = np.flatnonzero(multipliers[k:])
-        q = tail_duals(tail, c * multipliers[k:][carried])
+        q, carried = np.zeros(len(self.kept)), np.flatnonzero(multipliers[k:])
+        q[: len(multipliers) - k][carried] = tail_duals(tail, c * multipliers[k:][carried])
         duals = np.zeros(len(box.rows))
         np.add.at(duals, row, c * self.unit * multipliers[:k])
         duals = np.where(
@@ -290,7 +297,8 @@ class Pool:
             duals,
             np.where((duals < 0.0) & np.isfinite(box.row_lower), duals, 0.0),
         )
-        slope = f.linear + q @ tail.losses[self.kept[carried]] + duals @ box.rows
+        pull = self.unit * (q @ self._elements[ROWS : ROWS + len(q), :-1])
+        slope = f.linear + pull + duals @ box.rows
         return self._least(box, slope, duals), slope
 
     def _point(self, box: Box, w: Array, multipliers: Array, row: Ints, loss: Array) -> TailPoint:
@@ -314,13 +322,6 @@ def _idle(box: Box, parent: TailPoint) -> Mask:
     dear = np.where(resting, parent.prices, -np.inf)
     dear[np.argsort(dear)[: min(int((~resting).sum()) + ASKED, len(dear))]] = -np.inf
     return _empty(box) | (dear > 0.0)
-
-
-def _inside(box: Box, w: Array) -> Array:
-    """The weights of a parent in the box, what they lose shared out in proportion, (n,)."""
-    found = np.clip(w, box.lower, box.upper)
-    total = float(found.sum())
-    return np.clip(found * (float(w.sum()) / total), box.lower, box.upper) if total > 0.0 else found
 
 
 def _joined(row: Ints, pulls: Array, rows: int) -> Array:

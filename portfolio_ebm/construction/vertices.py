@@ -230,7 +230,7 @@ class _Walk:
         wrong = (out > STEEP).nonzero()[0]
         if len(wrong):
             rows = b.inverse[:, wrong]
-            rate = out[wrong] / (np.sqrt(np.einsum("ij,ij->j", rows, rows)) + TINY)
+            rate = out[wrong] / (np.sqrt(np.add.reduce(rows * rows)) + TINY)
             first = int(rate.argmax())
             place, best = int(wrong[first]), float(rate[first])
         eager = (reduced * self.way < -STEEP).nonzero()[0]
@@ -240,7 +240,7 @@ class _Walk:
                 kept = size.argpartition(-PRICED)[-PRICED:]
                 eager, size = eager[kept], size[kept]
             answer = b.inverse @ b.rows[:, eager]
-            steep = size / np.sqrt(1.0 + np.einsum("ij,ij->j", answer, answer))
+            steep = size / np.sqrt(1.0 + np.add.reduce(answer * answer))
             first = int(steep.argmax())
             if steep[first] > best:
                 entry = int(eager[first])
@@ -294,7 +294,7 @@ class _Walk:
         """Entries that will meet an end of their box, the end, how far away it is, and how fast they move."""
         p, names, moves = self.p, self.basis.free, edge.moves
         if edge.entry >= 0:
-            names, moves = np.append(names, edge.entry), np.append(moves, edge.way)
+            names, moves = np.concatenate([names, [edge.entry]]), np.concatenate([moves, [edge.way]])
         z, low, high = self.z[names], p.lower[names], p.upper[names]
         up = moves > 0.0
         end = np.where(up, high, low)
