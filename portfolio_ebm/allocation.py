@@ -199,8 +199,8 @@ def _marginal(solution: Solution, names: tuple[str, ...] | None) -> pd.DataFrame
         return None
     columns = {"weight": solution.weights, "marginal": found.gradient, "reduced": found.reduced}
     index = pd.Index(names if names is not None else range(len(found.held_by)), name="asset")
-    frame = pd.DataFrame({key: item.detach().cpu().double().numpy() for key, item in columns.items()}, index=index)
-    return frame.assign(held_by=list(found.held_by))
+    numbers = {key: item.detach().cpu().double().numpy() for key, item in columns.items()}
+    return pd.DataFrame({**numbers, "held_by": list(found.held_by)}, index=index)
 
 
 def _priced(found: Marginal | None) -> str:

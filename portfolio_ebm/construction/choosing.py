@@ -171,8 +171,8 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     search, several = Search(mixed, root), max(plan.starts // dear, 1)
     draws = _rounded(search, relaxed.weights, 0 if mixed.choices.priced else several, numpy_rng)
     starts = list(islice(draws, FEW))
-    # Where an inner solve is dear, what the first roundings are worth spares the first look many a step.
-    for modes in starts if dear > 1 else ():
+    # What the first roundings are worth spares the first look many a step.
+    for modes in starts:
         search.solve(modes, relaxed.weights)
     first = tree.grow(min(look, nodes), *_best(search))
     if mixed.choices.priced:

@@ -36,7 +36,8 @@ def marginal_of(
         ('', 'LongOnly() at 0')
     """
     # Of rules that are a choice between several sets, the set that the weights are in.
-    constraint = min(constraint.cases(), key=lambda case: float(case.residual(weights, ctx)))
+    cases = constraint.cases()
+    constraint = cases[0] if len(cases) == 1 else min(cases, key=lambda case: float(case.residual(weights, ctx)))
     point = weights.detach().double().clone().requires_grad_()
     value = energy.bind(ctx)(point)
     slope = torch.autograd.grad(value, point)[0].detach() if value.requires_grad else torch.zeros_like(point)

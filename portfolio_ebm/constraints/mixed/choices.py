@@ -128,6 +128,12 @@ class Choices:
         return np.asarray(np.bincount(self.unit, minlength=self.units), dtype=np.int64)
 
     @cached_property
+    def single(self) -> tuple[Ints, Ints]:
+        """The names that are units of their own, and those units, (k,) each."""
+        alone = self.size[self.unit] == 1
+        return self.name[alone], self.unit[alone]
+
+    @cached_property
     def priced(self) -> bool:
         """Whether any mode costs something."""
         return bool((self.cost[self.exists] != 0.0).any())

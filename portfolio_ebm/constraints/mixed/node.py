@@ -15,8 +15,19 @@ import numpy as np
 from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
 from portfolio_ebm.constraints.mixed.fees import Fees, enveloped, furthest, known, missing_cost
+from portfolio_ebm.constraints.mixed.kinks import Kinks, on_sides
 from portfolio_ebm.constraints.mixed.mending import mended
-from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Cut, Ints, Mask, Point, Program, weights_of
+from portfolio_ebm.constraints.mixed.program import (
+    TOLERANCE,
+    Array,
+    Cut,
+    Ints,
+    Mask,
+    Point,
+    Program,
+    Slice,
+    weights_of,
+)
 from portfolio_ebm.constraints.mixed.splitting import Split
 
 CUTS = 60
@@ -56,6 +67,13 @@ class Mixed:
         """By how much the relaxation's energy at w (n,) is short of that of the modes it is read as, (U,)."""
         fees = self.fees(allowed)
         return missing_cost(self.program, self.choices, allowed, fees, self.split, modes, w)
+
+    @cached_property
+    def kinked(self) -> bool:
+        """Whether one cap on masses of single names under a plain quadratic is all there is: kinks.py takes it."""
+        limits, plain = self.choices.limits, type(self.program) is Program and not self.program.kinked
+        alone = len(limits) == 1 and limits[0].mass and len(self.choices.single[1]) == self.choices.units
+        return plain and alone and not self.caps
 
     def root(self) -> Mask | None:
         """The modes that a unit's own names can reach, propagated, (U, M); None where there is no choice left."""
@@ -106,7 +124,7 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     """
     c = mixed.choices
     p, constant = enveloped(mixed.program, mixed.fees(allowed), mixed.split) if c.priced else (mixed.program, 0.0)
-    lower, upper, rows, low, high = _box(mixed, allowed)
+    lower, upper, rows, low, high = _box(mixed, *hull(c, allowed))
     decided, cuts = decided_cost(c, allowed) + constant, start.cuts if isinstance(start, Point) else ()
     w0 = weights_of(start)
     x0 = None if w0 is None else c.weights(w0)
@@ -114,13 +132,18 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     taken = _taken([], [*(cut for side in sides for cut in _cuts(c, side, x0, p.n)), *cuts])
     near = start
     point: Point | None = None
-    for _ in range(CUTS):
+    for turn in range(CUTS):
         point = p.minimum(lower, upper, *_stacked(rows, low, high, taken), near, enough - decided)
         if point is None:
             return None
         broken = _violated(mixed, sides, point.weights) if point.bound < enough - decided else []
         if not broken:
             break
+        if turn == 0 and mixed.kinked:
+            # What one round of cuts has not closed, as many rounds as there are weights at the kink would.
+            whole = on_sides(Slice(p, lower, upper, rows, low, high), sides[0].kinks(c), point.weights)
+            if whole is not None:
+                return _plus(whole, decided)
         near = point
         taken = _taken(taken, broken)
     assert point is not None
@@ -146,18 +169,16 @@ def on_slice(
     """The minimum with every unit's mode given, (U,), costs included: what `relax` is on a slice, in fewer steps;
     arguments as there."""
     c, p = mixed.choices, mixed.program
-    every = np.arange(c.units)
-    allowed = np.zeros(c.lower.shape, dtype=bool)
-    allowed[every, modes] = True
-    for limit in c.limits:
-        if not limit.mass and not limit.least <= limit.holds(modes).sum() <= limit.most:
+    every, held = np.arange(c.units), [limit.holds(modes) for limit in c.limits]
+    for limit, here in zip(c.limits, held, strict=True):
+        if not limit.mass and not limit.least <= np.count_nonzero(here) <= limit.most:
             return None
-    lower, upper, rows, low, high = _box(mixed, allowed)
-    for limit in c.limits:
-        at = limit.units[limit.holds(modes)]
-        if limit.mass and len(at):
-            row = c.spread(np.isin(np.arange(c.units), at).astype(np.float64), p.n)
-            rows, low, high = _with(rows, low, high, row, -np.inf, limit.most)
+    lower, upper, rows, low, high = _box(mixed, c.lower[every, modes], c.upper[every, modes])
+    for limit, here in zip(c.limits, held, strict=True):
+        if limit.mass and here.any():
+            big = np.zeros(c.units)
+            big[limit.units[here]] = 1.0
+            rows, low, high = _with(rows, low, high, c.spread(big, p.n), -np.inf, limit.most)
     near = start
     cost = float(c.cost[every, modes].sum())
     point: Point | None = None
@@ -184,21 +205,21 @@ def decided_cost(choices: Choices, allowed: Mask) -> float:
     return float(least(np.where(allowed, choices.cost, np.inf)).sum()) if choices.priced else 0.0
 
 
-def _box(mixed: Mixed, allowed: Mask) -> tuple[Array, Array, Array, Array, Array]:
-    """Box and rows of the node: a unit of one name tightens the box, one of several adds a row."""
+def _box(mixed: Mixed, low: Array, high: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Box and rows where the units are in [low, high], (U,) each: a unit of one name tightens the box, one of several
+    adds a row."""
     c, p = mixed.choices, mixed.program
-    low, high = hull(c, allowed)
     lower, upper = p.lower.copy(), p.upper.copy()
-    alone = c.size[c.unit] == 1
-    name, unit = c.name[alone], c.unit[alone]
+    name, unit = c.single
     np.maximum.at(lower, name, low[unit])
     np.minimum.at(upper, name, high[unit])
     rows, bottom, top = p.rows, p.row_lower, p.row_upper
-    least, most = c.weights(p.lower), c.weights(p.upper)
-    binding = (c.size > 1) & ((low > least + TOLERANCE) | (high < most - TOLERANCE))
-    for u in np.flatnonzero(binding):
-        row = c.spread((np.arange(c.units) == u).astype(np.float64), p.n)
-        rows, bottom, top = _with(rows, bottom, top, row, low[u], high[u])
+    if len(unit) < c.units:
+        least, most = c.weights(p.lower), c.weights(p.upper)
+        binding = (c.size > 1) & ((low > least + TOLERANCE) | (high < most - TOLERANCE))
+        for u in np.flatnonzero(binding):
+            row = c.spread((np.arange(c.units) == u).astype(np.float64), p.n)
+            rows, bottom, top = _with(rows, bottom, top, row, low[u], high[u])
     # A hull that rounding turned over is a point.
     return lower, np.where((upper < lower) & (upper > lower - TOLERANCE), lower, upper), rows, bottom, top
 
@@ -277,6 +298,28 @@ class Side:
             least(np.where(outside, lower, np.inf)), most(np.where(outside, upper, -np.inf)),
         )  # fmt: skip
 
+    def kinks(self, choices: Choices) -> Kinks:
+        """A limit on masses as the cap it is on its units' only names."""
+        names = np.zeros(choices.units, dtype=np.int64)
+        names[choices.single[1]] = choices.single[0]
+        rising, _, slope = self.rise
+        place = np.where(rising, self.b, 0.0)
+        return Kinks(names[self.limit.units], rising, self.decided, place, slope, float(self.limit.most))
+
+    @cached_property
+    def rise(self) -> tuple[Mask, Mask, Array]:
+        """Units whose weight can say that they are counted, those where any weight does, and the slope of the count."""
+        rising = self.open & (self.high > self.b) & np.isfinite(self.high)
+        always = rising & (self.b == 0.0) & (self.a == 0.0) & (self.low >= 0.0)
+        top = self.high if self.limit.mass else 1.0
+        return rising, always, np.divide(top, self.high - self.b, out=np.zeros(len(self.b)), where=rising)
+
+    @cached_property
+    def fall(self) -> tuple[Mask, Array]:
+        """Units that are counted where they weigh too little for the other modes, and the slope of the count."""
+        falling = self.open & (self.low < self.a) & np.isfinite(self.low)
+        return falling, np.divide(1.0, self.a - self.low, out=np.zeros(len(self.a)), where=falling)
+
 
 def _at_most(choices: Choices, s: Side, x: Array | None, n: int) -> Cut | None:
     """sum of the counts (or masses) that each weight needs at least <= what is left."""
@@ -289,16 +332,16 @@ def _at_most(choices: Choices, s: Side, x: Array | None, n: int) -> Cut | None:
         coefficient[units[s.decided]] = 1.0
     else:
         rest -= s.decided.sum()
-    rising = s.open & (s.high > s.b) & np.isfinite(s.high)
-    falling = s.open & (s.low < s.a) & np.isfinite(s.low) & (not limit.mass)
-    always = rising & (s.b == 0.0) & (s.a == 0.0) & (s.low >= 0.0)
+    rising, always, up = s.rise
     take_up = always if x is None else rising & ((x[units] > s.b) | always)
-    take_down = np.zeros(len(units), dtype=bool) if x is None else falling & (x[units] < s.a)
-    up = np.divide(s.high if limit.mass else 1.0, s.high - s.b, out=np.zeros(len(units)), where=rising)
-    down = np.divide(1.0, s.a - s.low, out=np.zeros(len(units)), where=falling)
     coefficient[units[take_up]] += up[take_up]
-    coefficient[units[take_down]] -= down[take_down]
-    rest += (up[take_up] * s.b[take_up]).sum() - (down[take_down] * s.a[take_down]).sum()
+    change = (up[take_up] * s.b[take_up]).sum()
+    if x is not None and not limit.mass:
+        falling, down = s.fall
+        take_down = falling & (x[units] < s.a)
+        coefficient[units[take_down]] -= down[take_down]
+        change -= (down[take_down] * s.a[take_down]).sum()
+    rest += change
     return (choices.spread(coefficient, n), -np.inf, float(rest)) if (coefficient != 0.0).any() else None
 
 

@@ -355,7 +355,7 @@ def _reaching(s: Slice, free: Mask, waiting: Mask) -> Mask:
 
 def _solve(s: Slice, linear: Array, free: Mask, rest: Array) -> Solved | None:
     """The minimum with the names of `free` moving and all others resting."""
-    p, at = s.program, np.flatnonzero(free)
+    p, at = s.program, free.nonzero()[0]
     w = rest.copy()
     w[at] = 0.0
     moved = s.rows @ w
@@ -367,9 +367,8 @@ def _solve(s: Slice, linear: Array, free: Mask, rest: Array) -> Solved | None:
     duals = np.zeros(len(s.rows))
     if len(at):
         pull = (p.slope(w) - p.linear)[at] if w.any() else 0.0
-        found = _daqp(
-            p.matrix[np.ix_(at, at)], linear[at] + pull, body[live], (s.lower[at], s.upper[at]), low[live], high[live]
-        )
+        curve = p.matrix if len(at) == p.n else p.matrix[at[:, None], at]
+        found = _daqp(curve, linear[at] + pull, body[live], (s.lower[at], s.upper[at]), low[live], high[live])
         if found is None:
             return None
         w[at] = _snapped(found[0], s.lower[at], s.upper[at])

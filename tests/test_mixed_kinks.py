@@ -1,0 +1,66 @@
+"""A cap on masses solved on the sides of its kinks: by hand, and against the cuts that reach the same minimum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from portfolio_ebm.constraints.mixed import node
+from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.kinks import Kinks, on_sides
+from portfolio_ebm.constraints.mixed.node import Mixed, relax
+from portfolio_ebm.constraints.mixed.program import Program, Slice
+
+
+def test_two_above_and_one_at_the_kink_by_hand() -> None:
+    """min 1/2 |w - y|^2 with y = 9 %, 9 %, 5.05 % under 2 sum max(w - 5 %, 0) <= 6 %: the first two share what may
+    be above, 1.5 % each, at a price of 2 * 1.25 %, which is more than the last one's 0.05 %."""
+    y = np.array([0.09, 0.09, 0.0505])
+    program = Program(np.eye(3), -y, np.zeros(3), np.full(3, 0.1), np.zeros((0, 3)), np.zeros(0), np.zeros(0))
+    slice_ = Slice(program, program.lower, program.upper, program.rows, program.row_lower, program.row_upper)
+    every = np.ones(3, dtype=bool)
+    kinks = Kinks(np.arange(3), every, ~every, np.full(3, 0.05), np.full(3, 2.0), 0.06)
+    for near in (y, np.zeros(3), np.array([0.0, 0.1, 0.1])):
+        found = on_sides(slice_, kinks, near)
+        assert found is not None
+        np.testing.assert_allclose(found.weights, [0.065, 0.065, 0.05], atol=1e-12)
+        np.testing.assert_allclose(found.bound, 0.5 * (2 * 0.065**2 + 0.05**2) - found.weights @ y, atol=1e-12)
+
+
+def _fund(n: int, seed: int) -> Mixed:
+    draw = np.random.default_rng(seed)
+    loadings = draw.normal(size=(n, 3)) * 0.1 + np.array([0.2, 0.0, 0.0])
+    matrix = loadings @ loadings.T + np.diag(draw.uniform(0.001, 0.02, n))
+    program = Program(
+        matrix, -0.02 * draw.normal(size=n), np.zeros(n), np.full(n, 0.1), np.ones((1, n)), np.ones(1), np.ones(1)
+    )
+    choices = Choices.of_names(np.arange(n), [(0.0, 0.05), (0.0, 0.1)], [(1, 0.0, 0.4, True)], "5/10/40")
+    return Mixed(program, choices)
+
+
+@pytest.mark.parametrize("n", [16, 70])
+def test_cuts_reach_the_same_minimum(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the root and where units are decided at random, some of them so that nothing is left."""
+    asked = []
+
+    def counted(*given):
+        found = on_sides(*given)
+        asked.append(found is not None)
+        return found
+
+    for seed in range(12):
+        mixed, draw = _fund(n, seed), np.random.default_rng(100 + seed)
+        allowed = mixed.root()
+        assert allowed is not None
+        for unit in draw.permutation(n)[: seed % 6]:
+            allowed[unit, int(draw.random() < 0.5)] = False
+        monkeypatch.setattr(node, "on_sides", counted)
+        sides = relax(mixed, allowed)
+        monkeypatch.setattr(node, "on_sides", lambda *given: None)
+        cuts = relax(mixed, allowed)
+        assert (sides is None) == (cuts is None)
+        if sides is not None and cuts is not None:
+            size = abs(float(mixed.program.linear @ cuts.weights)) + abs(cuts.value)
+            assert abs(sides.value - cuts.value) <= 1e-8 * size
+            np.testing.assert_allclose(sides.weights, cuts.weights, atol=1e-6)
+    assert sum(asked) >= 6 and all(asked)
