@@ -16,7 +16,7 @@ from portfolio_ebm.samplers.chords import draw_on_chord
 from portfolio_ebm.samplers.diagnostics import effective_size
 from portfolio_ebm.samplers.heavy import Heavy
 from portfolio_ebm.samplers.hit_and_run import HitAndRun, open_basis
-from portfolio_ebm.samplers.pair_gibbs import PairGibbs, Target, classes, spans
+from portfolio_ebm.samplers.pair_gibbs import MATES, TURNS, PairGibbs, Target, classes, spans
 from portfolio_ebm.samplers.polyhedron import Ball, Polyhedron, with_slack
 from portfolio_ebm.samplers.surrogate import Surrogate
 
@@ -142,6 +142,25 @@ def test_a_far_tail_draw_is_taken_nearly_always() -> None:
 
 
 # Pair moves
+
+
+def test_a_plan_forgets_no_coordinate_and_pairs_those_of_a_row() -> None:
+    """Nearly all activity is on coordinates 0 and 1, and 1 shares its row with 2 alone."""
+    n, steps = 40, 4000
+    p = simplex(n)
+    row = torch.zeros(1, n, dtype=F64)
+    row[0, 1:3] = 1.0
+    low, high = torch.full((1,), -torch.inf, dtype=F64), torch.full((1,), 0.5, dtype=F64)
+    rows = torch.cat([p.rows, row]), torch.cat([p.row_lower, low]), torch.cat([p.row_upper, high])
+    activity = torch.full((n,), 1e-9, dtype=F64)
+    activity[:2] = 1.0
+    plan = PairGibbs(flat(n), Polyhedron(p.lower, p.upper, *rows), activity).plan(steps, rng())
+    often = torch.bincount(torch.tensor(plan).flatten(), minlength=n)
+    assert int(often[3:].min()) >= 0.8 * TURNS * steps / n
+    together = sum({1, 2} == set(pair) for pair in plan)
+    assert together == pytest.approx((0.5 * MATES + 0.5 * TURNS / n) * steps, rel=0.15)
+    alone = PairGibbs(flat(n), p, activity).plan(steps, rng())
+    assert sum({1, 2} == set(pair) for pair in alone) < 0.1 * together
 
 
 def test_slack_makes_single_moves_pair_moves() -> None:

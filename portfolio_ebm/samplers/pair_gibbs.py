@@ -6,9 +6,10 @@
 The law of t without the kinks is a truncated normal. A kink enters as a slice: with e ~ Exp(1) the chord is cut to
 |x_i + t - centre_i| <= |x_i - centre_i| + e T / rate_i, which leaves the joint law invariant.
 
-Which pair moves is drawn from weights that are fixed beforehand, the same pair for all chains: half of the draws take
-both ends in proportion to `activity`, the other half the second end at random. Given the pairs the chains are
-independent, and every move is reversible.
+Which pair moves is drawn from weights that are fixed beforehand, the same pair for all chains. The first end is taken
+in proportion to `activity`; the second so too, or each coordinate in turn, so that small ones are not long forgotten,
+or one that counts in a row with the first, since where a row binds little else moves far. Given the pairs the chains
+are independent, and every move is reversible.
 
 Pairs are taken in blocks: what a block needs of the gradient is one matrix product, and inside of it only the block's
 own moves are followed.
@@ -32,6 +33,9 @@ from portfolio_ebm.samplers.heavy import Heavy
 from portfolio_ebm.samplers.polyhedron import Polyhedron, side
 
 BLOCK = 32
+
+TURNS, MATES = 0.4, 0.3
+"""How often the second end of a pair is each coordinate in turn, and one that counts in a row with the first."""
 
 Pairs = list[tuple[int, int]]
 Names = Sequence[Tensor]
@@ -89,10 +93,16 @@ class PairGibbs:
         weights = self.activity.to(rng.device).clamp_min(0.0)
         classes = self._classes.to(rng.device)
         first = torch.multinomial(weights, steps, replacement=True, generator=rng)
-        active = torch.multinomial(weights, steps, replacement=True, generator=rng)
-        uniform = torch.randint(len(weights), (steps,), generator=rng, device=rng.device)
-        coin = torch.rand(steps, generator=rng, device=rng.device) < 0.5
-        second = torch.where(coin, active, uniform)
+        second = torch.multinomial(weights, steps, replacement=True, generator=rng)
+        coin = torch.rand(steps, generator=rng, device=rng.device)
+        inturn = (coin < TURNS).nonzero().squeeze(-1)
+        rounds = torch.rand(-(-len(inturn) // len(weights)), len(weights), generator=rng, device=rng.device)
+        second[inturn] = rounds.argsort(-1).flatten()[: len(inturn)]
+        near = (coin > 1.0 - MATES).nonzero().squeeze(-1)
+        mates = weights * self._mates.to(rng.device)[first[near]]
+        some = mates.sum(-1) > 0.0
+        if bool(some.any()):
+            second[near[some]] = torch.multinomial(mates[some], 1, generator=rng).squeeze(-1)
         useful = (first != second) & (classes[first] == classes[second])
         return list(zip(first[useful].tolist(), second[useful].tolist(), strict=True))
 
@@ -207,6 +217,12 @@ class PairGibbs:
         """The rows in which each coordinate counts, equations left out."""
         counts = (self.polyhedron.rows != 0.0) & ~self.polyhedron.equal.unsqueeze(-1)
         return [column.nonzero().squeeze(-1).tolist() for column in counts.T]
+
+    @cached_property
+    def _mates(self) -> Tensor:
+        """Whether two different coordinates count in the same row, equations left out, (n, n)."""
+        counts = ((self.polyhedron.rows != 0.0) & ~self.polyhedron.equal.unsqueeze(-1)).to(self.polyhedron.rows)
+        return (counts.T @ counts > 0.0).fill_diagonal_(False)
 
     @cached_property
     def _balls(self) -> list[tuple[list[float], list[float], list[float]]]:
