@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_mixed import choices, mixed, program
 
+import portfolio_ebm as pe
 from portfolio_ebm.constraints.caps import Ellipsoid, Tail
 from portfolio_ebm.constraints.mixed import node
 from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
@@ -88,3 +89,24 @@ def test_a_straight_energy_does_not_send_its_chains_out_of_sight() -> None:
     reach = float((probes - probes.mean(0)).norm(dim=-1).max())
     assert found.step * float(slope.norm()) <= FAR * reach * (1.0 + 1e-12)
     assert found.step > 0.0
+
+
+def test_a_slope_endless_at_zero_still_has_a_choice_of_names() -> None:
+    """The entropy's slope at a weight of zero is endless, and a name that is out stands there."""
+    rules = pe.Budget() & pe.LongOnly() & pe.Cardinality(exactly=2, min_weight=0.2)
+    held = np.array([0.5, 0.5, 0.0, 0.0, 0.0])
+    found = pe.optimize(
+        2.0 * pe.Return() + pe.NegativeEntropy() + pe.FixedCost(rate=1e-4), rules,
+        mean=np.linspace(0.0, 0.02, 5), covariance=1e-2 * np.eye(5), held=held,
+    )  # fmt: skip
+    w = np.asarray(found.weights)
+    assert (w > 0.0).sum() == 2 and w.sum() == pytest.approx(1.0)
+    # Two names at x and 1 - x: the entropy alone asks for halves, and the means of the best pair lean a little.
+    pairs = [np.eye(5)[i] * x + np.eye(5)[j] * (1 - x)
+             for i in range(5) for j in range(i) for x in np.linspace(0.2, 0.8, 601)]  # fmt: skip
+    logs = [float((v[v > 0] * np.log(v[v > 0])).sum()) for v in pairs]
+    tickets = [1e-4 * float((np.abs(v - held) > 1e-12).sum()) for v in pairs]
+    energies = [
+        -2.0 * float(v @ np.linspace(0.0, 0.02, 5)) + log + t for v, log, t in zip(pairs, logs, tickets, strict=True)
+    ]
+    assert found.energy <= min(energies) + 1e-9

@@ -83,3 +83,15 @@ def test_balls_and_a_tail_beside_an_ellipsoid(seed: int) -> None:
         c if isinstance(c, Ball) else replace(c, limit=float(c.value(middle)) * 1.02) for c in caps
     ))  # fmt: skip
     check(region, rng.normal(size=(6, N)))
+
+
+def test_a_box_that_is_a_point() -> None:
+    """Every name is fixed: the point is the answer where it obeys the rows, and the set is empty where it does not."""
+    fixed = torch.as_tensor([0.5, 0.5] + [0.0] * (N - 2), dtype=torch.float64)
+    cap = Tail("largest", 0.6, torch.eye(N, dtype=torch.float64), 1.0)
+    region = replace(simplex(), caps=(cap,))
+    y = torch.ones(1, N, dtype=torch.float64)
+    found, left = nearest_capped(y, fixed, fixed, region)
+    assert torch.equal(found[0], fixed) and float(left) == 0.0
+    _, left = nearest_capped(y, 0.9 * fixed, 0.9 * fixed, region)
+    assert float(left) > 1e-2

@@ -195,6 +195,8 @@ def _program(hessian: Array, slope: Array, cut: Cut, near: Array) -> tuple[Array
         SolverError: daqp gave up.
     """
     n, m = len(slope), len(cut.rows)
+    if (cut.lower == cut.upper).all():
+        return _only_point(cut), np.zeros(m + len(cut.radii))
     extra, tops, owner, name = cut.lifted()
     size = len(owner)
     move = near[name] - cut.centres[owner, name]
@@ -226,3 +228,17 @@ def _program(hessian: Array, slope: Array, cut: Cut, near: Array) -> tuple[Array
             f"daqp ended with code {flag} under the rules of {n} names; loosen one that leaves almost no room a little."
         )
     return best[1][:n], best[2][n + size : n + size + m + len(cut.radii)]
+
+
+def _only_point(cut: Cut) -> Array:
+    """The one point of the box, which daqp would take for too many equations.
+
+    Raises:
+        InfeasibleError: it breaks a row or a ball.
+    """
+    at = cut.rows @ cut.lower
+    move = cut.lower - cut.centres
+    away = np.maximum(cut.ups * move, -cut.downs * move).sum(axis=1)
+    if (at > cut.high + _MISSED).any() or (at < cut.low - _MISSED).any() or (away > cut.radii + _MISSED).any():
+        raise InfeasibleError("Box, rows and L1 balls have no point in common.")
+    return cut.lower.copy()

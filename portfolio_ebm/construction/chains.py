@@ -12,6 +12,7 @@ They look for low energies; they are no sample of a law.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ CONCENTRATED = 4
 HOT, COLD = 10.0, 0.01
 FEASIBLE = 1e-8
 FAR = 10.0
-"""The longest step before the projection, in distances of the furthest probe from the middle of all."""
+FAR_OUT = 1e3
+"""The longest step, and the furthest point that is projected, in distances of the furthest probe from the middle."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,18 @@ class Landscape:
         free = int((self.region.upper > self.region.lower).sum())
         return self.spread / max(free / 2.0, 1.0)
 
+    @cached_property
+    def reach(self) -> float:
+        """The distance of the furthest probe from the middle of all."""
+        middle = self.probes.mean(0) if len(self.probes) > 1 else torch.zeros_like(self.probes[0])
+        return max(float((self.probes - middle).norm(dim=-1).max()), 1e-3)
+
     def project(self, w: Tensor) -> Tensor:
-        return project_region(w, self.region).weights
+        """The nearest portfolios to w (..., n), drawn in where w is so far that rounding decides what is nearest."""
+        middle = self.probes.mean(0)
+        away = (w - middle).norm(dim=-1, keepdim=True)
+        near = middle + (w - middle) * (FAR_OUT * self.reach / away.clamp_min(1e-300))
+        return project_region(torch.where(away > FAR_OUT * self.reach, near, w), self.region).weights
 
     @property
     def cooling(self) -> Cooling:
@@ -94,9 +106,7 @@ def survey(energy: Bound, region: Region, around: Tensor, probes: Tensor) -> Lan
 
 def _longest(landscape: Landscape, slopes: Tensor) -> float:
     """The step at which the steepest of `slopes` (m, n), or the hottest noise, moves a chain FAR."""
-    probes, n = landscape.probes, landscape.probes.shape[-1]
-    middle = probes.mean(0) if len(probes) > 1 else torch.zeros_like(probes[0])
-    reach = FAR * max(float((probes - middle).norm(dim=-1).max()), 1e-3)
+    n, reach = landscape.probes.shape[-1], FAR * landscape.reach
     level = (slopes - slopes.mean(-1, keepdim=True)).norm(dim=-1)
     steepest = float(level[level.isfinite()].max()) if bool(level.isfinite().any()) else 0.0
     hottest = 2.0 * n * HOT * landscape.heat

@@ -37,6 +37,7 @@ BAND = 0.08
 RIDGE = 1e-6
 FREE, ANSWERS = 1e-9, 6
 """A weight this far inside its box is free to answer; answers that are computed, fewer names free each time."""
+INWARD = 1e-3
 JOIN = 24
 PRICE = 1e-8
 CLOSE = 1e-8
@@ -239,6 +240,9 @@ def modelled(mixed: Mixed, formula: Formula, box: Box) -> Mixed:
             pool.empty()
         at = inside(box) if near is None else near.weights
         matrix, linear = local_model(formula, at)
+        if not np.isfinite(linear).all():
+            # A term whose slope is endless at a bound, as that of the entropy is at zero: a little inside.
+            matrix, linear = local_model(formula, (1.0 - INWARD) * at + INWARD * inside(box))
         p = mixed.program
         program = FormulaProgram(
             matrix, linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, p.rate, p.turnover,
