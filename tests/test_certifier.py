@@ -39,11 +39,11 @@ def built(constructor: BranchAndBound, energy: Energy, rules: Constraint, ctx: C
 
 
 def hard(n: int = 60) -> Context:
-    """Least variance of ten factors with large noise, where relaxations are far from any choice of names."""
+    """Least variance of many factors with little noise, where relaxations are far from any choice of names."""
     rng = np.random.default_rng(0)
-    loadings = rng.normal(size=(n, 10)) * 0.5
-    core = torch.eye(10, dtype=torch.float64) * 0.015**2
-    noise = torch.tensor(rng.uniform(0.04, 0.12, n) ** 2)
+    loadings = rng.normal(size=(n, n // 2)) * 0.5
+    core = torch.eye(n // 2, dtype=torch.float64) * 0.015**2
+    noise = torch.tensor(rng.uniform(0.004, 0.012, n) ** 2)
     outlook = Outlook(
         torch.zeros(n, dtype=torch.float64), Structured(torch.tensor(loadings), core, noise), None, None, 21.0
     )
@@ -93,12 +93,12 @@ def test_a_clock_leaves_a_true_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     short, longer = (built(BranchAndBound(time_limit=limit), Variance(), HARD, ctx) for limit in (10.0, 200.0))
     assert "stopped by its clock of 10 s" in short.status.message
     assert short.bound is not None and longer.bound is not None
-    assert short.diagnostics["nodes"] < longer.diagnostics["nodes"] < 500.0
+    assert short.diagnostics["nodes"] < longer.diagnostics["nodes"] < 700.0
     assert 0.0 < short.bound < longer.bound <= min(short.energy, longer.energy)
 
 
 def test_a_tree_may_end_at_a_gap() -> None:
-    ctx, first = hard(16), BranchAndBound(time_limit=600.0, gap=0.2)
+    ctx, first = hard(30), BranchAndBound(time_limit=600.0, gap=0.2)
     loose, tight, exact = (built(first.replace(gap=gap), Variance(), HARD, ctx) for gap in (0.2, 0.1, 1e-9))
     assert "proven to 2.0e-01" in loose.status.message
     assert loose.bound is not None and tight.bound is not None

@@ -232,7 +232,8 @@ def test_the_bound_of_an_enveloped_program_is_below_every_point_and_its_failure_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     m = traded(3)
-    p, constant = enveloped(m.program, m.fees(m.choices.exists), m.split)
+    fees = Fees.of(m.program, m.choices, m.choices.exists, m.reach)
+    p, constant = enveloped(m.program, fees, m.split)
     assert isinstance(p, EnvelopedProgram)
     point = p.minimum(p.lower, p.upper, p.rows, p.row_lower, p.row_upper)
     assert point is not None

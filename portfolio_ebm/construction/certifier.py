@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, branch_and_bound
+from portfolio_ebm.constraints.mixed.strengthening import strengthened
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL
 from portfolio_ebm.construction.base import Constructor, Solution
@@ -118,9 +119,12 @@ class BranchAndBound(Constructor):
         weights, value = seen.weights, seen.value
         size = sum(abs(float(s)) for s in breakdown(task.rest, _tensor(weights, region), task.ctx).values())
         if not proof.finished and value - bound > self.gap * size:
+            root = mixed.root()
+            mixed = mixed if root is None else strengthened(mixed, root, value)
             proof = branch_and_bound(
                 mixed, incumbent=weights, value=value, tolerance=self.gap * size, most_nodes=10**9, stop=stop
             )
+            proof = replace(proof, nodes=proof.nodes + seen.proof.nodes)
             if proof.weights is not None and proof.value < value:
                 weights, value = proof.weights, proof.value
             bound = min(max(proof.bound, bound), value)

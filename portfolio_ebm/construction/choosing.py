@@ -25,6 +25,7 @@ from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program
 from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.screening import screened
 from portfolio_ebm.constraints.mixed.search import Search, rounded
+from portfolio_ebm.constraints.mixed.strengthening import strengthened
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import Formula
@@ -213,24 +214,29 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
 
 
 def _proven(tree: Tree, first: Proof, most: int, best: tuple[Array | None, float], relaxed: Array) -> Proof:
-    """The tree grown from `first` on, or one on the names that are left, where some fall out: with fewer names more
-    can be split off the quadratic, and all is faster."""
+    """The tree grown from `first` on, or one on the names that are left, where some fall out, and with a limit on
+    numbers priced: with fewer names more can be split off the quadratic, and all is faster."""
     weights, value = best
     left = screened(tree.mixed, value, relaxed)
-    if left is None or weights is None:
+    if weights is None:
         return grown(tree, first, most, weights, value)
-    if left.mixed is None or left.bound >= value - tree.tolerance:
-        return Proof(weights, value, min(left.bound, value), first.nodes, finished=True)
-    if left.decided < FALLEN * left.n:
-        proof = grown(tree, first, most, weights, value)
-        return replace(proof, bound=max(proof.bound, min(left.bound, proof.value)))
-    fewer, rest = Tree(left.mixed, tree.tolerance), max(most - first.nodes, 1)
-    near = weights[left.names], value
-    proof = grown(fewer, fewer.grow(min(FIRST_LOOK, rest), *near), rest, *near)
-    better = proof.weights is not None and proof.value < value
+    if left is not None and (left.mixed is None or left.bound >= value - tree.tolerance):
+        return Proof(weights, value, min(left.bound, value), first.nodes, finished=True, proven=True)
+    fewer = left is not None and left.decided >= FALLEN * left.n
+    base = left.mixed if left is not None and left.mixed is not None and fewer else tree.mixed
+    root = base.root()
+    stronger = base if root is None else strengthened(base, root, value)
+    if stronger is tree.mixed:
+        return grown(tree, first, most, weights, value)
+    tighter, rest = Tree(stronger, tree.tolerance), max(most - first.nodes, 1)
+    near = weights[left.names] if left is not None and fewer else weights
+    proof = grown(tighter, tighter.grow(min(FIRST_LOOK, rest), near, value), rest, near, value)
+    better = proof.weights if proof.weights is not None and proof.value < value else None
+    whole = better if better is None or left is None or not fewer else left.whole(better)
+    known = -np.inf if left is None else min(left.bound, proof.value)
     return replace(
-        proof, weights=left.whole(proof.weights) if better and proof.weights is not None else weights,
-        nodes=first.nodes + proof.nodes, bound=max(proof.bound, min(left.bound, proof.value)),
+        proof, weights=weights if whole is None else whole, nodes=first.nodes + proof.nodes,
+        bound=max(proof.bound, known),
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ class Tree:
         """Solve the root."""
         point = self._relaxed
         if point is None:
-            point = relax(self.mixed, root, self.weights)
+            point = relax(self.mixed, root, self.weights, self.value)
         self._count, self._heap = 1, []
         self._open(root, point, -np.inf)
 
@@ -139,6 +139,17 @@ class Tree:
             # Closed, and what it might yet save within the tolerance is part of the bound.
             self._settled = min(self._settled, bound)
             return
+        tight = allowed if point.open is None else propagate(choices, allowed & point.open)
+        if tight is None:
+            return
+        if tight is not allowed and (tight.sum(axis=1) == 1).all():
+            # One slice is left, and the point is of more: its own minimum says what it is worth.
+            self._count += 1
+            allowed, point = tight, relax(self.mixed, tight, point)
+            if point is None:
+                return
+            bound = max(point.bound, bound)
+        allowed = tight
         modes, missing = assign(choices, allowed, point.weights)
         if missing.any():
             heapq.heappush(self._heap, (bound, next(self._tie), allowed, point, modes, missing))
@@ -146,7 +157,7 @@ class Tree:
         real = self._taken(point, modes)
         # Costs that the relaxation has only enveloped are decided further down; else the node is solved, and what is
         # left between its value and its bound is the inner solver's own gap.
-        if choices.priced and (allowed.sum(axis=1) > 1).any() and real > point.bound + self.tolerance:
+        if self.mixed.short and (allowed.sum(axis=1) > 1).any() and real > point.bound + self.tolerance:
             heapq.heappush(self._heap, (bound, next(self._tie), allowed, point, modes, missing))
         else:
             self._settled = min(self._settled, bound)
@@ -174,7 +185,7 @@ def _children(mixed: Mixed, allowed: Mask, point: Point, modes: Ints, missing: A
     curve = np.zeros(mixed.choices.units)
     np.maximum.at(curve, mixed.choices.unit, mixed.program.diagonal[mixed.choices.name])
     score = 0.5 * missing**2 * (curve + 1e-12)
-    if mixed.choices.priced:
+    if mixed.choices.priced or not missing.any():
         score += mixed.missing(allowed, modes, point.weights)
     unit = int(np.where(open_, score, -np.inf).argmax())
     found = []

@@ -12,7 +12,7 @@ Source: as program.py; Bertsekas, D. P. (1998), Network Optimization, chapter 9,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -72,7 +72,11 @@ class EnvelopedProgram(Program):
         found = _Walk(Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper), self).end(
             weights_of(start)
         )
-        return found if found is not None else self.plain.minimum(lower, upper, rows, row_lower, row_upper, start)
+        if found is not None:
+            return found
+        # Its prices are those of another energy.
+        failed = self.plain.minimum(lower, upper, rows, row_lower, row_upper, start)
+        return None if failed is None else replace(failed, prices=np.full(self.n, np.nan))
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,12 @@ class Pieces:
         at = np.where(np.isfinite(at), at, low)
         above = at > e.anchor[:, None]
         sign = np.where(above, 1.0, -1.0)
-        knee, line = (np.where(above, x[:, 1:], x[:, :1]) for x in (e.knee, e.slope))
+        knee, line, rise = (np.where(above, x[:, 1:], x[:, :1]) for x in (e.knee, e.slope, e.rise))
         beyond = np.abs(at - e.anchor[:, None]) > knee
         curve = np.where(beyond, 2.0 * e.split[:, None], 0.0)
-        slope = sign * line - curve * (e.anchor[:, None] + sign * np.where(beyond, knee, 0.0))
+        slope = sign * (line + np.where(beyond, rise, 0.0)) - curve * (
+            e.anchor[:, None] + sign * np.where(beyond, knee, 0.0)
+        )
         side = np.ones_like(at)
         if p.held is not None:
             side = np.where(at > p.held[:, None], 1.0, -1.0)
@@ -232,4 +238,4 @@ class _Walk:
             assert p.held is not None
             lost += toll * (p.turnover - float(np.abs(w - p.held).sum()))
             size += toll * p.turnover
-        return Point(w, value, bare, value - max(lost, 0.0) - ROUNDING * p.n * size, toll=toll)
+        return Point(w, value, slope - duals @ s.rows, value - max(lost, 0.0) - ROUNDING * p.n * size, toll=toll)

@@ -1,11 +1,12 @@
 """The convex envelope of a fixed cost together with what it stands beside: a line, then the function itself.
 
-    f(t) = fixed + power t^(3/2) + split t^2   at a distance t in (0, reach] from the anchor, and 0 there
+    f(t) = fixed + power t^(3/2) + split t^2   at a distance t in [least, reach] from the anchor, and 0 there
 
     envelope(t) = slope t   up to the knee k,     f(t)   beyond;       slope = min of f(t) / t, taken at k
 
 f / t falls until split t^2 + power/2 t^(3/2) = fixed and rises from there, so the knee is where that holds, or the
-reach if it is nearer: then the line goes all the way. At a knee the line touches f: the slope has no jump.
+reach if it is nearer: then the line goes all the way. There the line touches f, and the slope has no jump. Where the
+least distance is further it is the knee, and the slope rises at it.
 
 Source: Gunluk, O. and Linderoth, J. (2010), Perspective reformulations of mixed integer nonlinear programs with
 indicator variables, Mathematical Programming 124; Frangioni, A. and Gentile, C. (2006), Perspective cuts for a class of
@@ -51,30 +52,41 @@ class Envelope:
     Attributes:
         anchor: (n,), where nothing is due.
         slope: (n, 2), of the lines below and above the anchor, away from it. knee: (n, 2), the distances at which they
-            end; 0 where there is no line, inf where it never ends.
+            end; 0 where there is no line, inf where it never ends. rise: (n, 2), of the slope at the knee.
         split, power: (n,).
+        touch: (n, 2), where the line meets f, inf where it does not.
     """
 
     anchor: Array
     slope: Array
     knee: Array
+    rise: Array
     split: Array
     power: Array
+    touch: Array
 
     @classmethod
-    def of(cls, anchor: Array, fixed: Array, reach: Array, split: Array, power: Array) -> Envelope:
-        """Arguments (n,), `reach` (n, 2): below and above the anchor.
+    def of(
+        cls, anchor: Array, fixed: Array, reach: Array, split: Array, power: Array, least: Array | float = 0.0
+    ) -> Envelope:
+        """Arguments (n,); `reach` and `least` (n, 2), below and above the anchor. No power where there is a least.
 
         Example:
             >>> Envelope.of(held, np.full(n, 5e-4), np.full((n, 2), 0.1), split, np.zeros(n)).slope  # 5e-3 and more
         """
-        knee = knee_of(fixed, power, split)[:, None]
+        knee = np.maximum(knee_of(fixed, power, split)[:, None], np.where(fixed > 0.0, 1.0, 0.0)[:, None] * least)
         touch = np.minimum(knee, np.maximum(reach, 0.0))
         line = (fixed[:, None] > 0.0) & (touch > 0.0) & np.isfinite(touch)
         t = np.where(line, touch, 1.0)
         slope = fixed[:, None] / t + power[:, None] * np.sqrt(t) + split[:, None] * t
+        steep = 2.0 * split[:, None] * t + 1.5 * power[:, None] * np.sqrt(t)
+        # A line that ends where it touches f goes on as f does; where the least distance ends it the slope rises.
+        risen = line & (knee <= reach) & (np.asarray(least) > 0.0)
         # Without an end, or without room, there is no line but zero.
-        return cls(anchor, np.where(line, slope, 0.0), np.where(knee > reach, np.inf, knee), split, power)
+        return cls(
+            anchor, np.where(line, slope, 0.0), np.where(knee > reach, np.inf, knee),
+            np.where(risen, np.maximum(steep - slope, 0.0), 0.0), split, power, np.where(line, touch, np.inf),
+        )  # fmt: skip
 
     @cached_property
     def constant(self) -> float:
@@ -86,10 +98,17 @@ class Envelope:
         return np.where(w > self.anchor, self.knee[:, 1], self.knee[:, 0])
 
     def square(self, w: Array) -> Array:
-        """The lines, and beyond the knees split (t - k)^2, which is f less its line and what `bent` is, (n,)."""
-        slope = np.where(w > self.anchor, self.slope[:, 1], self.slope[:, 0])
+        """The lines, and beyond the knees rise (t - k) + split (t - k)^2: f less its line and what `bent` is, (n,)."""
+        up = w > self.anchor
+        slope, rise = (np.where(up, x[:, 1], x[:, 0]) for x in (self.slope, self.rise))
         t = np.abs(w - self.anchor)
-        return np.asarray(slope * t + self.split * np.maximum(t - self.knee_at(w), 0.0) ** 2)
+        beyond = np.maximum(t - self.knee_at(w), 0.0)
+        return np.asarray(slope * t + (rise + self.split * beyond) * beyond)
+
+    def share(self, w: Array) -> Array:
+        """How much of the fixed cost the envelope charges at w, (n,), in [0, 1]."""
+        touch = np.where(w > self.anchor, self.touch[:, 1], self.touch[:, 0])
+        return np.minimum(np.abs(w - self.anchor) / touch, 1.0)
 
     def bent(self, w: Array) -> Array:
         """power (t^(3/2) - k^(3/2) - 3/2 k^(1/2) (t - k)) beyond the knees k, (n,)."""

@@ -16,18 +16,19 @@ from portfolio_ebm.constraints.mixed.bent import BentProgram
 from portfolio_ebm.constraints.mixed.choices import Choices, least, some
 from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
 from portfolio_ebm.constraints.mixed.envelopes import Envelope
-from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Program
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Point, Program
 from portfolio_ebm.constraints.mixed.splitting import Split
 
 
 @dataclass(frozen=True)
 class Fees:
-    """Of every name: where it pays nothing, what leaving costs at least (zero: no such choice), how far it can go,
-    (n,), (n,) and (n, 2)."""
+    """Of every name: where it pays nothing, what leaving costs at least (zero: no such choice), (n,) each; how far it
+    can go and has to, below and above, (n, 2) each."""
 
     anchor: Array
     fixed: Array
     reach: Array
+    least: Array
 
     @classmethod
     def of(cls, program: Program, choices: Choices, allowed: Mask, furthest: Array) -> Fees:
@@ -53,7 +54,11 @@ class Fees:
         anchor[at], fixed[at] = where[pays], extra[pays]
         reach[at] = np.column_stack([below, above])[pays]
         reach[anchor == held] = np.minimum(reach, furthest)[anchor == held]
-        return cls(anchor, fixed, reach)
+        first = np.zeros((n, 2))
+        with np.errstate(invalid="ignore"):
+            gaps = [where[:, None] - high, low - where[:, None]]
+        first[at] = np.column_stack([least(np.where(moves, np.maximum(gap, 0.0), np.inf)) for gap in gaps])[pays]
+        return cls(anchor, fixed, reach, np.where(np.isfinite(first), first, 0.0))
 
 
 def furthest(p: Program) -> Array:
@@ -69,6 +74,11 @@ def furthest(p: Program) -> Array:
     return np.tile(np.maximum([down, up], 0.0) + TOLERANCE, (p.n, 1))
 
 
+def decided_cost(choices: Choices, allowed: Mask) -> float:
+    """The least that the units' modes can cost."""
+    return float(least(np.where(allowed, choices.cost, np.inf)).sum()) if choices.priced else 0.0
+
+
 def known(program: Program) -> bool:
     """Whether the program's energy is its matrix, its rate and an impact, so that envelopes can be taken of it."""
     return type(program) is Program or type(program) is BentProgram
@@ -77,7 +87,8 @@ def known(program: Program) -> bool:
 def envelope_of(program: Program, fees: Fees, split: Split | None) -> Envelope:
     power = program.power if isinstance(program, BentProgram) else np.zeros(program.n)
     share = np.zeros(program.n) if split is None else split.diagonal
-    return Envelope.of(fees.anchor, fees.fixed, fees.reach, share, power)
+    # An impact leaves the knees smooth: no least trade is looked at.
+    return Envelope.of(fees.anchor, fees.fixed, fees.reach, share, power, 0.0 if power.any() else fees.least)
 
 
 def enveloped(program: Program, fees: Fees, split: Split | None) -> tuple[Program, float]:
@@ -109,3 +120,28 @@ def missing_cost(
         short = envelope_of(program, fees, split).missing(w)
     cheapest = least(np.where(allowed, c.cost, np.inf))
     return np.asarray(np.bincount(c.unit, short[c.name], c.units) + c.cost[np.arange(c.units), modes] - cheapest)
+
+
+def worth_opening(e: Envelope, choices: Choices, allowed: Mask, point: Point, enough: float) -> Mask:
+    """The open modes of a node, (U, M), but those of single names whose own bound is at least `enough`.
+
+    With the multipliers of the node's minimum its bound is a sum over names of the least of envelope + price w; in a
+    mode that is cost + split (w - anchor)^2 + price w on its interval, and the difference is added to the bound.
+
+    Source: Atamturk, A. and Gomez, A. (2020), Safe screening rules for l0-regression from perspective relaxations,
+    ICML 119.
+    """
+    c, w = choices, point.weights
+    alone = c.size[c.unit] == 1
+    unit, name = c.unit[alone], c.name[alone]
+    anchor, split, price = (x[name][:, None] for x in (e.anchor, e.split, point.prices))
+    now = (e.square(w) + point.prices * w)[name]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        best = np.where(split > 0.0, anchor - price / (2.0 * split), np.where(price > 0.0, -np.inf, np.inf))
+    x = np.clip(best, c.lower[unit], c.upper[unit])
+    cost = np.where(allowed[unit], c.cost[unit], np.inf)
+    with np.errstate(invalid="ignore"):
+        more = cost - least(cost)[:, None] + split * (x - anchor) ** 2 + price * x - now[:, None]
+    found = allowed.copy()
+    found[unit] &= ~(point.bound + more >= enough)
+    return found

@@ -14,9 +14,10 @@ import numpy as np
 
 from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
-from portfolio_ebm.constraints.mixed.fees import Fees, enveloped, furthest, known, missing_cost
+from portfolio_ebm.constraints.mixed.fees import Fees, furthest, known, missing_cost
 from portfolio_ebm.constraints.mixed.kinks import Kinks, on_sides
 from portfolio_ebm.constraints.mixed.mending import mended
+from portfolio_ebm.constraints.mixed.perspective import Perspective
 from portfolio_ebm.constraints.mixed.program import (
     TOLERANCE,
     Array,
@@ -29,6 +30,7 @@ from portfolio_ebm.constraints.mixed.program import (
     weights_of,
 )
 from portfolio_ebm.constraints.mixed.splitting import Split
+from portfolio_ebm.constraints.mixed.view import View
 
 CUTS = 60
 MET = TOLERANCE / 2
@@ -43,15 +45,26 @@ class Mixed:
         program: energy, box and rows.
         choices: the units and their modes.
         caps: convex caps, taken by cuts.
+        perspective: how relaxations price a limit on numbers; None where they do not.
+        left: the modes (U, M) that a proof still has to look at; None: all.
     """
 
     program: Program
     choices: Choices
     caps: tuple[Cap, ...] = ()
+    perspective: Perspective | None = None
+    left: Mask | None = None
+
+    @property
+    def short(self) -> bool:
+        """Whether a relaxation's energy may be short of that of the modes it is read as."""
+        return self.choices.priced or self.perspective is not None
 
     @cached_property
     def split(self) -> Split | None:
         """What relaxations take off the quadratic for the envelopes of what modes cost."""
+        if self.perspective is not None:
+            return self.perspective.split
         return Split.of(self.program.matrix) if known(self.program) else None
 
     @cached_property
@@ -59,14 +72,20 @@ class Mixed:
         """How far each name can go from what is held, (n, 2)."""
         return furthest(self.program)
 
-    def fees(self, allowed: Mask) -> Fees:
-        """What names pay at least under the open modes."""
-        return Fees.of(self.program, self.choices, allowed, self.reach)
+    def dues(self, allowed: Mask, price: float | None = None) -> tuple[Choices, float]:
+        """The choices with what relaxations of the open modes make them cost, at a `price` other than the perspective's
+        own, and what that is too much by at least."""
+        view = self.perspective
+        if view is None or view.idle(allowed):
+            return self.choices, 0.0
+        price = view.price if price is None else price
+        return view.dues(self.choices, price), price * view.limit.most
 
     def missing(self, allowed: Mask, modes: Ints, w: Array) -> Array:
         """By how much the relaxation's energy at w (n,) is short of that of the modes it is read as, (U,)."""
-        fees = self.fees(allowed)
-        return missing_cost(self.program, self.choices, allowed, fees, self.split, modes, w)
+        dues, _ = self.dues(allowed)
+        fees = Fees.of(self.program, dues, allowed, self.reach)
+        return missing_cost(self.program, dues, allowed, fees, self.split, modes, w)
 
     @cached_property
     def kinked(self) -> bool:
@@ -79,7 +98,8 @@ class Mixed:
         """The modes that a unit's own names can reach, propagated, (U, M); None where there is no choice left."""
         c = self.choices
         low, high = c.weights(self.program.lower), c.weights(self.program.upper)
-        return propagate(c, c.exists & (c.lower <= high[:, None] + TOLERANCE) & (c.upper >= low[:, None] - TOLERANCE))
+        found = c.exists & (c.lower <= high[:, None] + TOLERANCE) & (c.upper >= low[:, None] - TOLERANCE)
+        return propagate(c, found if self.left is None else found & self.left)
 
 
 def propagate(choices: Choices, allowed: Mask) -> Mask | None:
@@ -123,9 +143,10 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
         enough: a node whose bound is at least this is not solved further.
     """
     c = mixed.choices
-    p, constant = enveloped(mixed.program, mixed.fees(allowed), mixed.split) if c.priced else (mixed.program, 0.0)
-    lower, upper, rows, low, high = _box(mixed, *hull(c, allowed))
-    decided, cuts = decided_cost(c, allowed) + constant, start.cuts if isinstance(start, Point) else ()
+    view = View.of(mixed, allowed, start)
+    p = view.program
+    lower, upper, rows, low, high = node_box(mixed, *hull(c, allowed))
+    decided, cuts = view.constant, start.cuts if isinstance(start, Point) else ()
     w0 = weights_of(start)
     x0 = None if w0 is None else c.weights(w0)
     sides = [Side.of(c, allowed, limit) for limit in c.limits]
@@ -148,14 +169,15 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
         taken = _taken(taken, broken)
     assert point is not None
     tight = tuple(cut for cut in taken if not cut[1] + TOLERANCE < cut[0] @ point.weights < cut[2] - TOLERANCE)
-    return replace(_plus(point, decided), cuts=tight)
+    point = _plus(point, decided)
+    return replace(point, cuts=tight, price=view.next_price(point.weights), open=view.open(point, enough))
 
 
 def inherits(mixed: Mixed, allowed: Mask, w: Array) -> bool:
     """Whether w (n,), the minimum of a node that this one is a part of, obeys this one's relaxation too: it is the
     minimum here as well. Where modes cost something, what they cost differs, and the answer is no."""
     c = mixed.choices
-    if c.priced:
+    if mixed.short:
         return False
     x, (low, high) = c.weights(w), hull(c, allowed)
     if (x < low).any() or (x > high).any():
@@ -173,7 +195,7 @@ def on_slice(
     for limit, here in zip(c.limits, held, strict=True):
         if not limit.mass and not limit.least <= np.count_nonzero(here) <= limit.most:
             return None
-    lower, upper, rows, low, high = _box(mixed, c.lower[every, modes], c.upper[every, modes])
+    lower, upper, rows, low, high = node_box(mixed, c.lower[every, modes], c.upper[every, modes])
     for limit, here in zip(c.limits, held, strict=True):
         if limit.mass and here.any():
             big = np.zeros(c.units)
@@ -200,12 +222,7 @@ def _plus(point: Point, cost: float) -> Point:
     return replace(point, value=point.value + cost, bound=point.bound + cost)
 
 
-def decided_cost(choices: Choices, allowed: Mask) -> float:
-    """The least that the units' modes can cost."""
-    return float(least(np.where(allowed, choices.cost, np.inf)).sum()) if choices.priced else 0.0
-
-
-def _box(mixed: Mixed, low: Array, high: Array) -> tuple[Array, Array, Array, Array, Array]:
+def node_box(mixed: Mixed, low: Array, high: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Box and rows where the units are in [low, high], (U,) each: a unit of one name tightens the box, one of several
     adds a row."""
     c, p = mixed.choices, mixed.program

@@ -4,10 +4,9 @@
                                                       sum |w - held| <= turnover
 
 Most names end on a bound or, under a cost or a cap of trading, on what is held. So the program is solved on a few free
-names by an active set (daqp), all others resting where they are; then every name is priced, d = Q w + c - A'v, and
-those whose price says that they would move join in. Where none would, the point is the minimum over all names: no name
-was left out, only unasked. A kink at `held` is a bound that may be passed: each name stands on one side of it, and
-changes sides where the price on the other side says so, which never raises the energy.
+names by an active set (daqp), all others resting; then every name is priced, d = Q w + c - A'v, and those whose price
+says that they would move join in. Where none would, that is the minimum over all names. A kink at `held` is a bound
+that may be passed: names change sides where the price on the other side says so, which never raises the energy.
 
 Source: Arnstrom, Bemporad and Axehill (2022), A dual active-set solver for embedded quadratic programming using
 recursive LDL' updates, IEEE TAC 67(8); column generation as in Desaulniers, Desrosiers and Solomon (2005).
@@ -39,13 +38,11 @@ PRICE = 1e-10
 """A name whose price is below this, relative to the largest slope, has no reason to move."""
 ALL_AT_ONCE = 48
 """Up to so many names the whole program is one call."""
-JOIN = 24
-"""Names that join in one round."""
-ROUNDS = 200
+JOIN, ROUNDS = 24, 200
+"""Names that join in one round, and rounds."""
 CONE = 1e-9
 """What Clarabel's minimum may be above the true one, relative to the energy or the largest slope."""
-ROUNDING = 1e-13
-FLAT = 1e-13
+ROUNDING = FLAT = 1e-13
 """Curvature below this share of the slopes is none."""
 
 
@@ -153,6 +150,7 @@ class Point:
         bound: no point of the slice is below this.
         cuts: rows beside the program's own that hold with equality, which every part of the slice has too.
         toll: what a unit traded costs, the multiplier of the turnover cap included, of all names or (n,).
+        price, open: for parts of the slice, that of a limit on numbers (perspective.py) and the modes (U, M) left.
     """
 
     weights: Array
@@ -161,6 +159,8 @@ class Point:
     bound: float
     cuts: tuple[Cut, ...] = ()
     toll: float | Array = 0.0
+    price: float | None = None
+    open: Mask | None = None
 
 
 @dataclass(frozen=True)

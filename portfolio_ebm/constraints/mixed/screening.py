@@ -205,10 +205,9 @@ def _at_price(count: _Count, split: Split, price: float, start: Array) -> _Look 
         # Where the active set has failed the point is that of another program, and its prices are too.
         return None
     w, d = point.weights[name], split.diagonal[name]
-    line, knee = e.slope[name, 1], np.minimum(e.knee[name, 1], count.high)
-    slope = np.where(choosing & (w <= knee), line, 2.0 * d * w)
+    knee = np.minimum(e.knee[name, 1], count.high)
     charge = np.where(choosing, np.minimum(w / np.maximum(knee, 1e-300), 1.0), count.needed.astype(float))
-    q = point.prices[name] - slope
+    q = point.prices[name]
     paid = q * w + e.square(point.weights)[name]
     x = np.clip(-q / np.maximum(2.0 * d, 1e-300), count.low, count.high)
     worth = np.full(p.n, 0.0)

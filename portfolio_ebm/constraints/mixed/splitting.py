@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 MOST_NAMES = 300
 """Beyond so many names a step of the barrier takes too long: a multiple of one diagonal is split off instead."""
@@ -42,13 +43,26 @@ class Split:
     rest: Array
 
     @classmethod
-    def of(cls, matrix: Array, worth: Array | None = None) -> Split | None:
+    def of(
+        cls, matrix: Array, worth: Array | None = None, among: Mask | None = None, most: int = MOST_NAMES
+    ) -> Split | None:
         """The split of `matrix` (n, n) with most of `worth`'d, (n,), alike by default; None where nothing can be split
-        off.
+        off. With `among` (n,) of those names alone: the rest is then convex where no other name moves. Beyond `most`
+        names a multiple of the diagonal is taken.
 
         Example:
             >>> Split.of(np.array([[2.0, 0.0], [0.0, 4.0]])).diagonal  # nearly [1, 2]
         """
+        if among is not None and not among.all():
+            at = np.flatnonzero(among)
+            part = cls.of(
+                np.ascontiguousarray(matrix[np.ix_(at, at)]), None if worth is None else worth[at], None, most
+            )
+            if part is None:
+                return None
+            diagonal, rest = np.zeros(len(matrix)), matrix.copy()
+            diagonal[at], rest[np.ix_(at, at)] = part.diagonal, part.rest
+            return cls(diagonal, rest)
         size = matrix.diagonal()
         if not len(size) or size.min() <= MARGIN * size.max():
             return None
@@ -58,7 +72,7 @@ class Split:
         if least <= 2.0 * MARGIN * len(size):
             return None
         e = np.full(len(size), least)
-        if len(size) > MOST_NAMES:
+        if len(size) > most:
             e = max(e, _of_what_others_leave(c), key=lambda found: float(found.sum()))
         else:
             e = _barrier(c, np.ones(len(size)) if worth is None else worth * size, 0.5 * e)

@@ -1,0 +1,55 @@
+"""What a node's relaxation minimises: the program under envelopes of all that choices cost, a price included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
+from portfolio_ebm.constraints.mixed.fees import Fees, decided_cost, enveloped, worth_opening
+from portfolio_ebm.constraints.mixed.program import Array, Mask, Point, Program
+
+if TYPE_CHECKING:
+    from portfolio_ebm.constraints.mixed.node import Mixed
+
+
+@dataclass(frozen=True)
+class View:
+    """What a node's relaxation minimises: a program, a constant beside it, and the price of a limit in it."""
+
+    mixed: Mixed
+    allowed: Mask
+    program: Program
+    constant: float
+    price: float | None
+
+    @classmethod
+    def of(cls, mixed: Mixed, allowed: Mask, start: Array | Point | None) -> View:
+        view, p, constant, price = mixed.perspective, mixed.program, 0.0, None
+        if view is not None and not view.idle(allowed):
+            price = start.price if isinstance(start, Point) and start.price is not None else view.price
+        dues, spare = mixed.dues(allowed, price)
+        if dues.priced:
+            p, constant = enveloped(p, Fees.of(p, dues, allowed, mixed.reach), mixed.split)
+        return cls(mixed, allowed, p, decided_cost(dues, allowed) + constant - spare, price)
+
+    def shares(self, w: Array) -> Array:
+        """z of the names that the priced limit counts, (n,)."""
+        assert self.mixed.perspective is not None and isinstance(self.program, EnvelopedProgram)
+        return self.mixed.perspective.shares(self.allowed, self.mixed.choices, self.program.envelope.share(w))
+
+    def open(self, point: Point, enough: float) -> Mask | None:
+        """The modes that the multipliers of the minimum do not exclude from being below `enough`; None for all."""
+        if self.price is None or not np.isfinite(enough) or not isinstance(self.program, EnvelopedProgram):
+            return None
+        if self.program.kinked or point.bound >= enough:
+            return None
+        dues, _ = self.mixed.dues(self.allowed, self.price)
+        return worth_opening(self.program.envelope, dues, self.allowed, point, enough)
+
+    def next_price(self, w: Array) -> float | None:
+        if self.price is None or self.mixed.perspective is None:
+            return None
+        return self.mixed.perspective.repriced(self.allowed, self.shares(w), self.price)

@@ -1,0 +1,193 @@
+"""The perspective relaxation of numbers of names: against its form in z, against all choices, and what it excludes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
+from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.envelopes import Envelope
+from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
+from portfolio_ebm.constraints.mixed.perspective import Perspective
+from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.splitting import Split
+from portfolio_ebm.constraints.mixed.strengthening import strengthened
+
+
+def counted(seed: int, n: int = 6, spread: float = 0.05, held: bool = False) -> Mixed:
+    """At most, or exactly, K names of a least weight; a budget, a row, an upper bound; perhaps a cost of trading."""
+    rng = np.random.default_rng(seed)
+    loads = rng.normal(size=(n, 2)) * spread
+    matrix = 2 * (loads @ loads.T + np.diag(rng.uniform(1e-3, 6e-3, n)))
+    rows, most = np.vstack([np.ones(n), (np.arange(n) < 3).astype(float)]), np.array([1.0, 0.8])
+    data = matrix, -rng.normal(1e-3, 2e-3, n), np.zeros(n), np.full(n, 0.7), rows, np.array([1.0, -np.inf]), most
+    was, rate, cap = (rng.dirichlet(np.ones(n)), 2e-4, 1.2) if held else (None, 0.0, np.inf)
+    number, least = int(rng.integers(2, 5)), rng.choice([0.0, 0.02, 0.15])
+    exactly = rng.random() < 0.3
+    limit = (1, number if exactly else 0, number, False)
+    return Mixed(
+        Program(*data, was, rate, cap), Choices.of_names(np.arange(n), [(0.0, 0.0), (least, 0.7)], [limit], "names")
+    )
+
+
+def strong(m: Mixed, value: float = np.inf) -> Mixed:
+    root = m.root()
+    assert root is not None
+    return strengthened(m, root, value)
+
+
+def enumerated(m: Mixed) -> float:
+    """The optimum over all choices of names."""
+    count = m.choices.limits[0]
+    every = (np.array(one) for one in itertools.product((0, 1), repeat=m.choices.units))
+    points = (on_slice(m, one) for one in every if count.least <= one.sum() <= count.most)
+    return min((point.value for point in points if point is not None), default=np.inf)
+
+
+def in_shares(m: Mixed, split: np.ndarray) -> float:
+    """min 1/2 w'(Q - 2D)w + c'w + sum d w^2 / z over least z <= w <= most z, sum z <= K: the same relaxation."""
+    p, c, n = m.program, m.choices, m.program.n
+    w, z = cp.Variable(n), cp.Variable(n, nonneg=True)
+    energy = 0.5 * cp.quad_form(w, cp.psd_wrap(p.matrix - 2 * np.diag(split))) + p.linear @ w
+    energy += sum(split[i] * cp.quad_over_lin(w[i], z[i]) for i in range(n))
+    rules = [z <= 1, cp.sum(z) <= c.limits[0].most, cp.sum(w) == 1, sum(w[:3]) <= 0.8]
+    rules += [w >= cp.multiply(c.lower[:, 1], z), w <= cp.multiply(c.upper[:, 1], z)]
+    problem = cp.Problem(cp.Minimize(1e3 * energy), rules)
+    problem.solve(solver=cp.CLARABEL)
+    return float(problem.value) / 1e3
+
+
+def at_its_best_price(m: Mixed, view: Perspective, root: np.ndarray) -> float:
+    """By thirds: the bound is concave in the price."""
+
+    def bound(price: float) -> float:
+        point = relax(replace(m, perspective=replace(view, price=price), left=None), root)
+        assert point is not None
+        return point.bound
+
+    low, high = 1e-3 * view.price, 50.0 * view.price
+    for _ in range(30):
+        left, right = (2 * low + high) / 3, (low + 2 * high) / 3
+        low, high = (left, high) if bound(left) < bound(right) else (low, right)
+    return bound(low)
+
+
+def test_at_its_best_price_it_is_the_relaxation_in_shares() -> None:
+    seen = 0
+    for seed in range(7):
+        m = strong(counted(seed, n=9))
+        view, root = m.perspective, m.root()
+        if view is None or root is None or m.choices.limits[0].least:
+            continue
+        best, truth = at_its_best_price(m, view, root), in_shares(m, view.split.diagonal)
+        assert best <= truth + 1e-9
+        assert best == pytest.approx(truth, rel=1e-5)
+        seen += 1
+    assert seen > 2
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(24), pytest.param(range(24, 100), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_bounds_and_trees_against_all_choices(seeds: range) -> None:
+    tighter = priced = 0
+    for seed in seeds:
+        m = counted(seed, held=seed % 4 == 3)
+        truth, root = enumerated(m), m.root()
+        if not np.isfinite(truth) or root is None:
+            continue
+        one = strong(m)
+        plain, point = relax(m, root), relax(one, root)
+        assert plain is not None and point is not None
+        assert point.bound <= truth + 1e-15
+        proof = branch_and_bound(one, tolerance=1e-12)
+        assert proof.finished and proof.bound <= truth + 1e-12
+        assert proof.value == pytest.approx(truth, abs=1e-11)
+        # With the optimum known, what is left holds it or nothing better.
+        known = branch_and_bound(strong(m, truth), incumbent=proof.weights, value=truth, tolerance=1e-12)
+        assert known.finished and known.value == pytest.approx(truth, abs=1e-11)
+        priced += one.perspective is not None
+        tighter += point.bound > plain.bound + 1e-6
+    assert priced > len(seeds) // 2
+    assert tighter > len(seeds) // 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nodes_are_below_all_their_slices_and_close_no_better_one(seed: int) -> None:
+    m, rng = counted(seed, n=8, held=seed % 4 == 3), np.random.default_rng(seed)
+    one, root = strong(m), m.root()
+    assert root is not None
+    for _ in range(8):
+        allowed = propagate(m.choices, root & (rng.random(root.shape) < 0.8))
+        if allowed is None:
+            continue
+        inside = [np.flatnonzero(row) for row in allowed]
+        modes = [np.array([rng.choice(names) for names in inside]) for _ in range(15)]
+        points = [(at, on_slice(m, at)) for at in modes]
+        values = [(at, point.value) for at, point in points if point is not None]
+        if not values:
+            continue
+        enough = float(np.median([value for _, value in values]))
+        near = relax(one, allowed, None, enough)
+        assert near is not None
+        # Its parts ask another price, and are below all the same.
+        again = relax(one, allowed, near, enough)
+        assert again is not None
+        for point in (near, again):
+            for at, value in values:
+                assert point.bound <= value + 1e-15
+                if value < enough and point.open is not None:
+                    assert point.open[np.arange(len(at)), at].all()
+
+
+def test_planted_names_are_excluded_at_once() -> None:
+    """Three names of a tenth of the others' variance, at most three held: all others are out, by the bound alone."""
+    n, held = 30, 3
+    variance = np.where(np.arange(n) < held, 1e-3, 1e-2)
+    p = Program(
+        2 * np.diag(variance), np.zeros(n), np.zeros(n), np.ones(n), np.ones((1, n)), np.array([1.0]), np.array([1.0])
+    )
+    m = Mixed(p, Choices.of_names(np.arange(n), [(0.0, 0.0), (0.05, 1.0)], [(1, 0, held, False)], "names"))
+    # A third of each: 3 (1/3)^2 1e-3.
+    value = 1e-3 / 3
+    one = strong(m, value * (1.0 + 1e-6))
+    assert one.left is not None
+    assert not one.left[held:, 1].any() and one.left[:held, 1].all()
+    proof = branch_and_bound(one, tolerance=1e-12)
+    assert proof.finished and proof.value == pytest.approx(value, rel=1e-9)
+    assert proof.nodes <= 3
+
+
+def test_a_least_weight_lengthens_the_line_by_hand() -> None:
+    # price 1e-4, split 0.01: the knee would be at 0.1; from 0.2 on it is 1e-4 + 0.01 t^2, and the line ends at 5e-4.
+    one = np.ones(1)
+    e = Envelope.of(0.0 * one, 1e-4 * one, np.ones((1, 2)), 0.01 * one, 0.0 * one, 0.2)
+    at = [float(e.square(x * one)[0]) for x in (0.1, 0.2, 0.4)]
+    assert at == pytest.approx([2.5e-4, 5e-4, 1e-4 + 0.0016])
+    assert float(e.share(0.1 * one)[0]) == pytest.approx(0.5)
+
+
+def test_of_many_names_the_split_is_of_those_that_move() -> None:
+    rng = np.random.default_rng(0)
+    loads = rng.normal(size=(20, 2)) * 0.05
+    matrix = 2 * (loads @ loads.T + np.diag(rng.uniform(1e-3, 6e-3, 20)))
+    among = np.arange(20) < 8
+    whole, part = Split.of(matrix), Split.of(matrix, among=among)
+    assert whole is not None and part is not None
+    assert (part.diagonal[~among] == 0.0).all()
+    assert part.diagonal.sum() > whole.diagonal[among].sum()
+    assert np.linalg.eigvalsh(part.rest[np.ix_(among, among)])[0] > 0.0
+
+
+def test_what_it_does_not_price_is_left_as_it_is() -> None:
+    m = counted(0)
+    free = replace(m.choices, limits=(replace(m.choices.limits[0], most=np.inf),))
+    costly = replace(m.choices, cost=np.where(m.choices.exists, 1e-4, 0.0) * np.array([0.0, 1.0]))
+    flat = replace(m.program, matrix=np.zeros_like(m.program.matrix))
+    for other in (replace(m, choices=free), replace(m, choices=costly), replace(m, program=flat)):
+        assert strong(other).perspective is None
