@@ -27,7 +27,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import qr
+from scipy.linalg.lapack import dgeqp3
 
 from portfolio_ebm.construction.basis import Basis
 
@@ -164,16 +164,16 @@ class _Walk:
             names = free.nonzero()[0]
             elements, rows = _nearest(problem, values, names)
             if len(elements) >= len(names):
-                _, r, order = qr(rows.T, mode="economic", pivoting=True)
-                if _rank(r) == len(names):
+                rank, order = _independent(rows.T)
+                if rank == len(names):
                     low = (start <= problem.lower + TINY) | ~np.isfinite(problem.upper)
                     z = np.where(free, start, np.where(low, problem.lower, problem.upper))
                     walk = cls(problem, z, free, elements[order[: len(names)]])
                     return walk if np.isfinite(z).all() and walk.settle() else None
             # Entries that no element tells apart: one of them is free, the others rest; what has no end cannot.
             endless = ~np.isfinite(problem.lower[names]) & ~np.isfinite(problem.upper[names])
-            _, r, order = qr(rows * np.where(endless, 1e3, 1.0), mode="economic", pivoting=True)
-            free[names[order[_rank(r) :]]] = False
+            rank, order = _independent(rows * np.where(endless, 1e3, 1.0))
+            free[names[order[rank:]]] = False
         return None
 
     def settle(self, *, shaken: bool = False) -> bool:
@@ -369,7 +369,9 @@ def _nearest(problem: Hinges, values: Array, names: Ints) -> tuple[Ints, Array]:
     size = np.abs(values)
     size = np.where(problem.rules & (size > TIGHT), np.inf, size)
     size = np.where(problem.rules & (problem.low < 0.0) & (problem.high > 0.0), -1.0, size)
-    near = np.argsort(size, kind="stable")[: 3 * len(names) + 5]
+    most = 3 * len(names) + 5
+    near = np.arange(len(size)) if most >= len(size) else size.argpartition(most)[:most]
+    near = near[size[near].argsort(kind="stable")]
     near = near[np.isfinite(size[near])]
     weight = np.where(size[near] <= TIGHT, 1.0, 0.1 / (1.0 + np.arange(len(near))))
     weight[size[near] < 0.0] = 100.0
@@ -377,7 +379,8 @@ def _nearest(problem: Hinges, values: Array, names: Ints) -> tuple[Ints, Array]:
     return near, rows * (weight / np.maximum(np.abs(rows).max(axis=1, initial=0.0), 1e-300))[:, None]
 
 
-def _rank(r: Array) -> int:
-    """The rank that a pivoted factor shows."""
-    diagonal = np.abs(r.diagonal())
-    return int((diagonal > 1e-10 * diagonal.max(initial=0.0)).sum())
+def _independent(columns: Array) -> tuple[int, Ints]:
+    """The rank that a pivoted factor shows, and the columns' order by how much each adds."""
+    factor, order, *_ = dgeqp3(columns)
+    diagonal = np.abs(factor.diagonal())
+    return int((diagonal > 1e-10 * diagonal.max(initial=0.0)).sum()), order - 1
