@@ -230,7 +230,9 @@ def _proven(tree: Tree, first: Proof, most: int, best: tuple[Array | None, float
         return grown(tree, first, most, weights, value)
     tighter, rest = Tree(stronger, tree.tolerance), max(most - first.nodes, 1)
     near = weights[left.names] if left is not None and fewer else weights
-    proof = grown(tighter, tighter.grow(min(FIRST_LOOK, rest), near, value), rest, near, value)
+    bare, proof = tighter.grow(1, near, value), tighter.grow(min(FIRST_LOOK, rest), near, value)
+    if not _hopeless(bare, proof, rest):
+        proof = grown(tighter, proof, rest, near, value)
     better = proof.weights if proof.weights is not None and proof.value < value else None
     whole = better if better is None or left is None or not fewer else left.whole(better)
     known = -np.inf if left is None else min(left.bound, proof.value)
@@ -246,13 +248,18 @@ def grown(tree: Tree, first: Proof, most: int, weights: Array | None, value: flo
     The bound rises by about as much at each doubling of the nodes, so what two of them gave says where it will end.
     """
     proof, before = tree.grow(min(2 * max(first.nodes, 1), most), weights, value), first
-    while not proof.finished and proof.nodes < most:
-        rise = (proof.bound - before.bound) / np.log(proof.nodes / max(before.nodes, 1))
-        ends = proof.bound + rise * np.log(most / proof.nodes)
-        if proof.value - ends > HOPELESS * (proof.value - before.bound):
-            break
+    while not _hopeless(before, proof, most):
         proof, before = tree.grow(min(2 * proof.nodes, most), weights, value), proof
     return proof
+
+
+def _hopeless(before: Proof, proof: Proof, most: int) -> bool:
+    """Whether a tree has ended, or will clearly not by `most` nodes, from what it rose by since `before`."""
+    if proof.finished or proof.nodes >= most:
+        return True
+    rise = (proof.bound - before.bound) / np.log(max(proof.nodes, 2) / max(before.nodes, 1))
+    ends = proof.bound + rise * np.log(most / max(proof.nodes, 1))
+    return bool(proof.value - ends > HOPELESS * (proof.value - before.bound))
 
 
 @dataclass(frozen=True)
