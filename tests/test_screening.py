@@ -62,6 +62,8 @@ def test_what_falls_out_is_in_no_better_choice(seed: int, floor: float, least: i
         for held, energy in values.items():
             if energy < value:
                 assert set(held) <= set(left.names.tolist())
+                whole = np.isin(np.arange(N), held).astype(np.int64)
+                assert left.open[np.arange(N), whole].all()
                 modes = np.isin(left.names, held).astype(np.int64)
                 assert c.exists[np.arange(c.units), modes].all()
                 fewer = on_slice(left.mixed, modes)

@@ -25,11 +25,11 @@ from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program
 from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.screening import screened
 from portfolio_ebm.constraints.mixed.search import Search, rounded
-from portfolio_ebm.constraints.mixed.strengthening import strengthened
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.inner import FormulaProgram, modelled
+from portfolio_ebm.construction.proving import proven
 from portfolio_ebm.construction.trades import trade_starts
 from portfolio_ebm.energies.impact import MarketImpact
 from portfolio_ebm.types import as_numpy
@@ -51,10 +51,6 @@ KICKS = 2
 OTHERS = 8
 """Slices whose portfolios are handed on."""
 TOLERANCE = 1e-9
-FALLEN = 0.1
-"""Share of the names that have to fall out, or in, for a tree on what is left."""
-HOPELESS = 0.25
-"""The tree goes on while at most so much of the gap before its last doubling is expected to be left at the end."""
 HOT, COLD = 0.3, 0.003
 """The walkers' first and last temperature, in spreads of the energies they start from."""
 
@@ -184,20 +180,24 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
         return None
     found = [(m, search.solve(m, relaxed.weights)) for m in starts]
     alive = sorted([(p.value, k) for k, (_, p) in enumerate(found) if p is not None])
-    stages = {
-        "rounding": np.inf if found[0][1] is None else found[0][1].value,
-        "chains": alive[0][0] if alive else np.inf,
-    }
+    rounding = np.inf if found[0][1] is None else found[0][1].value
     weights = np.array([p.weights for _, p in found if p is not None]).reshape(-1, mixed.program.n)
-    walked = _Walked([], np.inf, 0)
-    if plan.swaps and not first.finished:
+    leaders = [starts[k] for _, k in alive[: max(plan.walkers // WALKERS[dear], 1)]] if plan.swaps else []
+    walked, left = _Walked([], np.inf, 0), None
+    if not first.finished and nodes > look:
+        leaders[:1] = [search.descend(modes) for modes in leaders[:1]]
+        left = screened(mixed, min(first.value, _best(search)[1]), relaxed.weights)
+    if left is not None and len(left.names) < left.n:
+        # Names that no better portfolio holds are no candidates.
+        search = search.among(left.open)
+        leaders = [*leaders[:1], *_rounded(search, relaxed.weights, len(leaders) - 1, numpy_rng)]
+    if plan.swaps and not first.finished and not (left is not None and left.mixed is None):
         spread = float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap
-        leaders = [starts[k] for _, k in alive[: max(plan.walkers // WALKERS[dear], 1)]]
         walked = _walk(search, leaders, plan, dear, max(spread, gap), numpy_rng)
     best = min((first.weights, first.value), _best(search), key=lambda one: one[1])
     proof = first
     if not first.finished and nodes > look:
-        proof = _proven(tree, first, nodes, best, relaxed.weights)
+        proof = proven(tree, first, nodes, best, left, look)
         if proof.value < best[1]:
             best = (proof.weights, proof.value)
     if best[0] is None and not proof.finished:
@@ -208,58 +208,9 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     agreement = float((values <= best[1] + gap).mean()) if len(values) else 1.0
     return Chosen(
         best[0], best[1], min(max(proof.bound, first.bound, relaxed.bound), best[1]), proof, weights,
-        _others(search), **stages,
+        _others(search), rounding=rounding, chains=alive[0][0] if alive else np.inf,
         descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip
-
-
-def _proven(tree: Tree, first: Proof, most: int, best: tuple[Array | None, float], relaxed: Array) -> Proof:
-    """The tree grown from `first` on, or one on the names that are left, where some fall out, and with a limit on
-    numbers priced: with fewer names more can be split off the quadratic, and all is faster."""
-    weights, value = best
-    left = screened(tree.mixed, value, relaxed)
-    if weights is None:
-        return grown(tree, first, most, weights, value)
-    if left is not None and (left.mixed is None or left.bound >= value - tree.tolerance):
-        return Proof(weights, value, min(left.bound, value), first.nodes, finished=True, proven=True)
-    fewer = left is not None and left.decided >= FALLEN * left.n
-    base = left.mixed if left is not None and left.mixed is not None and fewer else tree.mixed
-    root = base.root()
-    stronger = base if root is None else strengthened(base, root, value)
-    if stronger is tree.mixed:
-        return grown(tree, first, most, weights, value)
-    tighter, rest = Tree(stronger, tree.tolerance), max(most - first.nodes, 1)
-    near = weights[left.names] if left is not None and fewer else weights
-    bare, proof = tighter.grow(1, near, value), tighter.grow(min(FIRST_LOOK, rest), near, value)
-    if not _hopeless(bare, proof, rest):
-        proof = grown(tighter, proof, rest, near, value)
-    better = proof.weights if proof.weights is not None and proof.value < value else None
-    whole = better if better is None or left is None or not fewer else left.whole(better)
-    known = -np.inf if left is None else min(left.bound, proof.value)
-    return replace(
-        proof, weights=weights if whole is None else whole, nodes=first.nodes + proof.nodes,
-        bound=max(proof.bound, known),
-    )  # fmt: skip
-
-
-def grown(tree: Tree, first: Proof, most: int, weights: Array | None, value: float) -> Proof:
-    """The tree grown from `first` to `most` nodes, or to where its bound will clearly not reach the incumbent by then.
-
-    The bound rises by about as much at each doubling of the nodes, so what two of them gave says where it will end.
-    """
-    proof, before = tree.grow(min(2 * max(first.nodes, 1), most), weights, value), first
-    while not _hopeless(before, proof, most):
-        proof, before = tree.grow(min(2 * proof.nodes, most), weights, value), proof
-    return proof
-
-
-def _hopeless(before: Proof, proof: Proof, most: int) -> bool:
-    """Whether a tree has ended, or will clearly not by `most` nodes, from what it rose by since `before`."""
-    if proof.finished or proof.nodes >= most:
-        return True
-    rise = (proof.bound - before.bound) / np.log(max(proof.nodes, 2) / max(before.nodes, 1))
-    ends = proof.bound + rise * np.log(most / max(proof.nodes, 1))
-    return bool(proof.value - ends > HOPELESS * (proof.value - before.bound))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Screened:
         mixed: it, or None where no better portfolio is left.
         names: the names left, (m,), of `n`; the others are not held.
         n: how many there were.
+        open: the modes that are left, of all units of the problem before, (U, M).
         decided: how many names are out or in.
         bound: no portfolio is below this, or below the incumbent if that is lower.
     """
@@ -55,6 +56,7 @@ class Screened:
     mixed: Mixed | None
     names: Ints
     n: int
+    open: Mask
     decided: int
     bound: float
 
@@ -74,7 +76,7 @@ def screened(mixed: Mixed, value: float, relaxed: Array) -> Screened | None:
     """
     found: Screened | None = None
     n, worth = mixed.program.n, np.ones(mixed.program.n)
-    names = np.arange(n)
+    names, units, open_ = np.arange(n), np.arange(mixed.choices.units), mixed.choices.exists
     for tried in range(LOOKS):
         count = _Count.of(mixed) if np.isfinite(value) else None
         split = None if count is None else Split.of(mixed.program.matrix, worth)
@@ -85,11 +87,13 @@ def screened(mixed: Mixed, value: float, relaxed: Array) -> Screened | None:
         out, needed = look.decided(value)
         left = count.without(out, needed)
         if left is None or bound >= value:
-            return Screened(None, names, n, n, max(bound, value))
+            return Screened(None, names, n, open_, n, max(bound, value))
         before, kept = len(names), count.kept(left)
         names, relaxed, worth = names[kept], look.weights[kept], look.worth[kept]
+        open_ = open_.copy()
+        open_[units], units = left, units[np.isin(count.name, kept)]
         mixed = _restricted(mixed, left, kept)
-        found = Screened(mixed, names, n, n - len(names) + int(_Count.must(left, count.limit).sum()), bound)
+        found = Screened(mixed, names, n, open_, n - len(names) + int(_Count.must(left, count.limit).sum()), bound)
         if tried and len(names) > WORTH_MORE * before:
             break
     return found
