@@ -1,9 +1,9 @@
 """Trading as little as 1 % of volatility allows, monthly, on six universes: turnover against realised volatility.
 
-    python benchmarks/least_trade.py [--data ../shared/data] [--months 96]
+    python benchmarks/least_trade.py [--data ../shared/data] [--months 600]
 
 Minimum variance, long-only, 20 % cap, Ledoit-Wolf covariance of 500 days. Every rule decides from the same estimates
-and from its own drifted holdings: the optimum every month; the nearest portfolio within 1 %, and within 0.5 %, of the
+and from its own drifted holdings: the optimum every month; the nearest portfolio within 1 %, 0.5 % and 0.3 % of the
 optimum's estimated volatility; no-trade bands (a name within 2 points of its target stays, the rest goes to target,
 then the nearest portfolio that obeys the rules); and partial trading (half of the way). Turnover is buys plus sells,
 volatility that of daily returns between decisions. Intervals: 95 %, 2,000 circular blocks of 6 months, both rules on
@@ -76,6 +76,7 @@ RULES_OF_TRADE: dict[str, Rule] = {
     "optimum": lambda c, h: solve(c, h, pe.Convex()),
     "LeastTrade 1 %": lambda c, h: solve(c, h, pe.LeastTrade(0.01, unit="volatility")),
     "LeastTrade 0.5 %": lambda c, h: solve(c, h, pe.LeastTrade(0.005, unit="volatility")),
+    "LeastTrade 0.3 %": lambda c, h: solve(c, h, pe.LeastTrade(0.003, unit="volatility")),
     "bands of 2 points": banded,
     "half of the way": partial,
 }
@@ -122,7 +123,7 @@ def interval(one: tuple[np.ndarray, list[np.ndarray]], base: tuple[np.ndarray, l
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--months", type=int, default=96)
+    parser.add_argument("--months", type=int, default=600, help="the last so many, or all where there are fewer")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)

@@ -30,7 +30,7 @@ def test_a_planted_nan_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [
     54093757, 801162754, 466308103, 930403825, 395537577, 657169914, 456811757, 541137747, 663676627, 963417526,
-    841537289, 373888957, 683872344,
+    841537289, 373888957, 683872344, 571290896,
 ])  # fmt: skip
 def test_what_once_ended_without_a_portfolio(seed: int) -> None:
     """Caps that meet at a corner, cuts that come down slowly, proposals out of sight, a slope endless at a bound."""

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from portfolio_ebm.constraints.capped import nearest_capped
+from portfolio_ebm.constraints.capped import _Solver, nearest_capped
 from portfolio_ebm.constraints.caps import Ball, Ellipsoid, Tail
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.roots import Inner
 from portfolio_ebm.linear import Structured
 
 N = 8
@@ -95,3 +96,16 @@ def test_a_box_that_is_a_point() -> None:
     assert torch.equal(found[0], fixed) and float(left) == 0.0
     _, left = nearest_capped(y, 0.9 * fixed, 0.9 * fixed, region)
     assert float(left) > 1e-2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nested_roots_are_those_of_the_steps(seed: int) -> None:
+    """What stands in where the steps do not arrive ends at the same portfolio."""
+    region = two_ellipsoids(seed, 0.02, 0.5)
+    solver = _Solver.of(region)
+    y = np.random.default_rng(seed).normal(size=N)
+    inner = Inner(y, solver.cut, solver.matrices, solver.centres, np.clip(y, 0.0, 1.0))
+    steps, nested = inner.several_roots(np.zeros(2)), inner.one_root(np.zeros(2), 1)
+    assert steps is not None and nested is not None
+    assert steps[0] == pytest.approx(nested[0], abs=1e-10)
+    assert steps[1] == pytest.approx(nested[1], rel=1e-6, abs=1e-10)

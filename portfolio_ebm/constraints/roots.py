@@ -4,7 +4,8 @@
 
 For mu >= 0 the inner problem is a quadratic program with the Hessian I + sum mu_j S_j, solved exactly by an active set
 (daqp). The dual in mu is concave and smooth. With one ellipsoid its root is bracketed, on 1/sqrt(q), which is almost
-linear in mu; with several, projected Newton steps on the exact curvature of the active set climb the dual.
+linear in mu; with several, projected Newton steps on the exact curvature of the active set climb the dual, and where
+they do not arrive, the roots are nested.
 
 Source: More, J. J. and Sorensen, D. C. (1983), Computing a trust region step, SIAM J. Sci. Stat. Comput. 4; Bertsekas
 (1999), Nonlinear Programming, chapter 6.
@@ -54,24 +55,41 @@ class Inner:
         # Scaled back to a Hessian of order one, which the active set's tolerances are for.
         size = max(1.0, float(np.abs(hessian).max()))
         w, duals = _program(hessian / size, slope / size, self.cut, self.near)
+        return w, self._over(w), duals
+
+    def _over(self, w: Array) -> Array:
+        """sqrt(q_j) - 1 at w (n,), (J,)."""
         moves = [w - centre for centre in self.centres]
         sizes = [m @ s @ m for m, s in zip(moves, self.matrices, strict=True)]
-        return w, np.sqrt(np.maximum(sizes, 0.0)) - 1.0, duals
+        found: Array = np.sqrt(np.maximum(sizes, 0.0)) - 1.0
+        return found
 
-    def one_root(self, mu: Array) -> tuple[Array, Array, Array] | None:
-        """The multiplier at which the one ellipsoid is met: 1/size rises with mu, almost in a line."""
-        w, over, duals = self.at(np.zeros(1))
-        if over[0] <= _CLOSE:
-            return w, np.zeros(1), duals
-        move = w - self.centres[0]
-        low, f_low = 0.0, 1.0 / (1.0 + over[0]) - 1.0
-        guess = mu[0] if mu[0] > 0.0 else over[0] * float(move @ move) / (1.0 + over[0]) ** 2
+    def one_root(self, mu: Array, j: int = 0) -> tuple[Array, Array, Array] | None:
+        """mu with the multiplier j at which its ellipsoid is met; those before j are found anew each time, those after
+        it stay as they are. 1/size rises with mu_j, almost in a line."""
+
+        def at(one: float) -> tuple[float, tuple[Array, Array, Array]] | None:
+            trial = mu.copy()
+            trial[j] = one
+            if j == 0:
+                w, over, duals = self.at(trial)
+                return float(over[0]), (w, trial, duals)
+            found = self.one_root(trial, j - 1)
+            return None if found is None else (float(self._over(found[0])[j]), found)
+
+        start = at(0.0)
+        if start is None or start[0] <= _CLOSE:
+            return None if start is None else start[1]
+        over, best = start[0], start[1]
+        move = best[0] - self.centres[j]
+        low, f_low = 0.0, 1.0 / (1.0 + over) - 1.0
+        guess = mu[j] if mu[j] > 0.0 else over * float(move @ move) / (1.0 + over) ** 2
         high, f_high = max(guess, 1e-12), -np.inf
-        best = None
         for _ in range(_MAX_STEPS):
-            w, over, duals = self.at(np.array([high]))
-            best = w, np.array([high]), duals
-            f_high = 1.0 / (1.0 + over[0]) - 1.0
+            found = at(high)
+            if found is None:
+                return None
+            best, f_high = found[1], 1.0 / (1.0 + found[0]) - 1.0
             if f_high >= 0.0:
                 break
             step = high * (-f_low / max(f_high - f_low, 1e-3)) if high > 0 else high
@@ -84,10 +102,12 @@ class Inner:
                 return best
             here = high - f_high * (high - low) / (f_high - f_low)
             here = here if low < here < high else 0.5 * (low + high)
-            w, over, duals = self.at(np.array([here]))
-            f = 1.0 / (1.0 + over[0]) - 1.0
+            found = at(here)
+            if found is None:
+                return None
+            f = 1.0 / (1.0 + found[0]) - 1.0
             if f >= -_CLOSE:
-                best, high, f_high = (w, np.array([here]), duals), here, max(f, 0.0)
+                best, high, f_high = found[1], here, max(f, 0.0)
                 f_low, side = (0.5 * f_low, 1) if side == 1 else (f_low, 1)
             else:
                 low, f_low = here, f
@@ -136,7 +156,8 @@ class Inner:
             if (trial == mu).all() or trial.max() > 1e14:
                 break
             mu, w, over, duals = trial, w_new, over_new, duals_new
-        return (w, mu, duals) if (over <= 1e-11).all() else None
+        # Where the answer lies between two pieces of the dual, steps may go to and fro between them: root within root.
+        return (w, mu, duals) if (over <= 1e-11).all() else self.one_root(np.zeros(len(mu)), len(mu) - 1)
 
     def _dual(self, w: Array, mu: Array) -> float:
         """The Lagrangian at w(mu): the value of the dual."""
