@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -75,6 +77,36 @@ def test_ranges_are_drawn_once_and_only_when_read(monkeypatch):
     found = certify(EQUAL, ENERGY, RULES, market(N), bound=None, status=FINE, rng=rng())
     assert not drawn
     assert found.ranges["Return()"] == found.ranges["Return()"] and drawn == [1]
+
+
+def test_a_look_that_failed_changes_nothing_of_the_next_one(monkeypatch):
+    def fails(*given):
+        torch.rand(3, generator=given[-1])
+        raise KeyboardInterrupt
+
+    now = certify(EQUAL, ENERGY, RULES, market(N), bound=None, status=FINE, rng=rng())
+    later = certify(EQUAL, ENERGY, RULES, market(N), bound=None, status=FINE, rng=rng())
+    with monkeypatch.context() as patch:
+        patch.setattr(certificate, "feasible_sample", fails)
+        with pytest.raises(KeyboardInterrupt):
+            dict(later.ranges)
+    assert dict(later.ranges) == dict(now.ranges)
+
+
+def test_readers_at_the_same_time_find_the_same_ranges(monkeypatch):
+    """Both are inside of the sample before either is done."""
+    meet, drawn = threading.Barrier(2, timeout=30.0), certificate.feasible_sample
+
+    def slow(*given):
+        meet.wait()
+        return drawn(*given)
+
+    truth = dict(certify(EQUAL, ENERGY, RULES, market(N), bound=None, status=FINE, rng=rng()).ranges)
+    found = certify(EQUAL, ENERGY, RULES, market(N), bound=None, status=FINE, rng=rng())
+    monkeypatch.setattr(certificate, "feasible_sample", slow)
+    with ThreadPoolExecutor(2) as pool:
+        seen = list(pool.map(lambda _: dict(found.ranges), range(2)))
+    assert seen == [truth, truth]
 
 
 def test_the_same_seed_gives_the_same_ranges():

@@ -17,9 +17,10 @@ Spans = Mapping[str, tuple[float, float]]
 
 
 class Ranges(Spans):
-    """By term, its (least, largest) share over feasible portfolios: read like a dict, and pickled as one.
+    """By term, its (least, largest) share over feasible portfolios: read like a dict, copied and pickled as one.
 
-    What `sample` holds, the estimates among it, is kept until the first look and not longer.
+    What `sample` holds, the estimates among it, is kept until the first look and not longer. Readers at the same time
+    may each draw the sample, and find the same. What asks for a dict itself (json, a DataFrame) takes `dict(ranges)`.
 
     Example:
         >>> Ranges(lambda: {"Variance()": (0.01, 0.04)})["Variance()"]
@@ -33,13 +34,12 @@ class Ranges(Spans):
     @classmethod
     def drawn(cls, sample: Callable[[Tensor, torch.Generator], Spans], weights: Tensor, rng: torch.Generator) -> Ranges:
         """Those that `sample(weights, rng)` would find now, whatever becomes of both afterwards."""
-        again = torch.Generator(rng.device)
-        again.set_state(rng.get_state())
-        return cls(partial(sample, weights.detach().clone(), again))
+        return cls(partial(_sampled, sample, weights.detach().clone(), rng.device, rng.get_state()))
 
     def _known(self) -> dict[str, tuple[float, float]]:
-        if self._sample is not None:
-            self._found = dict(self._sample())
+        sample = self._sample  # another reader may be done in between
+        if sample is not None:
+            self._found = dict(sample())
             self._sample = None
         return self._found
 
@@ -57,3 +57,13 @@ class Ranges(Spans):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (self._known(),)
+
+
+def _sampled(
+    sample: Callable[[Tensor, torch.Generator], Spans], weights: Tensor, device: torch.device, state: Tensor
+) -> Spans:
+    """The sample by a generator of its own, so that to look again after an error, or twice at once, is to see the
+    same."""
+    rng = torch.Generator(device)
+    rng.set_state(state)
+    return sample(weights, rng)
