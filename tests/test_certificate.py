@@ -93,6 +93,19 @@ def test_a_look_that_failed_changes_nothing_of_the_next_one(monkeypatch):
     assert dict(later.ranges) == dict(now.ranges)
 
 
+def test_a_term_that_fails_on_the_sample_leaves_the_portfolio_itself(monkeypatch):
+    whole = certificate.breakdown
+
+    def fails(energy, w, ctx):
+        if w.ndim == 2 and len(w) > 1:
+            raise SolverError("The nearest portfolio was not reached.")
+        return whole(energy, w, ctx)
+
+    monkeypatch.setattr(certificate, "breakdown", fails)
+    found = certify(EQUAL, ENERGY, RULES, market(N), bound=None, status=FINE, rng=rng())
+    assert {name: (share, share) for name, share in found.breakdown.items()} == found.ranges
+
+
 def test_readers_at_the_same_time_find_the_same_ranges(monkeypatch):
     """Both are inside of the sample before either is done."""
     meet, drawn = threading.Barrier(2, timeout=30.0), certificate.feasible_sample

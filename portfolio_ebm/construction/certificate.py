@@ -119,8 +119,13 @@ def ranges_of(
     weights: Tensor, rng: torch.Generator, energy: Energy, constraint: Constraint, ctx: Context
 ) -> dict[str, tuple[float, float]]:
     """Each term's (least, largest) share over feasible portfolios: `weights`, and those near what is held, single
-    names and random points."""
-    return ranges_over(torch.cat([weights.unsqueeze(0), feasible_sample(weights, constraint, ctx, rng)]), energy, ctx)
+    names and random points; over `weights` alone where some term cannot be measured on them."""
+    alone = weights.unsqueeze(0)
+    try:
+        return ranges_over(torch.cat([alone, feasible_sample(weights, constraint, ctx, rng)]), energy, ctx)
+    except (InfeasibleError, SolverError):
+        # A term may project what it measures, as Relaxed does: a decision that stands does not fall over its sample.
+        return ranges_over(alone, energy, ctx)
 
 
 def ranges_over(found: Tensor, energy: Energy, ctx: Context) -> dict[str, tuple[float, float]]:
