@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from portfolio_ebm.constraints.mixed import node
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.kinks import Kinks, on_sides
-from portfolio_ebm.constraints.mixed.node import Mixed, relax
+from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, relax
 from portfolio_ebm.constraints.mixed.program import Program, Slice
 
 
@@ -64,3 +66,26 @@ def test_cuts_reach_the_same_minimum(n: int, monkeypatch: pytest.MonkeyPatch) ->
             assert abs(sides.value - cuts.value) <= 1e-8 * size
             np.testing.assert_allclose(sides.weights, cuts.weights, atol=1e-6)
     assert sum(asked) >= 6 and all(asked)
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5, 6])
+def test_with_a_ticket_beside_it_no_slice_is_below_the_bound(seed: int) -> None:
+    """Four names, those above 30 % at most half together; each may stay as it is held, or pays a ticket."""
+    draw, n = np.random.default_rng(seed), 4
+    held = draw.dirichlet(np.full(n, 3.0)).clip(0.0, 0.6)
+    loadings = draw.normal(size=(n, 1)) * 0.1
+    program = Program(
+        loadings @ loadings.T + np.diag(draw.uniform(0.01, 0.05, n)), -0.02 * draw.normal(size=n), np.zeros(n),
+        np.full(n, 0.6), np.ones((1, n)), np.ones(1), np.ones(1), held,
+    )  # fmt: skip
+    choices = Choices.of_names(np.arange(n), [(0.0, 0.3), (0.0, 0.6)], [(1, 0.0, 0.5, True)], "small or big")
+    still = Choices.of_names(np.arange(n), [(0.0, 0.0), (0.0, 0.6)], [], "FixedCost")
+    still.lower[:, 0], still.upper[:, 0], still.cost[:, 1] = held, held, 5e-4 if seed == 1 else 2e-3
+    mixed = Mixed(program, choices.joined(still))
+    c, root = mixed.choices, mixed.root()
+    modes = (np.array(one) for one in itertools.product(range(c.lower.shape[1]), repeat=n))
+    points = (on_slice(mixed, one) for one in modes if c.exists[np.arange(n), one].all())
+    truth = min(point.value for point in points if point is not None)
+    assert root is not None
+    found = relax(mixed, root)
+    assert found is not None and found.bound <= truth + 1e-12

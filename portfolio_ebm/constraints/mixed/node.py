@@ -160,8 +160,9 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
         broken = _violated(mixed, sides, point.weights) if point.bound < enough - decided else []
         if not broken:
             break
-        if turn == 0 and mixed.kinked:
-            # What one round of cuts has not closed, as many rounds as there are weights at the kink would.
+        if turn == 0 and p is mixed.program and mixed.kinked:
+            # What one round of cuts has not closed, as many rounds as there are weights at the kink would. Sides know
+            # nothing of the envelopes of fixed costs.
             whole = on_sides(Slice(p, lower, upper, rows, low, high), sides[0].kinks(c), point.weights)
             if whole is not None:
                 return _plus(whole, decided)
