@@ -57,7 +57,8 @@ def nearest_capped(
 ) -> tuple[Tensor, Tensor]:
     """(w, violation) for y (B, n) and bounds (n,) or (B, n) within those of a folded region, in float64 on any device.
 
-    The violation is above 1e-10 only where a set is empty; without `prove` also where its point was not reached.
+    The violation is above 1e-10 only where a set is empty; without `prove` also where its point, or one before it
+    within the same bounds, was not reached.
 
     Raises:
         SolverError: a set is not empty and its nearest point was not reached.
