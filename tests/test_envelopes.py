@@ -250,6 +250,16 @@ def test_the_bound_of_an_enveloped_program_is_below_every_point_and_its_failure_
     assert failed is not None and failed.bound <= point.value
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_where_the_walk_of_an_impact_fails_its_bound_is_still_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    m = traded(seed, n=4, impact=True)
+    truth, root = enumerated(m), m.root()
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.enveloped._Walk.end", lambda *args: None)
+    assert root is not None
+    point = relax(m, root)
+    assert point is not None and point.bound <= truth + 1e-15
+
+
 def test_how_far_a_trade_can_go_by_hand() -> None:
     p = Program(
         np.eye(2), np.zeros(2), np.zeros(2), np.ones(2), np.ones((1, 2)), np.array([0.9]), np.array([1.0]),

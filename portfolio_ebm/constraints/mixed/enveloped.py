@@ -74,9 +74,11 @@ class EnvelopedProgram(Program):
         )
         if found is not None:
             return found
-        # Its prices are those of another energy.
+        # Its prices are those of another energy, and so is its value: the gap to its bound is of this one.
         failed = self.plain.minimum(lower, upper, rows, row_lower, row_upper, start)
-        return None if failed is None else replace(failed, prices=np.full(self.n, np.nan))
+        if failed is None:
+            return None
+        return replace(failed, value=self.value(failed.weights), prices=np.full(self.n, np.nan))
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,6 @@ PRICES = 12
 """Prices l tried in one look."""
 NEAR = 0.02
 """How near to K, relative to it, the names counted by the envelopes have to be."""
-SAME = 1e-9
-"""Two values this near, relative to one, are the same."""
 SPARE = 0.05
 """The least worth of a name's split, relative to the largest."""
 
@@ -205,8 +203,8 @@ def _at_price(count: _Count, split: Split, price: float, start: Array) -> _Look 
         split.rest, p.linear, lower, upper, p.rows, p.row_lower, p.row_upper, envelope=e, plain=p
     )  # fmt: skip
     point = program.minimum(lower, upper, p.rows, p.row_lower, p.row_upper, start)
-    if point is None or abs(point.value - program.value(point.weights)) > SAME * max(abs(point.value), 1e-300):
-        # Where the active set has failed the point is that of another program, and its prices are too.
+    if point is None or np.isnan(point.prices).any():
+        # Where the active set has failed the point is that of another program, which has no prices here.
         return None
     w, d = point.weights[name], split.diagonal[name]
     knee = np.minimum(e.knee[name, 1], count.high)
