@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from portfolio_ebm.constraints.mixed.lost import lost
 from portfolio_ebm.constraints.mixed.program import PRICE, Array, Ints, Mask, Point, Slice, by_columns, crossed
 
 ROUNDS = 12
@@ -51,7 +52,7 @@ def on_sides(s: Slice, kinks: Kinks, near: Array) -> Point | None:
             np.append(s.high, top),
         )  # fmt: skip
         found = by_columns(part, p.linear, part.rest(0.0), likely)
-        if found is None:
+        if found is None or lost(part, found) > 0.0:
             return None
         w, price = found.weights, found.prices[at]
         # What leaving the kink upwards costs beside the slope below it: the cap's multiplier is -duals[-1].

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from portfolio_ebm.constraints.mixed.linear import linear_minimum
+from portfolio_ebm.constraints.mixed.lost import lost
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,6 +45,8 @@ CONE = 1e-9
 """What Clarabel's minimum may be above the true one, relative to the energy or the largest slope."""
 ROUNDING = FLAT = 1e-13
 """Curvature below this share of the slopes is none."""
+STILL = 1e-12
+"""The step that ends the proximal ones where curvature is singular, or spans many orders of magnitude."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ def _plain(s: Slice, start: Array | None) -> Point | None:
     if found is None:
         return None
     value = s.program.value(found.weights)
-    return Point(found.weights, value, found.prices, value)
+    return Point(found.weights, value, found.prices, value - lost(s, found))
 
 
 def _kinked(s: Slice, start: Array | None) -> Point | None:
@@ -245,7 +248,7 @@ def _kinked(s: Slice, start: Array | None) -> Point | None:
     side = _feasible_side(s, side)
     moving = None if start is None else start != p.held
     best: Solved | None = None
-    way, toll = side, p.rate
+    way, toll, whole = side, p.rate, s
     for _ in range(ROUNDS):
         up = side > 0
         lower = np.where(up, np.maximum(s.lower, np.minimum(p.held, s.upper)), s.lower)
@@ -264,11 +267,11 @@ def _kinked(s: Slice, start: Array | None) -> Point | None:
             away = least_traded(s)
             if away is None:
                 return None
-            side, best = np.where(away > p.held, 1.0, np.where(away < p.held, -1.0, side)), None
+            side = np.where(away > p.held, 1.0, np.where(away < p.held, -1.0, side))
             if np.array_equal(side > 0, up):
                 return None
             continue
-        best, way = found, np.where(up, 1.0, -1.0)
+        best, way, whole = found, np.where(up, 1.0, -1.0), replace(part, lower=s.lower, upper=s.upper)
         toll = p.rate - (float(found.duals[-1]) if np.isfinite(p.turnover) else 0.0)
         on = found.weights == p.held
         wrong = on & (s.lower < p.held) & up & (found.prices > 2 * toll + PRICE * p.scale)
@@ -279,8 +282,9 @@ def _kinked(s: Slice, start: Array | None) -> Point | None:
         moving = (found.weights != p.held) | wrong
     if best is None:
         return None
-    value = p.value(best.weights)
-    return Point(best.weights, value, best.prices - toll * way, value, toll=toll)
+    value, turn = p.value(best.weights), 2.0 * toll * (best.weights == p.held)
+    across = best.prices + turn * (way < 0.0), best.prices - turn * (way > 0.0)
+    return Point(best.weights, value, best.prices - toll * way, value - lost(whole, best, across), toll=toll)
 
 
 def _feasible_side(s: Slice, side: Array) -> Array:
@@ -317,8 +321,7 @@ def by_columns(s: Slice, linear: Array, rest: Array, likely: Mask | None) -> Sol
     if likely is not None:
         free = free | (movable & likely)
     if not free.any() or int(free.sum()) > 4 * ALL_AT_ONCE:
-        slope = s.program.slope(rest) + linear - s.program.linear
-        free = _cheapest(np.where(movable, slope, np.inf), JOIN)
+        free = _cheapest(np.where(movable, s.program.slope(rest) + linear - s.program.linear, np.inf), JOIN)
     tolerance = PRICE * s.program.scale
     for _ in range(ROUNDS):
         found = _solve(s, linear, free, rest)
@@ -339,8 +342,7 @@ def by_columns(s: Slice, linear: Array, rest: Array, likely: Mask | None) -> Sol
 
 def _cheapest(price: Array, count: int) -> Mask:
     """The `count` lowest finite entries."""
-    found = np.zeros(len(price), dtype=bool)
-    size = min(count, int(np.isfinite(price).sum()))
+    found, size = np.zeros(len(price), dtype=bool), min(count, int(np.isfinite(price).sum()))
     if size:
         found[np.argpartition(price, size - 1)[:size]] = True
     return found
@@ -348,8 +350,7 @@ def _cheapest(price: Array, count: int) -> Mask:
 
 def _reaching(s: Slice, free: Mask, waiting: Mask) -> Mask:
     """Names whose range moves the rows most; twice as many at every asking, since doubling ends soon."""
-    width = np.where(np.isfinite(s.upper - s.lower), s.upper - s.lower, 1.0)
-    reach = np.abs(s.rows).sum(axis=0) * width + 1e-12
+    reach = np.abs(s.rows).sum(axis=0) * np.where(np.isfinite(s.upper - s.lower), s.upper - s.lower, 1.0) + 1e-12
     return _cheapest(np.where(waiting, -reach, np.inf), max(JOIN, 2 * int(free.sum())))
 
 
@@ -388,11 +389,11 @@ def _daqp(
     scale = max(steep, float(np.abs(slope).max()), 1e-300)
     if steep <= FLAT * scale:
         return linear_minimum(slope, rows, box, low, high)
-    below, above = np.concatenate([box[0], low]), np.concatenate([box[1], high])
+    below, above = np.append(box[0], low), np.append(box[1], high)
     sense = np.where(above - below <= 1e-14, 5, 0).astype(np.int32)
     x, _, flag, info = daqp.solve(
         np.ascontiguousarray(curve / scale), slope / scale, np.ascontiguousarray(rows), above, below, sense,
-        primal_tol=FEASIBLE,
+        primal_tol=FEASIBLE, eta_prox=STILL,
     )  # fmt: skip
     if flag <= 0 or not np.isfinite(x).all():
         return None
