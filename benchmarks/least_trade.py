@@ -10,8 +10,7 @@ volatility that of daily returns between decisions. Intervals: 95 %, 2,000 circu
 the same months, so that what they share cancels.
 
 The tolerance is of the estimated volatility at the decision; what is realised differs by what the estimate did not
-know, and that is what the intervals show: an end above +1 % says that these months do not settle whether 1 % more is
-exceeded, not that it is.
+know. Short spans say little of it: an interval that holds +1 % does not settle whether 1 % more is exceeded.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from portfolio_ebm.constraints.mixed import node
 from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
 from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
+from portfolio_ebm.constraints.mixed.program import Slice
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.chains import FAR, survey
 from portfolio_ebm.linear import Structured
@@ -63,17 +64,17 @@ def test_by_hand() -> None:
     """(0.7, 0.5) under a budget of one and a largest weight of 0.55: (0.55, 0.45)."""
     p = replace(program(2, 0), rows=np.ones((1, 2)), row_lower=np.ones(1), row_upper=np.ones(1))
     cap = Tail("largest", 0.55, torch.eye(2, dtype=torch.float64), 1.0)
-    slice_ = np.zeros(2), np.ones(2), p.rows, p.row_lower, p.row_upper
-    found = mended(p, (cap,), slice_, np.array([0.7, 0.5]))
+    slice_ = Slice(p, np.zeros(2), np.ones(2), p.rows, p.row_lower, p.row_upper)
+    found = mended(slice_, (cap,), np.array([0.7, 0.5]))
     assert found == pytest.approx([0.55, 0.45], abs=1e-10)
     nowhere = replace(cap, limit=0.45)
-    assert mended(p, (nowhere,), slice_, np.array([0.7, 0.5])) is None
+    assert mended(slice_, (nowhere,), np.array([0.7, 0.5])) is None
 
 
 def test_turnover_is_kept() -> None:
     p = replace(mixed("at most", 0).program, held=np.full(7, 1 / 7), turnover=0.1)
-    slice_ = p.lower, p.upper, p.rows, p.row_lower, p.row_upper
-    found = mended(p, (), slice_, np.eye(7)[0])
+    slice_ = Slice(p, p.lower, p.upper, p.rows, p.row_lower, p.row_upper)
+    found = mended(slice_, (), np.eye(7)[0])
     assert found is not None
     assert np.abs(found - p.held).sum() <= 0.1 + 1e-9 and found.sum() == pytest.approx(1.0)
 

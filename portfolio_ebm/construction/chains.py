@@ -47,7 +47,7 @@ class Landscape:
         probes: (m, n) random portfolios on the region.
         spread: standard deviation of E over them.
         hessian: (n, n) curvature over steps as large as a position.
-        step: 1 / L.
+        step: 1 / L, or less where E is so straight that such a step would end out of sight.
     """
 
     energy: Bound

@@ -23,7 +23,17 @@ import torch
 
 from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
-from portfolio_ebm.constraints.mixed.program import FEASIBLE, Array, Ints, Mask, Point, Program, crossed, weights_of
+from portfolio_ebm.constraints.mixed.program import (
+    FEASIBLE,
+    Array,
+    Ints,
+    Mask,
+    Point,
+    Program,
+    Slice,
+    crossed,
+    weights_of,
+)
 from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
 from portfolio_ebm.construction.engines import Found, inside, interior, scale_of
 from portfolio_ebm.construction.formula import Formula
@@ -121,7 +131,7 @@ class FormulaProgram(Program):
         at = box.rows @ w
         if not ((at > box.row_upper + FEASIBLE) | (at < box.row_lower - FEASIBLE)).any():
             return w
-        near = mended(self, (), (box.lower, box.upper, box.rows, box.row_lower, box.row_upper), w)
+        near = mended(Slice(self, box.lower, box.upper, box.rows, box.row_lower, box.row_upper), (), w)
         return w if near is None else near
 
     def _toll(self, found: Found) -> float:

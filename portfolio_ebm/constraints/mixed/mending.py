@@ -16,26 +16,24 @@ import numpy as np
 import torch
 
 from portfolio_ebm.constraints.caps import Cap
-from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Program
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Slice
 from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
-Slice = tuple[Array, Array, Array, Array, Array]
-"""lower, upper (n,), rows (m, n), their least and their most (m,)."""
 
-
-def mended(program: Program, caps: Sequence[Cap], slice_: Slice, w: Array) -> Array | None:
-    """The nearest point of the slice to w (n,); None where none is found."""
+def mended(s: Slice, caps: Sequence[Cap], w: Array) -> Array | None:
+    """The nearest point to w (n,) of the slice that obeys the caps; None where none is found."""
     try:
-        found, left = nearest_in(torch.as_tensor(w), _region(program, caps, slice_))
+        found, left = nearest_in(torch.as_tensor(w), _region(s, caps))
     except (InfeasibleError, SolverError):
         return None
     return np.asarray(found.numpy()) if float(left) <= TOLERANCE else None
 
 
-def _region(program: Program, caps: Sequence[Cap], slice_: Slice) -> Region:
-    lower, upper, rows, low, high = (torch.as_tensor(x, dtype=torch.float64) for x in slice_)
+def _region(s: Slice, caps: Sequence[Cap]) -> Region:
+    program = s.program
+    lower, upper, rows, low, high = (torch.as_tensor(x) for x in (s.lower, s.upper, s.rows, s.low, s.high))
     capped = program.held is not None and bool(np.isfinite(program.turnover))
     return replace(
         Region.free(program.n), lower=lower, upper=torch.maximum(lower, upper), rows=rows, row_lower=low,

@@ -215,7 +215,7 @@ def on_slice(
         for cut in cuts:
             rows, low, high = _with(rows, low, high, *cut)
     assert point is not None
-    w = mended(p, mixed.caps, (lower, upper, rows, low, high), point.weights)
+    w = mended(Slice(p, lower, upper, rows, low, high), mixed.caps, point.weights)
     return None if w is None else _plus(replace(point, weights=w, value=p.value(w)), cost)
 
 
