@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
 import torch
 
 from portfolio_ebm.construction.base import Marginal, ShadowPrice, Solution
+from portfolio_ebm.construction.later import Later
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.types import Status
 
@@ -30,7 +32,7 @@ class Allocation:
             sample when it is first read, and keeps the estimates until then.
         ablation: energy after each stage of the construction, lowest is best.
         ensemble: the chains' final portfolios as a frame (chains x assets), or None; a record of the search,
-            not a sample of a law.
+            not a sample of a law; framed when it is first read.
         diagnostics: acceptance, agreement of the chains, patterns seen.
         kkt: how far the weights are from meeting the conditions of Karush, Kuhn and Tucker, relative to the energy's
             largest slope, where they are the minimum of a convex problem; the status says where it is Clarabel's own
@@ -48,7 +50,8 @@ class Allocation:
             decision's own weights obey it again.
         marginal: a frame by asset: `weight`; `marginal`, the slope of the energy in that weight; `reduced`, the slope
             with the rules priced in, positive for a name that a lower bound keeps from falling further, negative for
-            one that an upper bound holds back; `held_by`, that bound. None where no formula decided the weights.
+            one that an upper bound holds back; `held_by`, that bound. None where no formula decided the weights. Worked
+            out when it is first read; the estimates are kept until then.
         priced: what `reduced` has priced in: "the other rules", by the multipliers of a proven minimum, or "the budget"
             alone, by the mean slope of the names that no bound holds.
         size: what gaps are relative to beside the breakdown: the size of the energy's slopes; 0 where it is not known.
@@ -66,7 +69,6 @@ class Allocation:
     breakdown: Mapping[str, float]
     ranges: Mapping[str, tuple[float, float]]
     ablation: Mapping[str, float] = field(default_factory=dict)
-    ensemble: Any = None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     refitted: tuple[str, ...] = ()
     horizon: float = 1.0
@@ -75,10 +77,31 @@ class Allocation:
     period: str = "per holding period"
     relaxed: Mapping[str, float] = field(default_factory=dict)
     breaches: Mapping[str, float] = field(default_factory=dict)
-    marginal: pd.DataFrame | None = None
-    priced: str = ""
     size: float = 0.0
     kkt: float | None = None
+    walkers: Later[Any] | None = field(default=None, repr=False)
+    slopes: Later[Marginal] | None = field(default=None, repr=False)
+
+    @property
+    def ensemble(self) -> Any:
+        return None if self.walkers is None else self.walkers()
+
+    @cached_property
+    def marginal(self) -> pd.DataFrame | None:
+        if self.slopes is None:
+            return None
+        found = self.slopes()
+        columns = {"weight": found.weights, "marginal": found.gradient, "reduced": found.reduced}
+        numbers = {key: item.detach().cpu().double().numpy() for key, item in columns.items()}
+        named = isinstance(self.weights, pd.Series)
+        index = self.weights.index if named else pd.RangeIndex(len(found.held_by), name="asset")
+        return pd.DataFrame({**numbers, "held_by": list(found.held_by)}, index=index)
+
+    @property
+    def priced(self) -> str:
+        if self.slopes is None:
+            return ""
+        return "the other rules" if self.slopes().exact else "the budget"
 
     @property
     def gap(self) -> float | None:
@@ -172,38 +195,26 @@ def record(
 
     `period` is the holding period in words, "a month".
     """
-    weights: Any = solution.weights.detach().cpu()
-    ensemble: Any = None if solution.ensemble is None else solution.ensemble.detach().cpu()
-    if names is not None:
-        weights = pd.Series(weights.numpy(), index=pd.Index(names, name="asset"), name="weight")
-        ensemble = None if ensemble is None else pd.DataFrame(ensemble.numpy(), columns=list(names))
-    elif isinstance(like, torch.Tensor):
-        weights = solution.weights.detach()
-    else:
-        weights, ensemble = weights.numpy(), None if ensemble is None else ensemble.numpy()
+    weights: Any = solution.weights.detach()
+    index = None if names is None else pd.Index(names, name="asset")
+    if index is not None:
+        weights = pd.Series(weights.cpu().numpy(), index=index, name="weight")
+    elif not isinstance(like, torch.Tensor):
+        weights = weights.cpu().numpy()
+    walkers = solution.ensemble
     return Allocation(
         weights=weights, status=solution.status, energy=solution.energy, bound=solution.bound,
         residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=solution.ranges,
-        ablation=dict(solution.ablation), ensemble=ensemble, diagnostics=dict(solution.diagnostics),
+        ablation=dict(solution.ablation), diagnostics=dict(solution.diagnostics),
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
         relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
-        marginal=_marginal(solution, names), priced=_priced(solution.marginal), size=solution.size,
-        kkt=solution.kkt,
+        size=solution.size, kkt=solution.kkt, slopes=solution.marginal,
+        walkers=None if walkers is None else Later(partial(_framed, walkers.detach(), index, like)),
     )  # fmt: skip
 
 
-def _marginal(solution: Solution, names: tuple[str, ...] | None) -> pd.DataFrame | None:
-    """The table of marginal energies, by name or by number."""
-    found = solution.marginal
-    if found is None:
-        return None
-    columns = {"weight": solution.weights, "marginal": found.gradient, "reduced": found.reduced}
-    index = pd.Index(names if names is not None else range(len(found.held_by)), name="asset")
-    numbers = {key: item.detach().cpu().double().numpy() for key, item in columns.items()}
-    return pd.DataFrame({**numbers, "held_by": list(found.held_by)}, index=index)
-
-
-def _priced(found: Marginal | None) -> str:
-    if found is None:
-        return ""
-    return "the other rules" if found.exact else "the budget"
+def _framed(walkers: torch.Tensor, index: pd.Index | None, like: Any) -> Any:
+    """Portfolios (k, n) as `like` is, or by the names of `index`."""
+    if index is not None:
+        return pd.DataFrame(walkers.cpu().numpy(), columns=list(index))
+    return walkers.cpu() if isinstance(like, torch.Tensor) else walkers.cpu().numpy()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import portfolio_ebm as pe
 
@@ -49,6 +53,20 @@ def test_chains_price_the_budget_by_the_names_held() -> None:
     for item in three[1:]:
         np.testing.assert_allclose(item.marginal["reduced"], three[0].marginal["reduced"], atol=1e-8)
     assert [item.priced for item in three] == ["the other rules", "the other rules", "the budget"]
+
+
+def test_marginal_energies_are_those_of_the_call_whenever_they_are_read() -> None:
+    cov, weights = torch.tensor([[1.0, 1.5], [1.5, 4.0]], dtype=torch.float64), torch.tensor([1.0, 0.0]).double()
+    call = {"covariance": cov, "constructor": pe.AnnealedLangevin()}
+    now = pe.optimize(pe.Variance(), RULES, **call)
+    later, stored = pe.optimize(pe.Variance(), RULES, **call), pickle.dumps(pe.optimize(pe.Variance(), RULES, **call))
+    frame = now.marginal
+    assert frame["weight"].tolist() == pytest.approx(weights.tolist(), abs=1e-9)
+    later.weights.zero_()
+    cov.zero_()
+    pd.testing.assert_frame_equal(later.marginal, frame)
+    pd.testing.assert_frame_equal(pickle.loads(stored).marginal, frame)
+    assert torch.equal(pickle.loads(stored).ensemble, now.ensemble) and later.priced == "the other rules"
 
 
 def test_weights_that_no_formula_decided_say_so() -> None:

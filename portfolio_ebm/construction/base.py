@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.construction.later import Later
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.types import Spec, Status
@@ -103,12 +104,14 @@ class Marginal:
     """By name, the slope of the energy and what keeps the name where it is.
 
     Attributes:
+        weights: (n,), where.
         gradient: (n,) dE/dw_i by autograd; at a kink one of the slopes, NaN where there is none.
         reduced: (n,) the gradient with the rows of the rules priced in.
         held_by: the bound that holds each name, "" where none does.
         exact: whether all rows and caps are priced in by the multipliers of a minimum, or the budget alone.
     """
 
+    weights: Tensor
     gradient: Tensor
     reduced: Tensor
     held_by: tuple[str, ...]
@@ -136,8 +139,8 @@ class Solution:
             them.
         relaxed: by rule that had to give way, by how much its bounds were let out, in its own units.
         shadow_prices: what one more unit of each binding rule is worth; () where no multipliers are known.
-        marginal: the slope of the energy in each weight, with the rules priced in, and the bound that holds the name;
-            None for weights that no formula decided.
+        marginal: the slope of the energy in each weight, with the rules priced in, and the bound that holds the name,
+            worked out when it is first called; None for weights that no formula decided.
         size: what gaps are relative to, the energy's size or its largest slope's, a unit of weight moved; 0 where it is
             not known.
     """
@@ -155,7 +158,7 @@ class Solution:
     kkt: float | None = None
     shadow_prices: tuple[ShadowPrice, ...] = ()
     relaxed: Mapping[str, float] = field(default_factory=dict)
-    marginal: Marginal | None = None
+    marginal: Later[Marginal] | None = None
     size: float = 0.0
 
     @property

@@ -1,8 +1,8 @@
 """certify: nothing leaves a constructor before its energy, its rules and its terms have been measured again.
 
 The energy and the residuals of a Solution are evaluated here, on the torch face and by the rules themselves, whatever
-the solver claimed. `ranges` tells which terms decide: each term's least and largest share over feasible portfolios,
-sampled when it is first read.
+the solver claimed. What proves nothing is worked out when it is first read: `ranges`, which terms decide, each term's
+least and largest share over sampled feasible portfolios, and `marginal`, what holds each name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_any, regions_of
 from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.construction.later import Later
 from portfolio_ebm.construction.marginal import marginal_of
 from portfolio_ebm.construction.ranges import Ranges
 from portfolio_ebm.context import Context
@@ -60,7 +61,8 @@ def certify(
                 f"{FEASIBLE:g}; it was not let out. "
                 "Scale the rules to weights near one, or loosen the ones that leave no room."
             )
-    extras["marginal"] = marginal_of(energy, weights, constraint, ctx, multipliers)
+    # A copy, since whoever is handed the weights may change them before the first look.
+    extras["marginal"] = Later(partial(marginal_of, energy, weights.detach().clone(), constraint, ctx, multipliers))
     return measured(weights, energy, constraint, ctx, residuals, bound=bound, status=status, rng=rng, **extras)
 
 

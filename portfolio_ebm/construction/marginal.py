@@ -46,7 +46,7 @@ def marginal_of(
     exact = reduced is not None
     if reduced is None:
         reduced = slope - budget_price(slope, weights.double(), region)
-    return Marginal(slope, reduced.to(slope), held_by, exact)
+    return Marginal(weights, slope, reduced.to(slope), held_by, exact)
 
 
 def budget_price(slope: Tensor, weights: Tensor, region: Region) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from portfolio_ebm.construction.later import Later
+
 Spans = Mapping[str, tuple[float, float]]
 """By term, its least and its largest share of the energy."""
 
@@ -19,8 +21,8 @@ Spans = Mapping[str, tuple[float, float]]
 class Ranges(Spans):
     """By term, its (least, largest) share over feasible portfolios: read like a dict, copied and pickled as one.
 
-    What `sample` holds, the estimates among it, is kept until the first look and not longer. Readers at the same time
-    may each draw the sample, and find the same. What asks for a dict itself (json, a DataFrame) takes `dict(ranges)`.
+    The estimates that `sample` holds are kept until the first look and not longer. What asks for a dict itself (json, a
+    DataFrame) takes `dict(ranges)`.
 
     Example:
         >>> Ranges(lambda: {"Variance()": (0.01, 0.04)})["Variance()"]
@@ -28,20 +30,12 @@ class Ranges(Spans):
     """
 
     def __init__(self, sample: Callable[[], Spans]) -> None:
-        self._sample: Callable[[], Spans] | None = sample
-        self._found: dict[str, tuple[float, float]] = {}
+        self._known = Later(lambda: dict(sample()))
 
     @classmethod
     def drawn(cls, sample: Callable[[Tensor, torch.Generator], Spans], weights: Tensor, rng: torch.Generator) -> Ranges:
         """Those that `sample(weights, rng)` would find now, whatever becomes of both afterwards."""
         return cls(partial(_sampled, sample, weights.detach().clone(), rng.device, rng.get_state()))
-
-    def _known(self) -> dict[str, tuple[float, float]]:
-        sample = self._sample  # another reader may be done in between
-        if sample is not None:
-            self._found = dict(sample())
-            self._sample = None
-        return self._found
 
     def __getitem__(self, term: str) -> tuple[float, float]:
         return self._known()[term]
