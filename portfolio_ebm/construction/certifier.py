@@ -140,7 +140,7 @@ class BranchAndBound(Constructor):
                 "nodes": float(proof.nodes), "proven": float(proven), "patterns seen": float(seen.seen),
                 "chain agreement": seen.agreement,
             },
-            _tensor(seen.others, region),
+            seen.others,
             size_of(formula, Box.of(region.relaxed()), value + formula.constant),
         )  # fmt: skip
         return found, bound + formula.constant

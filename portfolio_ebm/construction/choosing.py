@@ -8,9 +8,9 @@ with the incumbent of the walkers until its nodes are spent: what it leaves is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.inner import FormulaProgram, modelled
+from portfolio_ebm.construction.later import Later
 from portfolio_ebm.construction.proving import proven
 from portfolio_ebm.construction.trades import trade_starts
 from portfolio_ebm.energies.impact import MarketImpact
@@ -36,8 +37,6 @@ from portfolio_ebm.types import as_numpy
 
 FIRST_LOOK = 200
 """Nodes of branch and bound before the walkers set out."""
-FEW = 4
-"""Roundings that are still solved once the optimum is proven."""
 DEAR = 25
 """A node of a formula that is not quadratic takes the time of so many of one that is."""
 TAIL = 10
@@ -48,8 +47,8 @@ WALKERS = {1: 1, BENT: 2, DEAR: 4}
 """By what the number of walkers and kicks is divided."""
 KICKS = 2
 """Kicks a sweep."""
-OTHERS = 8
-"""Slices whose portfolios are handed on."""
+OTHERS, FEW = 8, 4
+"""Slices whose portfolios are handed on, and roundings solved for them where the optimum was proven at once."""
 TOLERANCE = 1e-9
 HOT, COLD = 0.3, 0.003
 """The walkers' first and last temperature, in spreads of the energies they start from."""
@@ -63,7 +62,7 @@ class Chosen:
         weights: (n,). value: without the formula's constant. bound: in the same units.
         proof: the tree. starts: (walkers, n), the rounded portfolios.
         rounding, chains, descent: values after each stage, +inf where it was not run.
-        others: (k, n), the minima of the best slices.
+        others: (k, n), the minima of the best slices, for whoever goes on from them.
         seen: slices solved. agreement: share of walkers that end on the best modes.
     """
 
@@ -72,7 +71,7 @@ class Chosen:
     bound: float
     proof: Proof
     starts: Array
-    others: Array
+    others: Later[Array]
     rounding: float = np.inf
     chains: float = np.inf
     descent: float = np.inf
@@ -162,22 +161,18 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     relaxed = None if root is None else relax(mixed, root)
     if root is None or relaxed is None:
         return None
-    numpy_rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
     gap = TOLERANCE * _size(mixed, relaxed)
     tree = Tree(mixed, gap, relaxed)
-    search, several = Search(mixed, root), max(plan.starts // dear, 1)
-    draws = _rounded(search, relaxed.weights, 0 if mixed.choices.priced else several, numpy_rng)
-    starts = list(islice(draws, FEW))
-    # What the first roundings are worth spares the first look many a step.
-    for modes in starts:
-        search.solve(modes, relaxed.weights)
+    search = Search(mixed, root)
+    # What the rounding is worth spares the first look many a step.
+    starts = [rounded(mixed.choices, root, mixed.choices.weights(relaxed.weights))]
+    search.solve(starts[0], relaxed.weights)
     first = tree.grow(min(look, nodes), *_best(search))
-    if mixed.choices.priced:
-        starts = trade_starts(search, relaxed.weights, numpy_rng)
-    # Where the first look has proven the optimum, a few roundings say what they would have been worth.
-    starts = starts[:FEW] if first.finished else [*starts, *draws]
     if first.weights is None and first.finished:
         return None
+    numpy_rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
+    if not first.finished:
+        starts = _starts(search, relaxed.weights, max(plan.starts // dear, 1), numpy_rng)
     found = [(m, search.solve(m, relaxed.weights)) for m in starts]
     alive = sorted([(p.value, k) for k, (_, p) in enumerate(found) if p is not None])
     rounding = np.inf if found[0][1] is None else found[0][1].value
@@ -208,7 +203,8 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     agreement = float((values <= best[1] + gap).mean()) if len(values) else 1.0
     return Chosen(
         best[0], best[1], min(max(proof.bound, first.bound, relaxed.bound), best[1]), proof, weights,
-        _others(search), rounding=rounding, chains=alive[0][0] if alive else np.inf,
+        Later(partial(_others, search, relaxed.weights, FEW if first.finished else 0, numpy_rng)),
+        rounding=rounding, chains=alive[0][0] if alive else np.inf,
         descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip
 
@@ -243,8 +239,10 @@ def _walk(
     return _Walked(ends, descent, 0)
 
 
-def _others(search: Search) -> Array:
-    """The portfolios of the best slices solved, (k, n), the best first."""
+def _others(search: Search, relaxed: Array, more: int, rng: np.random.Generator) -> Array:
+    """The portfolios of the best slices solved, (k, n), the best first, and of `more` starts where there are any."""
+    for modes in _starts(search, relaxed, more, rng)[:more] if more else []:
+        search.solve(modes, relaxed)
     return np.array([p.weights for p in _solved(search)[:OTHERS]]).reshape(-1, search.mixed.program.n)
 
 
@@ -258,16 +256,24 @@ def _dearness(program: Program) -> int:
     return DEAR if isinstance(program, FormulaProgram) else BENT if isinstance(program, BentProgram) else 1
 
 
-def _rounded(search: Search, relaxed: Array, count: int, rng: np.random.Generator) -> Iterator[Ints]:
+def _starts(search: Search, relaxed: Array, count: int, rng: np.random.Generator) -> list[Ints]:
+    """Modes to set out from: `count` roundings, or what to trade where a mode costs something."""
+    if search.mixed.choices.priced:
+        return trade_starts(search, relaxed, rng)
+    return _rounded(search, relaxed, count, rng)
+
+
+def _rounded(search: Search, relaxed: Array, count: int, rng: np.random.Generator) -> list[Ints]:
     """`count` modes near the relaxation: as it is, and its unit weights times exp(Gumbel noise)."""
     choices = search.mixed.choices
     x = choices.weights(relaxed)
-    if count:
-        yield rounded(choices, search.allowed, x)
+    found = [rounded(choices, search.allowed, x)] if count else []
     for _ in range(count - 1):
         noise = np.exp(-np.log(-np.log(rng.uniform(1e-12, 1.0 - 1e-12, len(x)))))
         y = (np.abs(x) + 0.2 / max(len(x), 1)) * noise
-        yield rounded(choices, search.allowed, y * (np.abs(x).sum() / max(y.sum(), 1e-300)) * np.where(x < 0, -1, 1))
+        y = y * (np.abs(x).sum() / max(y.sum(), 1e-300)) * np.where(x < 0, -1, 1)
+        found.append(rounded(choices, search.allowed, y))
+    return found
 
 
 def _from(search: Search, w: Array | None) -> tuple[Array | None, float]:

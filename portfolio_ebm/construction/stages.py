@@ -28,6 +28,7 @@ from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
 from portfolio_ebm.construction.formula import Formula, without_tickets
+from portfolio_ebm.construction.later import Later
 from portfolio_ebm.construction.lots import exact_lots
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.rugged import explore
@@ -56,7 +57,7 @@ class Found:
     ablation: Mapping[str, float]
     ensemble: Tensor
     diagnostics: Mapping[str, float]
-    others: Tensor | None = None
+    others: Later[NDArray[np.float64]] | None = None
     size: float = 0.0
     exact: Minimum | None = None
 
@@ -172,7 +173,7 @@ def choosing_engine(
             "nodes": float(seen.proof.nodes),
             "proven": float(seen.proof.proven),
         },
-        torch.as_tensor(seen.others).to(place),
+        seen.others,
         size_of(formula, Box.of(region.relaxed()), seen.value + formula.constant),
     )
     return found, seen.bound + formula.constant
@@ -194,7 +195,7 @@ def in_lots(found: Found, energy: Energy, region: Region, ctx: Context, rng: tor
     energy that is not convex from the other low points too, and the best is shaken.
     """
     loose, value, near = region.ungridded(), energy.bind(ctx), found.weights.unsqueeze(0)
-    others = near if found.others is None else torch.cat([near, found.others.to(near)])
+    others = near if found.others is None else torch.cat([near, torch.as_tensor(found.others()).to(near)])
     w, how = exact_lots(energy, region, ctx, others), "branch and bound and exact moves of lots"
     if w is None or float(region_residual(w, loose)) > EXACT:
         how, start, shakes = "moves of single lots", found.weights, 0

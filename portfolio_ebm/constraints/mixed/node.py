@@ -92,7 +92,7 @@ class Mixed:
         """Whether one cap on masses of single names under a plain quadratic is all there is: kinks.py takes it."""
         limits, plain = self.choices.limits, type(self.program) is Program and not self.program.kinked
         alone = len(limits) == 1 and limits[0].mass and len(self.choices.single[1]) == self.choices.units
-        return plain and alone and not self.caps
+        return plain and alone and not self.caps and not self.short
 
     def root(self) -> Mask | None:
         """The modes that a unit's own names can reach, propagated, (U, M); None where there is no choice left."""
@@ -143,13 +143,18 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
         enough: a node whose bound is at least this is not solved further.
     """
     c = mixed.choices
+    lower, upper, rows, low, high = node_box(mixed, *hull(c, allowed))
+    sides = [Side.of(c, allowed, limit) for limit in c.limits]
+    w0 = weights_of(start)
+    if mixed.kinked and w0 is not None:
+        # What one round of cuts has not closed, as many rounds as there are weights at the kink would.
+        whole = on_sides(Slice(mixed.program, lower, upper, rows, low, high), sides[0].kinks(c), w0)
+        if whole is not None:
+            return whole
     view = View.of(mixed, allowed, start)
     p = view.program
-    lower, upper, rows, low, high = node_box(mixed, *hull(c, allowed))
     decided, cuts = view.constant, start.cuts if isinstance(start, Point) else ()
-    w0 = weights_of(start)
     x0 = None if w0 is None else c.weights(w0)
-    sides = [Side.of(c, allowed, limit) for limit in c.limits]
     taken = _taken([], [*(cut for side in sides for cut in _cuts(c, side, x0, p.n)), *cuts])
     near = start
     point: Point | None = None
@@ -160,12 +165,8 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
         broken = _violated(mixed, sides, point.weights) if point.bound < enough - decided else []
         if not broken:
             break
-        if turn == 0 and p is mixed.program and mixed.kinked:
-            # What one round of cuts has not closed, as many rounds as there are weights at the kink would. Sides know
-            # nothing of the envelopes of fixed costs.
-            whole = on_sides(Slice(p, lower, upper, rows, low, high), sides[0].kinks(c), point.weights)
-            if whole is not None:
-                return _plus(whole, decided)
+        if turn == 0 and w0 is None and mixed.kinked:
+            return relax(mixed, allowed, point, enough)
         near = point
         taken = _taken(taken, broken)
     assert point is not None
