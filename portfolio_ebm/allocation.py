@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import pandas as pd
@@ -196,7 +196,7 @@ def record(
     `period` is the holding period in words, "a month".
     """
     weights: Any = solution.weights.detach()
-    index = None if names is None else pd.Index(names, name="asset")
+    index = None if names is None else _index(names).view()
     if index is not None:
         weights = pd.Series(weights.cpu().numpy(), index=index, name="weight")
     elif not isinstance(like, torch.Tensor):
@@ -211,6 +211,12 @@ def record(
         size=solution.size, kkt=solution.kkt, slopes=solution.marginal,
         walkers=None if walkers is None else Later(partial(_framed, walkers.detach(), index, like)),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def _index(names: tuple[str, ...]) -> pd.Index:
+    """The index of a universe, which one decision after the other asks for."""
+    return pd.Index(names, name="asset")
 
 
 def _framed(walkers: torch.Tensor, index: pd.Index | None, like: Any) -> Any:

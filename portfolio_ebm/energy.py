@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -151,7 +152,7 @@ class Sum(Energy):
 
     def bind(self, ctx: Any) -> Bound:
         # Canonical order, so that a + b and b + a are the same numbers to the last bit.
-        bound = [(part.coefficient, part.energy.bind(ctx)) for part in sorted(self.parts, key=repr)]
+        bound = [(part.coefficient, part.energy.bind(ctx)) for part in self._ordered]
 
         def total(w: Tensor) -> Tensor:
             value = torch.zeros(w.shape[:-1], dtype=w.dtype, device=w.device)
@@ -171,6 +172,10 @@ class Sum(Energy):
             total = face if total is None else total.plus(face)
         return total
 
+    @cached_property
+    def _ordered(self) -> tuple[Scaled, ...]:
+        return tuple(sorted(self.parts, key=repr))
+
     def _items(self) -> frozenset[tuple[float, Energy]]:
         return frozenset((part.coefficient, part.energy) for part in self.parts)
 
@@ -181,8 +186,7 @@ class Sum(Energy):
         return hash(self._items())
 
     def fingerprint(self) -> str:
-        ordered = tuple(sorted(self.parts, key=repr))
-        return super().fingerprint() if ordered == self.parts else Sum(parts=ordered).fingerprint()
+        return super().fingerprint() if self._ordered == self.parts else Sum(parts=self._ordered).fingerprint()
 
     def __repr__(self) -> str:
         if not self.parts:

@@ -7,12 +7,18 @@ is kept as its three parts; a dense covariance is the case F = its square root, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
 from portfolio_ebm.types import lift
+
+
+@lru_cache(maxsize=16)
+def identity(n: int) -> Tensor:
+    """I (n, n), one and the same for all that ask; not to be written into."""
+    return torch.eye(n, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,10 @@ class Structured:
     def _plain(self) -> bool:
         """Whether F is the identity, as where C is a matrix that was never decomposed: F C F' is C to the last bit."""
         n, k = self.loadings.shape[-2:]
-        return n == k and self.loadings.ndim == 2 and torch.equal(self.loadings, torch.eye(n).to(self.loadings))
+        one = identity(n)
+        return self.loadings is one or (
+            n == k and self.loadings.ndim == 2 and torch.equal(self.loadings, one.to(self.loadings))
+        )
 
     def root(self) -> Tensor:
         """R of shape (..., k + n, n) with R'R = M: the rows a second-order cone or a least-squares form needs."""

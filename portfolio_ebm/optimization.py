@@ -17,10 +17,9 @@ from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.base import Constructor
 from portfolio_ebm.construction.relaxing import build_relaxed
 from portfolio_ebm.context import Context
-from portfolio_ebm.energies.checks import check
 from portfolio_ebm.energy import Energy, needs
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
-from portfolio_ebm.linear import Structured
+from portfolio_ebm.linear import Structured, identity
 from portfolio_ebm.market.base import Outlook
 from portfolio_ebm.strategy import held_weights
 from portfolio_ebm.types import generator, numbers, require_unique
@@ -118,7 +117,7 @@ class Given(NamedTuple):
 
 
 class Read(NamedTuple):
-    """The caller's inputs, and which estimates are among them: mean, covariance, scenarios, paths."""
+    """The caller's inputs, estimates checked, and which of those there are: mean, covariance, scenarios, paths."""
 
     given: Given
     known: frozenset[str]
@@ -134,7 +133,8 @@ class Read(NamedTuple):
                 f"{energy!r} under {constraint!r} needs {_words(missing)}; pass it to optimize, or use a Strategy with "
                 "a market model."
             )
-        check(energy, self.given.ctx)
+        for part in energy.terms():
+            part.energy.check(self.given.ctx)
 
 
 def given_context(energy: Energy, constraint: Constraint, **inputs: Any) -> Given:
@@ -171,7 +171,7 @@ def read(
     labels = names if names is not None else tuple(str(i) for i in range(n))
     ctx = Context(
         assets=labels,
-        market=_outlook(arrays, n).to(place),
+        market=_outlook(arrays, n) if place.type == "cpu" else _outlook(arrays, n).to(place),
         held=held_weights(held, labels, place),
         tradeable=torch.ones(n, dtype=torch.bool, device=place),
         groups={key: _labels(key, of, labels) for key, of in (groups or {}).items()},
@@ -272,7 +272,7 @@ def _outlook(arrays: Mapping[str, Any], n: int) -> Outlook:
     return Outlook(
         mean=torch.tensor(mean),
         # The matrix itself is the core: nothing is decomposed that no term asks for.
-        covariance=Structured(torch.eye(n).double(), torch.tensor((matrix + matrix.T) / 2), torch.zeros(n).double()),
+        covariance=Structured(identity(n), torch.tensor((matrix + matrix.T) / 2), torch.zeros(n, dtype=torch.float64)),
         scenarios=None if draws is None else torch.tensor(draws),
         marginals=None,
         horizon=1.0,

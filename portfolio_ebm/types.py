@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
@@ -119,15 +120,20 @@ class Spec(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def __repr__(self) -> str:
-        shown = []
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            default = field.get_default(call_default_factory=True) if not field.is_required() else PydanticUndefined
-            if default is PydanticUndefined or value != default:
-                shown.append(f"{name}={value!r}")
+        values = ((name, getattr(self, name), default) for name, default in _defaults(type(self)))
+        shown = [f"{name}={value!r}" for name, value, default in values if value is not default and value != default]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     __str__ = __repr__
+
+
+@cache
+def _defaults(kind: type[Spec]) -> tuple[tuple[str, Any], ...]:
+    """The fields of a spec and what they are by default; pydantic copies its defaults whenever it is asked."""
+    return tuple(
+        (name, PydanticUndefined if field.is_required() else field.get_default(call_default_factory=True))
+        for name, field in kind.model_fields.items()
+    )
 
 
 def _known(kind: Any) -> type[Spec] | None:

@@ -6,6 +6,7 @@ A name that cannot be traded stays as it is held, so LongOnly and Box leave it a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Self
 
@@ -56,11 +57,12 @@ class LongOnly(Constraint):
     """w >= 0 for every name that can be traded."""
 
     def restrict(self, region: Region, ctx: Context) -> Region:
-        return boxed(region, ctx, torch.zeros_like(region.lower), torch.full_like(region.upper, torch.inf))
+        return replace(region, lower=torch.where(ctx.tradeable, region.lower.clamp_min(0.0), region.lower))
 
     def residual(self, w: Tensor, ctx: Context) -> Tensor:
         """The largest short position of a name that can be traded, (...)."""
-        return outside(w, ctx, w.new_zeros(ctx.n_assets), w.new_full((ctx.n_assets,), torch.inf), "LongOnly")
+        require_last(w, ctx.n_assets, "LongOnly weights")
+        return torch.where(ctx.tradeable, (-w).clamp_min(0.0), torch.zeros_like(w)).amax(-1)
 
     def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
         free = free_names(ctx)

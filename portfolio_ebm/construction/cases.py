@@ -38,7 +38,6 @@ def best_case(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.G
     Raises:
         InfeasibleError: no case has a portfolio; names the rules in conflict.
     """
-    energy_of = energy.bind(ctx)
     found: list[Found] = []
     bounds: list[float | None] = []
     try:
@@ -51,7 +50,7 @@ def best_case(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.G
         raise explain_infeasible(constraint, ctx) from error
     if not found:
         raise explain_infeasible(constraint, ctx)
-    best = min(found, key=lambda one: float(energy_of(one.weights)))
+    best = found[0] if len(found) == 1 else min(found, key=lambda one: float(energy.bind(ctx)(one.weights)))
     lows = [bound for bound in bounds if bound is not None]
     least = min(lows) if len(lows) == len(bounds) else None
     said = best.message if len(found) == 1 else f"best of {len(found)} cases: {best.message}"

@@ -26,7 +26,6 @@ from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
 from portfolio_ebm.construction.choosing import FIRST_LOOK, Plan, choose, mixed_of
 from portfolio_ebm.construction.convex import minimize, size_of
-from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
 from portfolio_ebm.construction.stages import Found, nearby
 from portfolio_ebm.context import Context
@@ -141,7 +140,7 @@ class BranchAndBound(Constructor):
                 "chain agreement": seen.agreement,
             },
             seen.others,
-            size_of(formula, Box.of(region.relaxed()), value + formula.constant),
+            size_of(formula, mixed.program, value + formula.constant),
         )  # fmt: skip
         return found, bound + formula.constant
 

@@ -21,7 +21,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cuts import by_cuts
 from portfolio_ebm.construction.duality import Box, Duals, Multipliers, prove
-from portfolio_ebm.construction.engines import Found, active_set, interior, no_minimum, scale_of
+from portfolio_ebm.construction.engines import Ends, Found, active_set, interior, no_minimum, scale_of
 from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
 from portfolio_ebm.construction.free_minimum import free_minimum
 from portfolio_ebm.construction.linear_program import linear_program, linear_rows
@@ -249,7 +249,7 @@ def _off(w: Array, box: Box) -> float:
     return off if box.turnover is None else max(off, float(np.abs(w - box.anchor).sum()) - box.turnover)
 
 
-def size_of(formula: Formula, box: Box, value: float) -> float:
+def size_of(formula: Formula, box: Ends, value: float) -> float:
     """The size that gaps are relative to: the energy's, or the largest slope's, a unit of weight moved."""
     return max(abs(value), 1.0 / scale_of(formula.plain, box))
 

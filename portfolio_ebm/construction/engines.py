@@ -8,6 +8,7 @@ portfolio energies are near 1e-5, below what solvers' tolerances see.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,17 @@ class Found:
     own: bool = False
 
 
-def scale_of(formula: Formula, box: Box) -> float:
+class Ends(Protocol):
+    """What has a box: the ends of each name's weights, (n,)."""
+
+    @property
+    def lower(self) -> Array: ...
+
+    @property
+    def upper(self) -> Array: ...
+
+
+def scale_of(formula: Formula, box: Ends) -> float:
     """The factor that brings the objective's slopes to order one."""
     start = inside(box)
     _, gradient = formula.slope(start)
@@ -47,7 +58,7 @@ def scale_of(formula: Formula, box: Box) -> float:
     return 1.0 / largest if largest > 0.0 else 1.0
 
 
-def inside(box: Box, share: float = 0.2) -> Array:
+def inside(box: Ends, share: float = 0.2) -> Array:
     """A point inside the box, off its ends by a share of its width where it has one, near equal weight."""
     n = len(box.lower)
     width = np.minimum(np.where(np.isfinite(box.upper - box.lower), box.upper - box.lower, np.inf), 1.0)

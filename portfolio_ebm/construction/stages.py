@@ -24,7 +24,6 @@ from portfolio_ebm.construction.ablation import BEFORE, FINAL, FRACTIONS, NO_NOI
 from portfolio_ebm.construction.chains import Landscape, run_chains
 from portfolio_ebm.construction.choosing import Plan, choose, mixed_of
 from portfolio_ebm.construction.convex import Minimum, size_of
-from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
 from portfolio_ebm.construction.formula import Formula, without_tickets
@@ -152,7 +151,8 @@ def choosing_engine(
 ) -> tuple[Found, float] | None:
     """Scored swaps over exact inner solves, and branch and bound; None where no choice has a portfolio."""
     plan = Plan(effort.chains, effort.walkers, effort.sweeps, effort.swaps, effort.nodes)
-    seen = choose(mixed_of(formula, region, ticket), plan, rng, partial(nearby, region=region))
+    mixed = mixed_of(formula, region, ticket)
+    seen = choose(mixed, plan, rng, partial(nearby, region=region))
     if seen is None:
         return None
     place = region.lower
@@ -174,7 +174,7 @@ def choosing_engine(
             "proven": float(seen.proof.proven),
         },
         seen.others,
-        size_of(formula, Box.of(region.relaxed()), seen.value + formula.constant),
+        size_of(formula, mixed.program, seen.value + formula.constant),
     )
     return found, seen.bound + formula.constant
 
