@@ -37,6 +37,8 @@ class Context:
         capital: money that the weights are fractions of, or None where it is not known.
         span: the holding period in periods of the panel; None takes the market's.
         spellings: by grouping, labels that are right though nobody has them at the date.
+        long_run: covariance of simple returns over one holding period in the long run, that of all the past, where a
+            constructor asks for it.
     """
 
     assets: tuple[str, ...]
@@ -54,6 +56,7 @@ class Context:
     capital: float | None = None
     span: float | None = None
     spellings: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    long_run: Structured | None = None
 
     @cached_property
     def kept(self) -> dict[Hashable, Any]:

@@ -24,6 +24,9 @@ from portfolio_ebm.market.base import Outlook
 from portfolio_ebm.strategy import held_weights
 from portfolio_ebm.types import generator, numbers, require_unique
 
+SQUARE = ("covariance", "long_run")
+"""The inputs that are covariances."""
+
 
 class Surroundings(TypedDict, total=False):
     """What terms and rules may ask for by name; by asset: a Series or mapping by name, or an array in order.
@@ -36,6 +39,8 @@ class Surroundings(TypedDict, total=False):
         volume: traded value by asset over the holding period, in money.
         prices: the last price of each asset, in money, for whole lots.
         capital: money the weights are fractions of.
+        long_run: (n, n), the covariance over one holding period in the long run, for
+            LeastTrade(unit="realised volatility").
     """
 
     paths: Any
@@ -45,6 +50,7 @@ class Surroundings(TypedDict, total=False):
     volume: Any
     prices: Any
     capital: float
+    long_run: Any
 
 
 def optimize(
@@ -161,6 +167,7 @@ def read(
     given = {"mean": mean, "covariance": covariance, "scenarios": scenarios, "paths": more.get("paths")}
     if all(value is None for value in given.values()):
         raise SpecError("optimize needs at least one of mean=, covariance=, scenarios= or paths=.")
+    given["long_run"] = more.get("long_run")
     names, source = _names(given, assets)
     arrays = {key: _array(value, key, names, source) for key, value in given.items()}
     n = next(a.shape[-1] for a in arrays.values() if a is not None)
@@ -175,6 +182,7 @@ def read(
         held=held_weights(held, labels, place),
         tradeable=torch.ones(n, dtype=torch.bool, device=place),
         groups={key: _labels(key, of, labels) for key, of in (groups or {}).items()},
+        long_run=None if arrays["long_run"] is None else _dense(arrays["long_run"]).to(place),
         **_named(more, labels, place),
     )
     return Read(Given(ctx, names, next(value for value in given.values() if value is not None)), frozenset(known))
@@ -198,10 +206,10 @@ def _array(
         return None
     if isinstance(value, (pd.Series, pd.DataFrame)) and names is not None:
         value = _ordered(value, "columns" if isinstance(value, pd.DataFrame) else "index", what, names, source)
-        if what == "covariance":
+        if what in SQUARE:
             value = _ordered(value, "index", what, names, source)
     array = numbers(value, what)
-    form = {"mean": "(n,)", "covariance": "(n, n)", "scenarios": "(S, n)", "paths": "(S, h, n)"}[what]
+    form = {"mean": "(n,)", "scenarios": "(S, n)", "paths": "(S, h, n)"}.get(what, "(n, n)")
     if what == "paths" and array.ndim == 2:
         array = array[None]
     if array.ndim != {"mean": 1, "paths": 3}.get(what, 2):
@@ -233,7 +241,7 @@ def _check(arrays: Mapping[str, Any], n: int, names: tuple[str, ...] | None) -> 
     for what, array in arrays.items():
         if array is None:
             continue
-        if array.shape[-1] != n or (what == "covariance" and array.shape[0] != n):
+        if array.shape[-1] != n or (what in SQUARE and array.shape[0] != n):
             raise ShapeError(f"{what}: got shape {array.shape}, expected {n} assets as in the other inputs.")
         bad = ~np.isfinite(array).reshape(-1, n).all(axis=0)
         if bad.any():
@@ -241,12 +249,18 @@ def _check(arrays: Mapping[str, Any], n: int, names: tuple[str, ...] | None) -> 
             raise DataError(
                 f"{what} is not finite for {', '.join(who)}; fill or drop {'it' if bad.sum() == 1 else 'them'} first."
             )
-    matrix = arrays["covariance"]
+    for what in SQUARE:
+        _require_covariance(arrays[what], what)
+
+
+def _require_covariance(matrix: Any, what: str) -> None:
+    """Refuse a matrix that is no covariance; None is none."""
     if matrix is None:
         return
+    n = len(matrix)
     scale = float(np.abs(matrix).max()) or 1.0
     if np.abs(matrix - matrix.T).max() > 1e-10 * scale:
-        raise DataError("covariance is not symmetric; pass (C + C.T) / 2 if that is what is meant.")
+        raise DataError(f"{what} is not symmetric; pass (C + C.T) / 2 if that is what is meant.")
     try:
         # A quick proof for the many that pass; what fails is measured.
         np.linalg.cholesky(matrix + 1e-9 * scale * n * np.eye(n))
@@ -255,7 +269,7 @@ def _check(arrays: Mapping[str, Any], n: int, names: tuple[str, ...] | None) -> 
         least = float(np.linalg.eigvalsh(matrix)[0])
     if least < -1e-9 * scale * n:
         raise DataError(
-            f"covariance is not positive semi-definite (least eigenvalue {least:.3g}); "
+            f"{what} is not positive semi-definite (least eigenvalue {least:.3g}); "
             "shrink it or clip its eigenvalues first."
         )
 
@@ -271,13 +285,18 @@ def _outlook(arrays: Mapping[str, Any], n: int) -> Outlook:
         )
     return Outlook(
         mean=torch.tensor(mean),
-        # The matrix itself is the core: nothing is decomposed that no term asks for.
-        covariance=Structured(identity(n), torch.tensor((matrix + matrix.T) / 2), torch.zeros(n, dtype=torch.float64)),
+        covariance=_dense(matrix),
         scenarios=None if draws is None else torch.tensor(draws),
         marginals=None,
         horizon=1.0,
         paths=None if paths is None else torch.tensor(paths),
     )
+
+
+def _dense(matrix: np.ndarray[Any, np.dtype[np.float64]]) -> Structured:
+    """The matrix itself as the core: nothing is decomposed that no term asks for."""
+    n = len(matrix)
+    return Structured(identity(n), torch.tensor((matrix + matrix.T) / 2), torch.zeros(n, dtype=torch.float64))
 
 
 def _named(more: Surroundings, assets: tuple[str, ...], place: torch.device) -> dict[str, Any]:

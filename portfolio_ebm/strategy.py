@@ -33,7 +33,9 @@ from portfolio_ebm.data.past import Past
 from portfolio_ebm.energies.checks import check
 from portfolio_ebm.energy import Energy, Sum, needs
 from portfolio_ebm.errors import DataError, SpecError
+from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import MarketModel, Outlook
+from portfolio_ebm.market.ledoit_wolf import LedoitWolf
 from portfolio_ebm.types import Spec, device_of, generator, numbers, require_unique
 
 PATHS = 250
@@ -158,6 +160,8 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
         past, held_weights(held, past.assets, place), None if outlook is None else outlook.to(place), horizon,
         strategy.capital, place,
     )  # fmt: skip
+    if "long run" in strategy.constructor.asks():
+        ctx = dataclasses.replace(ctx, long_run=long_run(past, horizon).to(place))
     # Here, not on top: learning walks strategies over the past, and so stands on this module.
     from portfolio_ebm.learning import learnt
 
@@ -239,6 +243,12 @@ def surroundings(
         prices=None if past.prices is None else tensor(past.prices),
         volume=None if past.volume is None or past.prices is None else tensor(traded_value(past)),
     )  # fmt: skip
+
+
+def long_run(past: Past, horizon: float) -> Structured:
+    """The covariance of simple returns over `horizon` periods by all of the past, shrunk as LedoitWolf does."""
+    seen = np.isfinite(past.returns).any(axis=1)  # a panel of prices has no return in its first row
+    return LedoitWolf(lookback=max(len(past) - int(seen.argmax()), 2)).fit(past).covariance.scaled(horizon)
 
 
 def traded_value(past: Past) -> np.ndarray[Any, np.dtype[np.float64]]:

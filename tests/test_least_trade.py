@@ -9,8 +9,11 @@ import pytest
 
 import portfolio_ebm as pe
 from portfolio_ebm.backtesting.ledger import Book, drift
+from portfolio_ebm.construction.excess import allowed_excess
 from portfolio_ebm.construction.least_trade import LeastTrade
-from portfolio_ebm.errors import SpecError
+from portfolio_ebm.errors import DataError, ShapeError, SpecError
+from portfolio_ebm.optimization import given_context
+from portfolio_ebm.strategy import long_run
 
 
 def world(n: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -97,16 +100,101 @@ def test_choices_of_names_are_refused() -> None:
         LeastTrade(0.0)
 
 
-def test_live_is_the_backtest_and_trades_less_than_the_optimum() -> None:
-    g = np.random.default_rng(3)
-    moves = 0.01 * g.standard_normal((105, 5)) @ (np.eye(5) + 0.4 * g.standard_normal((5, 5)))
-    index = pd.bdate_range("2021-01-01", periods=105)
-    panel = pe.Panel.from_prices(pd.DataFrame(100 * np.exp(moves.cumsum(0)), index=index, columns=list("ABCDE")))
-    calm = pe.Strategy(
-        name="calm", market=pe.LedoitWolf(lookback=40), energy=pe.Variance(),
-        constraint=pe.Budget() & pe.LongOnly() & pe.Box(upper=0.5), rebalance=pe.Monthly(),
-        constructor=LeastTrade(0.02, unit="volatility"),
+LASTING = LeastTrade(tolerance=0.02, unit="realised volatility")
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_the_price_of_trade_is_the_same_in_quiet_and_in_wild_times(scale: float) -> None:
+    # S = s I, L = I: the optimum is (1/2, 1/2), V = s/2, U = 1/2. At (1/2 + d, 1/2 - d) the excess is 2 s d^2, which
+    # may be 1/8 * (1.02^2 - 1) * U^2 / V = 0.0404 / (16 s). So s d, and with it the price dE/dT = 2 s d, is the same.
+    found = pe.optimize(
+        pe.Variance(), pe.Budget() & pe.LongOnly(), covariance=scale * np.eye(2), long_run=np.eye(2), held=[0.9, 0.1],
+        constructor=LASTING,
     )  # fmt: skip
+    assert found.status and np.isclose(found.diagnostics["excess"], 0.0404 / 16 / scale, rtol=1e-9)
+    assert np.isclose(found.weights[0], 0.5 + (0.0404 / 32) ** 0.5 / scale, atol=1e-7)
+
+
+def test_the_excess_of_the_long_run_by_hand() -> None:
+    now, usual = np.diag([1.0, 3.0]), np.diag([2.0, 2.0])
+    w = np.array([0.75, 0.25])  # V = 3/4, U = 5/4
+    for energy, expected in (
+        (2 * pe.Variance(), 2 * 0.0404 / 8 * 1.25**2 / 0.75),
+        (3 * pe.Volatility(), 3 * 0.02 / 8 * 1.25 / 0.75**0.5),
+        (pe.Return() + pe.Variance(), 0.0404 / 8 * 1.25**2 / 0.75),
+    ):
+        ctx = given_context(energy, RULES, mean=[0.1, 0.2], covariance=now, long_run=usual).ctx
+        excess = allowed_excess(0.02, "realised volatility", energy, ctx.mean.new_tensor(w), ctx)
+        assert np.isclose(excess, expected, rtol=1e-12)
+    # Where now is as usual, an eighth of the tolerance of the estimate.
+    ctx = given_context(pe.Variance(), RULES, covariance=now, long_run=now).ctx
+    of = [allowed_excess(0.02, unit, pe.Variance(), ctx.mean.new_tensor(w), ctx) for unit in LASTING_AND_ESTIMATED]
+    assert np.isclose(of[0], of[1] / 8, rtol=1e-12)
+
+
+LASTING_AND_ESTIMATED = ("realised volatility", "volatility")
+
+
+def test_a_long_run_that_is_missing_or_no_covariance_is_refused() -> None:
+    _, cov, _, held = world()
+
+    def ask(**more) -> None:
+        pe.optimize(pe.Variance(), RULES, covariance=cov, held=held, constructor=LASTING, **more)
+
+    with pytest.raises(SpecError, match="long_run="):
+        ask()
+    with pytest.raises(ShapeError, match="long_run"):
+        ask(long_run=np.eye(3))
+    with pytest.raises(DataError, match="long_run is not symmetric"):
+        ask(long_run=np.triu(np.ones((12, 12))))
+    with pytest.raises(DataError, match="long_run is not positive semi-definite"):
+        ask(long_run=-np.eye(12))
+    with pytest.raises(DataError, match="long_run is not finite"):
+        ask(long_run=np.full((12, 12), np.nan))
+    with pytest.raises(SpecError, match="unit='energy'"):
+        pe.optimize(pe.Return(), RULES, mean=cov[0], covariance=cov, long_run=cov, held=held, constructor=LASTING)
+
+
+def panel_of(moves: np.ndarray) -> pe.Panel:
+    index = pd.bdate_range("2021-01-01", periods=len(moves))
+    return pe.Panel.from_prices(pd.DataFrame(100 * np.exp(moves.cumsum(0)), index=index, columns=list("ABCDE")))
+
+
+def moves_of(seed: int) -> np.ndarray:
+    g = np.random.default_rng(seed)
+    return 0.01 * g.standard_normal((105, 5)) @ (np.eye(5) + 0.4 * g.standard_normal((5, 5)))
+
+
+CALM = pe.Strategy(
+    name="calm", market=pe.LedoitWolf(lookback=40), energy=pe.Variance(),
+    constraint=pe.Budget() & pe.LongOnly() & pe.Box(upper=0.5), rebalance=pe.Monthly(),
+    constructor=LeastTrade(tolerance=0.02, unit="volatility"),
+)  # fmt: skip
+
+
+def test_the_long_run_is_of_all_the_past_and_of_nothing_else() -> None:
+    moves = moves_of(3)
+    poisoned = np.where(np.arange(105)[:, None] < 90, moves, 9 * moves_of(4))
+    past, other = (panel_of(of).past(89) for of in (moves, poisoned))
+    seen = long_run(past, 21.0).dense().numpy()
+    days = np.expm1(moves[1:90])
+    assert np.allclose(np.diag(seen).sum(), 21 * np.var(days, axis=0).sum(), rtol=1e-12)
+    assert np.abs(seen - 21 * np.cov(days, rowvar=False, bias=True)).max() < 0.1 * seen.max()
+    assert np.array_equal(seen, long_run(other, 21.0).dense().numpy())
+    strategy, held = CALM.replace(constructor=LASTING), [0.2, 0.2, 0.2, 0.2, 0.2]
+    one, two = (pe.rebalance(strategy, of, held) for of in (past, other))
+    assert one.status and np.array_equal(one.weights.to_numpy(), two.weights.to_numpy())
+    # The door for one's own estimates gives the same.
+    model = pe.LedoitWolf(lookback=40).fit(past).covariance.dense().numpy()
+    mine = pe.optimize(
+        pe.Variance(), strategy.constraint, covariance=model, long_run=seen / 21, held=held, constructor=LASTING
+    )
+    assert np.allclose(mine.weights, one.weights.to_numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("calm", [CALM, CALM.replace(constructor=LASTING)], ids=["estimated", "realised"])
+def test_live_is_the_backtest_and_trades_less_than_the_optimum(calm: pe.Strategy) -> None:
+    panel = panel_of(moves_of(3))
     found, optimum = (
         pe.backtest(strategy, panel, costs=0.0, delay=0) for strategy in (calm, calm.replace(constructor=pe.Convex()))
     )

@@ -170,6 +170,10 @@ class Solution:
 class Constructor(Spec, ABC):
     """Turns an energy and its rules into a portfolio."""
 
+    def asks(self) -> frozenset[str]:
+        """What it asks for beside what the formula and the rules do: "long run", the covariance of all the past."""
+        return frozenset()
+
     @abstractmethod
     def build(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Solution:
         """The lowest-energy portfolio this constructor finds among those that obey every rule.

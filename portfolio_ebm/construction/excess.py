@@ -3,12 +3,28 @@
     unit "energy"       excess = tolerance * sum over terms of |share at the optimum|
     unit "volatility"   excess = what the variance and volatility terms gain when sigma* becomes (1 + tolerance) sigma*:
                         c ((1 + tolerance)^2 - 1) sigma*^2 for c * Variance(),  c tolerance sigma* for c * Volatility()
+    unit "realised volatility"   1/8 of the same in terms U of the long run, times U over the terms V of now:
+                        excess = 1/8 sum over terms of rise U^2 / V
 
 The first is relative to the sizes of the terms, not to their sum, which may be near zero.
+
+The third holds the price of trade still. Least average variance at a given average turnover means the same price a unit
+of trade on every date (one multiplier for one budget). Near the optimum, where E - E* = d' S d and dE = price dT, what
+such a price leaves is price^2 over the scale of S: the excess goes with 1 / V, so that little is let go in times of
+large variance, which decide what is realised over the years, and in which estimates lag behind most. U is w*' L w*,
+with L the covariance in the long run: where the latest window flatters the optimum, less is traded for it.
+
+What is realised rises by more than what is let go by the estimates, since they do not know how covariances move on:
+1/8 of the tolerance is let go for the whole of it to cover both. The 1/8 is measured, not derived:
+benchmarks/least_trade.py --development. Below half a percent the second part alone is more.
+
+Source for one multiplier: Everett, H. (1963), Generalized Lagrange multiplier method for solving problems of optimum
+allocation of resources, Operations Research 11(3).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
@@ -16,17 +32,22 @@ from torch import Tensor
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import Volatility
 from portfolio_ebm.energies.risk import Variance
-from portfolio_ebm.energy import Energy, breakdown
+from portfolio_ebm.energy import Energy, Scaled, breakdown
 from portfolio_ebm.errors import SpecError
 
 Unit = Literal["energy", "volatility"]
+Realised = Literal["realised volatility"]
+
+LET_GO = 1.0 / 8.0
+"""The part of a tolerance of realised volatility that is let go by the estimates in the long run."""
 
 
-def allowed_excess(tolerance: float, unit: Unit, energy: Energy, optimum: Tensor, ctx: Context) -> float:
+def allowed_excess(tolerance: float, unit: Unit | Realised, energy: Energy, optimum: Tensor, ctx: Context) -> float:
     """The energy above the optimum's that a tolerance allows.
 
     Raises:
-        SpecError: unit "volatility" and no Variance or Volatility in the formula; or an optimum whose size is zero.
+        SpecError: a unit of volatility and no Variance or Volatility in the formula; no covariance of the long run for
+            "realised volatility"; or an optimum whose size is zero.
 
     Example:
         >>> allowed_excess(0.01, "volatility", Variance(), weights, ctx)  # 2.01 % of the least variance
@@ -34,16 +55,38 @@ def allowed_excess(tolerance: float, unit: Unit, energy: Energy, optimum: Tensor
     if unit == "energy":
         excess = tolerance * sum(abs(float(share)) for share in breakdown(energy, optimum, ctx).values())
     else:
-        parts = [part for part in energy.terms() if isinstance(part.energy, (Variance, Volatility))]
-        if not parts:
-            raise SpecError(
-                f"{energy!r} has no Variance() or Volatility(), so that a tolerance in volatility says nothing; "
-                "use unit='energy'."
-            )
-        excess = 0.0
-        for part in parts:
-            rise = (1.0 + tolerance) ** 2 - 1.0 if isinstance(part.energy, Variance) else tolerance
-            excess += part.coefficient * rise * float(part.energy.bind(ctx)(optimum))
+        usual = None if unit == "volatility" else _in_the_long_run(ctx)
+        excess = sum(_rise(tolerance, part, optimum, ctx, usual) for part in _risks(energy))
     if not excess > 0.0:
         raise SpecError(f"{energy!r} is zero at its optimum{ctx.at}, so that a relative tolerance allows nothing.")
     return excess
+
+
+def _risks(energy: Energy) -> list[Scaled]:
+    """The terms that are variances or volatilities."""
+    found = [part for part in energy.terms() if isinstance(part.energy, (Variance, Volatility))]
+    if not found:
+        raise SpecError(
+            f"{energy!r} has no Variance() or Volatility(), so that a tolerance in volatility says nothing; "
+            "use unit='energy'."
+        )
+    return found
+
+
+def _rise(tolerance: float, part: Scaled, optimum: Tensor, ctx: Context, usual: Context | None) -> float:
+    """What one term may gain: rise * V, or 1/8 rise * U^2 / V with its value U in the `usual` context."""
+    rise = (1.0 + tolerance) ** 2 - 1.0 if isinstance(part.energy, Variance) else tolerance
+    now = float(part.energy.bind(ctx)(optimum))
+    if usual is None or not now > 0.0:
+        return part.coefficient * rise * now
+    return LET_GO * part.coefficient * rise * float(part.energy.bind(usual)(optimum)) ** 2 / now
+
+
+def _in_the_long_run(ctx: Context) -> Context:
+    """The same surroundings with the covariance of the long run."""
+    if ctx.long_run is None or ctx.market is None:
+        raise SpecError(
+            f"A tolerance of realised volatility needs the covariance of the long run{ctx.at}: pass long_run= to "
+            "optimize, the covariance of all that is known; a Strategy takes it from its past."
+        )
+    return replace(ctx, market=replace(ctx.market, covariance=ctx.long_run))
