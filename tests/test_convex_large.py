@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from portfolio_ebm.constraints import active_set as quadratic
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of, region_residual
 from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.columns import by_columns, by_daqp
+from portfolio_ebm.construction.columns import by_columns
 from portfolio_ebm.construction.convex import minimize, solve
 from portfolio_ebm.construction.duality import Box as Walls
 from portfolio_ebm.construction.engines import active_set, scale_of
@@ -57,14 +58,15 @@ def test_columns_give_the_minimum_over_all_names(energy, rules) -> None:
     scale = scale_of(formula, box)
     few = by_columns(formula, box, scale)
     assert "matrix" not in formula.__dict__, "the whole matrix was formed"
-    whole = by_daqp(
-        scale * formula.matrix, scale * formula.linear, box.lower, box.upper, box.rows, box.row_lower, box.row_upper
+    whole = quadratic.minimum(
+        scale * formula.matrix, scale * formula.linear, (box.lower, box.upper), box.rows, (box.row_lower, box.row_upper)
     )
+    assert isinstance(whole, quadratic.Minimum)
     if few is None:
         # Zero is inside every box, so that no name rests on a bound, or too many names are held.
-        assert ((box.lower < 0.0) & (box.upper > 0.0)).all() or (whole[0] > 1e-9).mean() > 0.3
+        assert ((box.lower < 0.0) & (box.upper > 0.0)).all() or (whole.x > 1e-9).mean() > 0.3
         return
-    np.testing.assert_allclose(few[0], whole[0], atol=1e-9)
+    np.testing.assert_allclose(few[0], whole.x, atol=1e-9)
     found = minimize(energy, region, ctx)
     assert found.status.ok and found.kkt <= 1e-10
     assert float(region_residual(found.weights, region)) <= 1e-12

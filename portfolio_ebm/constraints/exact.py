@@ -2,31 +2,27 @@
 
     minimise 1/2 |w - y|^2   over the box, the rows and the L1 balls,
 
-by a dual active set (daqp), with t_i >= |w_i - a_i| where a ball has a kink; and the least-distance
+by a dual active set (active_set.py), with t_i >= |w_i - a_i| where a ball has a kink; and the least-distance
 pattern by a small mixed-integer program (HiGHS) where no candidate pattern has a point.
-Source: Arnstroem, Bemporad and Axehill (2022), A dual active-set solver for embedded quadratic programming.
 """
 
 from __future__ import annotations
 
-from ctypes import c_int
 from dataclasses import dataclass, replace
 
-import daqp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from portfolio_ebm.constraints import active_set
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.intp]
 
 EASE = 2e-11  # how far a set is let out against rounding: a fifth of what counts as broken
-_BIG = 1e30
 _LIFT = 1e-9
 _NO_POINT = 2  # scipy's status for an infeasible program
-_EMPTY = -1  # daqp's flag for an empty set
 _WIDE = 1e3  # an endless bound, where a finite one is needed
 
 
@@ -74,7 +70,7 @@ class Cut:
 
 
 def nearest(y: Array, cut: Cut, start: Array) -> tuple[Array, Array, Array] | None:
-    """(w, nu, lam): the nearest point and its multipliers (m,) and (K,); None where daqp gave up.
+    """(w, nu, lam): the nearest point and its multipliers (m,) and (K,); None where the active set gave up.
 
     y (n,); `start` (n,) guesses which bounds are tight.
     Only names that may both rise and fall from a centre are lifted. Where one is, the point is exact up
@@ -86,7 +82,7 @@ def nearest(y: Array, cut: Cut, start: Array) -> tuple[Array, Array, Array] | No
     n, m, k = len(y), len(cut.rows), len(cut.radii)
     if k == 0:
         curvature, cost, matrix, primal = np.eye(n), -y, cut.rows, start
-        below, above = np.concatenate([cut.lower, cut.low]), np.concatenate([cut.upper, cut.high])
+        box, ends = (cut.lower, cut.upper), (cut.low, cut.high)
     else:
         extra, tops, owner, name = cut.lifted()
         size = len(owner)
@@ -94,21 +90,16 @@ def nearest(y: Array, cut: Cut, start: Array) -> tuple[Array, Array, Array] | No
         curvature = np.diag(np.concatenate([np.ones(n), np.full(size, _LIFT)]))
         cost = np.concatenate([-y, np.zeros(size)])
         matrix = np.vstack([np.c_[cut.rows, np.zeros((m, size))], extra])
-        below = np.concatenate([cut.lower, np.zeros(size), cut.low, np.full(len(tops), -_BIG)])
-        above = np.concatenate([cut.upper, np.full(size, _BIG), cut.high, tops])
+        box = np.concatenate([cut.lower, np.zeros(size)]), np.concatenate([cut.upper, np.full(size, np.inf)])
+        ends = np.concatenate([cut.low, np.full(len(tops), -np.inf)]), np.concatenate([cut.high, tops])
         lifts = np.maximum(cut.ups[owner, name] * move, -cut.downs[owner, name] * move)
         primal = np.concatenate([start, lifts])
-    sense = np.where(below == above, 5, 0).astype(c_int)
-    x, _, flag, info = daqp.solve(
-        curvature, cost, np.ascontiguousarray(matrix), np.clip(above, -_BIG, _BIG), np.clip(below, -_BIG, _BIG),
-        sense, primal_start=primal, primal_tol=1e-11, dual_tol=1e-12, iter_limit=20_000,
-    )  # fmt: skip
-    if flag == _EMPTY:
+    found = active_set.minimum(curvature, cost, box, matrix, ends, primal)
+    if found is active_set.Failure.EMPTY:
         raise InfeasibleError("The box, the rows and the caps on sums of sizes have no point in common.")
-    if flag < 0:
+    if isinstance(found, active_set.Failure):
         return None
-    duals = np.asarray(info["lam"])[len(cost) :]
-    return np.asarray(x)[:n], duals[:m], duals[m : m + k]
+    return found.x[:n], found.rows[:m], found.rows[m : m + k]
 
 
 def possible_pattern(

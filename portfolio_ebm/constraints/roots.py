@@ -2,8 +2,8 @@
 
     minimise 1/2 |w - y|^2   over box, rows, L1 balls,   q_j(w) = (w - c_j)' S_j (w - c_j) <= 1
 
-For mu >= 0 the inner problem is a quadratic program with the Hessian I + sum mu_j S_j, solved exactly by an active set
-(daqp). The dual in mu is concave and smooth. With one ellipsoid its root is bracketed, on 1/sqrt(q), which is almost
+For mu >= 0 the inner problem is a quadratic program with the Hessian I + sum mu_j S_j, solved exactly by an active
+set. The dual in mu is concave and smooth. With one ellipsoid its root is bracketed, on 1/sqrt(q), which is almost
 linear in mu; with several, projected Newton steps on the exact curvature of the active set climb the dual, and where
 they do not arrive, the roots are nested.
 
@@ -13,24 +13,21 @@ Source: More, J. J. and Sorensen, D. C. (1983), Computing a trust region step, S
 
 from __future__ import annotations
 
-from ctypes import c_int
 from dataclasses import dataclass, replace
 
-import daqp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from portfolio_ebm.constraints import active_set
 from portfolio_ebm.constraints.exact import Cut
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
 Array = NDArray[np.float64]
 
-_BIG = 1e30
-_ATTEMPTS = ((1e-9, 1e-12), (1e-6, 1e-12), (1e-4, 1e-11), (1e-2, 1e-11))
-"""The curvature of lifted sizes and daqp's tolerances, until it does not cycle and its rows hold."""
+_LIFTS = (1e-9, 1e-6, 1e-4, 1e-2)
+"""The curvature of lifted sizes, until the active set ends and its rows hold."""
 _MISSED = 2e-11  # by how much a row may be missed before another attempt
-_EMPTY = -1  # daqp's flag for an empty set
 _CLOSE = 1e-13  # how near an ellipsoid's relative size comes to one
 _MAX_STEPS = 100
 
@@ -207,13 +204,13 @@ def _ball_slopes(w: Array, cut: Cut) -> Array:
 
 
 def _program(hessian: Array, slope: Array, cut: Cut, near: Array) -> tuple[Array, Array]:
-    """(w, duals of rows and balls): min 1/2 w'Hw + c'w over box, rows and balls, by daqp.
+    """(w, duals of rows and balls): min 1/2 w'Hw + c'w over box, rows and balls.
 
     A lifted size t of a ball costs lift / 2 (t - its value at `near`)^2, which vanishes as `near` comes to w.
 
     Raises:
         InfeasibleError: the polyhedron is empty.
-        SolverError: daqp gave up.
+        SolverError: the active set gave up.
     """
     n, m = len(slope), len(cut.rows)
     if (cut.lower == cut.upper).all():
@@ -223,36 +220,32 @@ def _program(hessian: Array, slope: Array, cut: Cut, near: Array) -> tuple[Array
     move = near[name] - cut.centres[owner, name]
     lifts = np.maximum(cut.ups[owner, name] * move, -cut.downs[owner, name] * move)
     matrix = np.vstack([np.c_[cut.rows, np.zeros((m, size))], extra])
-    below = np.concatenate([cut.lower, np.zeros(size), cut.low, np.full(len(tops), -_BIG)])
-    above = np.concatenate([cut.upper, np.full(size, _BIG), cut.high, tops])
-    sense = np.where(below == above, 5, 0).astype(c_int)
+    box = np.concatenate([cut.lower, np.zeros(size)]), np.concatenate([cut.upper, np.full(size, np.inf)])
+    ends = np.concatenate([cut.low, np.full(len(tops), -np.inf)]), np.concatenate([cut.high, tops])
+    below, above = np.concatenate([box[0], ends[0]]), np.concatenate([box[1], ends[1]])
     best: tuple[float, Array, Array] | None = None
-    for lift, tolerance in _ATTEMPTS:
+    for lift in _LIFTS:
         curvature = np.diag(np.full(n + size, lift))
         curvature[:n, :n] = hessian
-        x, _, flag, info = daqp.solve(
-            curvature, np.concatenate([slope, -lift * lifts]), np.ascontiguousarray(matrix),
-            np.clip(above, -_BIG, _BIG), np.clip(below, -_BIG, _BIG), sense.copy(),
-            primal_tol=tolerance, dual_tol=tolerance, iter_limit=20_000,
-        )  # fmt: skip
-        if flag == _EMPTY:
+        found = active_set.minimum(curvature, np.concatenate([slope, -lift * lifts]), box, matrix, ends)
+        if found is active_set.Failure.EMPTY:
             raise InfeasibleError("Box, rows and L1 balls have no point in common.")
-        if flag >= 0:
-            at = np.concatenate([x, matrix @ x])
+        if isinstance(found, active_set.Minimum):
+            at = np.concatenate([found.x, matrix @ found.x])
             missed = max(float((at - above).max(initial=0.0)), float((below - at).max(initial=0.0)))
             if best is None or missed < best[0]:
-                best = missed, np.array(x), np.array(info["lam"])
+                best = missed, found.x, found.rows
             if missed <= _MISSED:
                 break
     if best is None:
         raise SolverError(
-            f"daqp ended with code {flag} under the rules of {n} names; loosen one that leaves almost no room a little."
+            f"No nearest point under the rules of {n} names was reached; loosen a rule that leaves almost no room."
         )
-    return best[1][:n], best[2][n + size : n + size + m + len(cut.radii)]
+    return best[1][:n], best[2][: m + len(cut.radii)]
 
 
 def _only_point(cut: Cut) -> Array:
-    """The one point of the box, which daqp would take for too many equations.
+    """The one point of the box, which an active set would take for too many equations.
 
     Raises:
         InfeasibleError: it breaks a row or a ball.

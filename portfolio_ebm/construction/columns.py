@@ -11,10 +11,10 @@ Research 9 (the pricing of columns).
 
 from __future__ import annotations
 
-import daqp
 import numpy as np
 from numpy.typing import NDArray
 
+from portfolio_ebm.constraints import active_set
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import Formula
 
@@ -25,26 +25,10 @@ FEWEST = 60
 """Fewer names than this are solved for at once."""
 
 
-def by_daqp(
-    matrix: Array, linear: Array, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array
-) -> tuple[Array, Array] | None:
-    """(w, row multipliers) of min 1/2 w'Mw + m'w within the bounds; None where daqp does not end at a minimum.
-
-    The objective should be of order one.
-    """
-    high, low = np.concatenate([upper, row_upper]), np.concatenate([lower, row_lower])
-    sense = np.where(high - low <= 1e-14, 5, 0).astype(np.int32)
-    x, _, flag, info = daqp.solve(
-        np.ascontiguousarray(matrix), np.ascontiguousarray(linear), np.ascontiguousarray(rows),
-        np.minimum(high, 1e30), np.maximum(low, -1e30), sense, primal_tol=1e-11, dual_tol=1e-12, iter_limit=10_000,
-    )  # fmt: skip
-    if flag != 1 or not np.isfinite(x).all():
-        return None
-    return np.asarray(x), np.asarray(info["lam"])[len(linear) :]
-
-
 def by_columns(formula: Formula, box: Box, scale: float, start: Array | None = None) -> tuple[Array, Array] | None:
-    """`by_daqp` on a growing set of names; None where too many names have no bound to rest on, or a step fails.
+    """(w, row multipliers) of the minimum, on a growing set of names.
+
+    None where too many names have no bound to rest on, or a step fails.
 
     `start` are weights whose names are put in play first: those of a problem close by.
     """
@@ -89,12 +73,12 @@ def _on(formula: Formula, box: Box, scale: float, active: Names, rest: Array) ->
     still = np.where(active, 0.0, rest)
     moved = box.rows @ still
     linear = scale * formula.slope(still)[1][names]
-    found = by_daqp(
-        scale * formula.block(names), linear, box.lower[names], box.upper[names],
-        box.rows[:, names], box.row_lower - moved, box.row_upper - moved,
+    found = active_set.minimum(
+        scale * formula.block(names), linear, (box.lower[names], box.upper[names]),
+        box.rows[:, names], (box.row_lower - moved, box.row_upper - moved),
     )  # fmt: skip
-    if found is None:
+    if isinstance(found, active_set.Failure):
         return None
     w = still
-    w[names] = found[0]
-    return w, found[1]
+    w[names] = found.x
+    return w, found.rows

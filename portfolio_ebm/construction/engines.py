@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from portfolio_ebm.construction.columns import by_columns, by_daqp
+from portfolio_ebm.constraints import active_set as quadratic
+from portfolio_ebm.construction.columns import by_columns
 from portfolio_ebm.construction.duality import Box, Duals, Multipliers
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.interior import interior_point
@@ -78,10 +79,11 @@ def active_set(formula: Formula, box: Box, start: Array | None = None) -> Found 
     found, engine = by_columns(formula, box, scale, start), "active set (daqp) by columns"
     if found is None and formula.matrix is not None:
         engine = "active set (daqp)"
-        found = by_daqp(
-            scale * formula.matrix, scale * formula.linear, box.lower, box.upper,
-            box.rows, box.row_lower, box.row_upper,
+        whole = quadratic.minimum(
+            scale * formula.matrix, scale * formula.linear, (box.lower, box.upper), box.rows,
+            (box.row_lower, box.row_upper),
         )  # fmt: skip
+        found = None if isinstance(whole, quadratic.Failure) else (whole.x, whole.rows)
     return None if found is None else Found(found[0], Multipliers((), found[1] / scale, 0.0), engine)
 
 

@@ -19,9 +19,9 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import daqp
 import numpy as np
 
+from portfolio_ebm.constraints import active_set
 from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program
 
 WHOLE = 1e-7
@@ -86,10 +86,8 @@ class Slice:
 
         A node is left where the model there is not below the least energy found; None where no energy is below `reach`.
         """
-        scale = max(float(np.abs(self.matrix).max()), float(np.abs(self.linear).max()), 1e-300)
-        matrix, linear = self.matrix / scale, self.linear / scale
         base, least, found = self.value(start), reach, None
-        sense = np.zeros(len(self.bottom) + len(self.low), dtype=np.int32)
+        ends = self.low - TIGHT, self.high + TIGHT
         heap: list[tuple[float, int, Array, Array]] = []
         node: tuple[Array, Array] | None = (self.bottom, self.top)
         for count in range(most_nodes):
@@ -99,12 +97,11 @@ class Slice:
                 node = heapq.heappop(heap)[2:]
             low, high = node
             node = None
-            below, above = np.concatenate([low, self.low]), np.concatenate([high, self.high])
-            k, value, flag, _ = daqp.solve(
-                matrix, linear, self.rows, above + TIGHT, below - TIGHT, sense, primal_tol=1e-9
-            )  # fmt: skip
-            bound = value * scale - base
-            if flag <= 0 or bound >= least:
+            solved = active_set.minimum(self.matrix, self.linear, (low, high), self.rows, ends)
+            if isinstance(solved, active_set.Failure):
+                continue
+            k, bound = solved.x, self.value(solved.x) - base
+            if bound >= least:
                 continue
             off = np.abs(k - np.round(k))
             if float(off.max()) <= WHOLE:

@@ -4,12 +4,11 @@
                                                       sum |w - held| <= turnover
 
 Most names end on a bound or, under a cost or a cap of trading, on what is held. So the program is solved on a few free
-names by an active set (daqp), all others resting; then every name is priced, d = Q w + c - A'v, and those whose price
+names by an active set, all others resting; then every name is priced, d = Q w + c - A'v, and those whose price
 says that they would move join in. Where none would, that is the minimum over all names. A kink at `held` is a bound
 that may be passed: names change sides where the price on the other side says so, which never raises the energy.
 
-Source: Arnstrom, Bemporad and Axehill (2022), A dual active-set solver for embedded quadratic programming using
-recursive LDL' updates, IEEE TAC 67(8); column generation as in Desaulniers, Desrosiers and Solomon (2005).
+Source: Desaulniers, G., Desrosiers, J. and Solomon, M. (2005), Column Generation.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cvxpy as cp
-import daqp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from portfolio_ebm.constraints import active_set
 from portfolio_ebm.constraints.mixed.linear import linear_minimum
 from portfolio_ebm.constraints.mixed.lost import lost
 
@@ -43,10 +42,7 @@ JOIN, ROUNDS = 24, 200
 """Names that join in one round, and rounds."""
 CONE = {cp.OPTIMAL: 1e-9, cp.OPTIMAL_INACCURATE: 1e-4}
 """What Clarabel's minimum may be above the true one, relative to the energy or the largest slope, by what it says."""
-ROUNDING = FLAT = 1e-13
-"""Curvature below this share of the slopes is none."""
-STILL = 1e-12
-"""The step that ends the proximal ones where curvature is singular, or spans many orders of magnitude."""
+ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class Program:
 
     def slope(self, w: Array) -> Array:
         """Q w + c, from the names that are not zero."""
-        at = np.flatnonzero(w)
+        at = w.nonzero()[0]
         if 2 * len(at) > len(w):
             return np.asarray(self.matrix @ w + self.linear)
         return np.asarray(w[at] @ self.matrix[at] + self.linear)
@@ -176,7 +172,7 @@ class Slice:
     high: Array
 
     def rest(self, near: Array | float) -> Array:
-        return np.clip(near, self.lower, self.upper)
+        return np.minimum(np.maximum(near, self.lower), self.upper)
 
 
 @dataclass(frozen=True)
@@ -369,7 +365,7 @@ def _solve(s: Slice, linear: Array, free: Mask, rest: Array) -> Solved | None:
     if len(at):
         pull = (p.slope(w) - p.linear)[at] if w.any() else 0.0
         curve = p.matrix if len(at) == p.n else p.matrix[at[:, None], at]
-        found = _daqp(curve, linear[at] + pull, body[live], (s.lower[at], s.upper[at]), low[live], high[live])
+        found = _quadratic(curve, linear[at] + pull, (s.lower[at], s.upper[at]), body[live], (low[live], high[live]))
         if found is None:
             return None
         w[at] = _snapped(found[0], s.lower[at], s.upper[at])
@@ -382,19 +378,11 @@ def _snapped(w: Array, lower: Array, upper: Array) -> Array:
     return np.where(w >= upper - ROUNDING, upper, np.where(w <= lower + ROUNDING, lower, w))
 
 
-def _daqp(
-    curve: Array, slope: Array, rows: Array, box: tuple[Array, Array], low: Array, high: Array
+def _quadratic(
+    curve: Array, slope: Array, box: tuple[Array, Array], rows: Array, ends: tuple[Array, Array]
 ) -> tuple[Array, Array] | None:
-    steep = float(np.abs(curve).max())
-    scale = max(steep, float(np.abs(slope).max()), 1e-300)
-    if steep <= FLAT * scale:
-        return linear_minimum(slope, rows, box, low, high)
-    below, above = np.append(box[0], low), np.append(box[1], high)
-    sense = np.where(above - below <= 1e-14, 5, 0).astype(np.int32)
-    x, _, flag, info = daqp.solve(
-        np.ascontiguousarray(curve / scale), slope / scale, np.ascontiguousarray(rows), above, below, sense,
-        primal_tol=FEASIBLE, eta_prox=STILL,
-    )  # fmt: skip
-    if flag <= 0 or not np.isfinite(x).all():
-        return None
-    return np.asarray(x), -scale * np.asarray(info["lam"])[len(slope) :]
+    """(x, multipliers of the rows, positive at lower ends); None where no minimum was found."""
+    found = active_set.minimum(curve, slope, box, rows, ends)
+    if found is active_set.Failure.FLAT:
+        return linear_minimum(slope, rows, box, *ends)
+    return None if isinstance(found, active_set.Failure) else (found.x, -found.rows)
