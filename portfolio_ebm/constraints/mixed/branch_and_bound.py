@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.node import Mixed, inherits, met, on_slice, propagate, relax
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point
+from portfolio_ebm.constraints.mixed.node import Mixed, hull, met, on_slice, propagate, relax
+from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Point
 from portfolio_ebm.constraints.mixed.reading import assign
 
 
@@ -124,10 +124,9 @@ class Tree:
 
     def _solved(self, allowed: Mask, parent: Point) -> Point | None:
         """The minimum of a node's relaxation: the parent's where it obeys it."""
-        if inherits(self.mixed, allowed, parent.weights):
-            return parent
-        self._count += 1
-        return relax(self.mixed, allowed, parent, self.value)
+        found = relax(self.mixed, allowed, parent, self.value)
+        self._count += found is not parent
+        return found
 
     def _open(self, allowed: Mask, point: Point | None, above: float) -> None:
         """Settle a node whose relaxation has the minimum `point`, or keep it for later, or close it."""
@@ -185,6 +184,8 @@ def _children(mixed: Mixed, allowed: Mask, point: Point, modes: Ints, missing: A
     curve = np.zeros(mixed.choices.units)
     np.maximum.at(curve, mixed.choices.unit, mixed.program.diagonal[mixed.choices.name])
     score = 0.5 * missing**2 * (curve + 1e-12)
+    # One at its upper end is counted whole already: to decide it changes nothing.
+    score[mixed.choices.weights(point.weights) >= hull(mixed.choices, allowed)[1] - TOLERANCE] *= TOLERANCE
     if mixed.choices.priced or not missing.any():
         score += mixed.missing(allowed, modes, point.weights)
     unit = int(np.where(open_, score, -np.inf).argmax())

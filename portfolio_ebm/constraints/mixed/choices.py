@@ -139,14 +139,15 @@ class Choices:
         return bool((self.cost[self.exists] != 0.0).any())
 
     @cached_property
-    def scarce(self) -> Array:
-        """(U, M): higher for a mode that limits hold from above, lower for one that they ask for."""
+    def preference(self) -> Array:
+        """(U, M), less where a mode is taken first: what it costs, a little more where a limit holds it from above, a
+        little less where one asks for it."""
         found = np.zeros(self.lower.shape)
         for limit in self.limits:
             found[np.ix_(limit.units, np.array(limit.modes, dtype=np.int64))] += (
-                1.0 if np.isfinite(limit.most) else -0.5
+                1e-3 if np.isfinite(limit.most) else -5e-4
             )
-        return found
+        return found + self.cost
 
     def weights(self, w: Array) -> Array:
         """x (U,) of weights (n,)."""

@@ -33,17 +33,31 @@ def lost(s: Slice, found: Solved, across: tuple[Array, Array] | None = None) -> 
     """
     p, w = s.program, found.weights
     up, down = (found.prices, found.prices) if across is None else across
-    root = np.sqrt(np.maximum(p.diagonal, 0.0))
-    risk = float(root @ np.abs(w))
-    noise = NOISE * (risk * root + np.abs(p.linear) + p.rate + np.abs(found.duals) @ np.abs(s.rows))
-    far = FAR * max(1.0, float(np.abs(w).max(initial=0.0)))
-    total = float(np.where(up < -noise, -up * np.minimum(s.upper - w, far), 0.0).sum())
-    total += float(np.where(down > noise, down * np.minimum(w - s.lower, far), 0.0).sum())
-    if len(s.rows):
-        at = s.rows @ w
-        slack = np.where(found.duals > 0.0, at - s.low, s.high - at)
-        total += float((np.abs(found.duals) * np.where(np.isfinite(slack), slack, 0.0)).sum())
-    size = float(np.abs(p.linear) @ np.abs(w))
+    weights = np.abs(w)
+    far = FAR * max(1.0, float(weights.max(initial=0.0)))
+    ways = np.minimum(s.upper - w, far), np.minimum(w - s.lower, far)
+    slack = _slack(s, found.duals, w)
+    size = float(np.abs(p.linear) @ weights)
+    total = slack + _gain(up, down, ways, 0.0)
     if total > SMALL * size:
         size += 0.5 * float(w @ (p.slope(w) - p.linear))
+    if total <= SMALL * size:
+        return 0.0
+    root = np.sqrt(np.maximum(p.diagonal, 0.0))
+    noise = NOISE * (float(root @ weights) * root + np.abs(p.linear) + p.rate + np.abs(found.duals) @ np.abs(s.rows))
+    total = slack + _gain(up, down, ways, noise)
     return total if total > SMALL * size else 0.0
+
+
+def _gain(up: Array, down: Array, ways: tuple[Array, Array], noise: Array | float) -> float:
+    """What names gain along their ways upwards and downwards, at prices beyond `noise`."""
+    return float(ways[0] @ np.where(up < -noise, -up, 0.0) + ways[1] @ np.where(down > noise, down, 0.0))
+
+
+def _slack(s: Slice, duals: Array, w: Array) -> float:
+    """What rows gain along their slack."""
+    if not len(s.rows):
+        return 0.0
+    at = s.rows @ w
+    slack = np.where(duals > 0.0, at - s.low, s.high - at)
+    return float(np.abs(duals) @ np.where(np.isfinite(slack), slack, 0.0))

@@ -139,13 +139,15 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     """The minimum over the node's relaxation, costs of decided modes included; None where it is empty.
 
     Args:
-        start: (n,), a point whose cuts and names are tried first, or the minimum of a node that this one is a part of.
+        start: (n,), a point whose cuts and names are tried first, or the minimum of a node that this one is a part of;
+            where that obeys this one's relaxation it is the minimum here too, and handed back itself.
         enough: a node whose bound is at least this is not solved further.
     """
     c = mixed.choices
-    lower, upper, rows, low, high = node_box(mixed, *hull(c, allowed))
-    sides = [Side.of(c, allowed, limit) for limit in c.limits]
-    w0 = weights_of(start)
+    ends, sides, w0 = hull(c, allowed), [Side.of(c, allowed, limit) for limit in c.limits], weights_of(start)
+    if isinstance(start, Point) and _inherits(mixed, ends, sides, start.weights):
+        return start
+    lower, upper, rows, low, high = node_box(mixed, *ends)
     if mixed.kinked and w0 is not None:
         # What one round of cuts has not closed, as many rounds as there are weights at the kink would.
         whole = on_sides(Slice(mixed.program, lower, upper, rows, low, high), sides[0].kinks(c), w0)
@@ -166,7 +168,7 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
         if not broken:
             break
         if turn == 0 and w0 is None and mixed.kinked:
-            return relax(mixed, allowed, point, enough)
+            return relax(mixed, allowed, point.weights, enough)
         near = point
         taken = _taken(taken, broken)
     assert point is not None
@@ -175,16 +177,13 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     return replace(point, cuts=tight, price=view.next_price(point.weights), open=view.open(point, enough))
 
 
-def inherits(mixed: Mixed, allowed: Mask, w: Array) -> bool:
-    """Whether w (n,), the minimum of a node that this one is a part of, obeys this one's relaxation too: it is the
-    minimum here as well. Where modes cost something, what they cost differs, and the answer is no."""
-    c = mixed.choices
+def _inherits(mixed: Mixed, ends: tuple[Array, Array], sides: Sequence[Side], w: Array) -> bool:
+    """Whether w (n,), the minimum of a node that this one is a part of, obeys this one's relaxation. Where modes cost
+    something, what they cost differs, and the answer is no."""
     if mixed.short:
         return False
-    x, (low, high) = c.weights(w), hull(c, allowed)
-    if (x < low).any() or (x > high).any():
-        return False
-    return not _violated(mixed, [Side.of(c, allowed, limit) for limit in c.limits], w)
+    x = mixed.choices.weights(w)
+    return not ((x < ends[0]).any() or (x > ends[1]).any()) and not _violated(mixed, sides, w)
 
 
 def on_slice(

@@ -29,8 +29,7 @@ def assign_all(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
     at, lower, upper = x[:, :, None], choices.lower, choices.upper
     inside = allowed & (at >= lower - TOLERANCE) & (at <= upper + TOLERANCE)
     away = np.maximum(lower - at, at - upper).clip(0.0)
-    preferred = 1e-3 * choices.scarce + choices.cost
-    rank = np.where(allowed, np.where(inside, 0.0, 1e3 * (1.0 + away)) + preferred, np.inf)
+    rank = np.where(allowed, np.where(inside, 0.0, 1e3 * (1.0 + away)) + choices.preference, np.inf)
     modes = rank.argmin(axis=2)
     row, unit = np.arange(len(x))[:, None], np.arange(choices.units)
     missing = np.where(inside[row, unit, modes], 0.0, away[row, unit, modes] + TOLERANCE)
