@@ -185,7 +185,7 @@ class _Solver:
 
 def _too_narrow(cut: Cut) -> bool:
     """Whether the box alone rules out some row or ball by more than rounding."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         most = np.nan_to_num(np.where(cut.rows > 0.0, cut.upper, cut.lower) * cut.rows).sum(axis=1)
         least = np.nan_to_num(np.where(cut.rows > 0.0, cut.lower, cut.upper) * cut.rows).sum(axis=1)
     room = 1e-8 * (1.0 + np.abs(cut.rows).sum(axis=1))

@@ -27,6 +27,10 @@ from portfolio_ebm.types import as_numpy
 Array = NDArray[np.float64]
 
 
+FEW = 2
+"""Up to so many losses for each name a tail is stated as linear rows; more of them enter by cuts."""
+
+
 @dataclass(frozen=True)
 class Cap(ABC):
     """g(w) <= limit, g convex. `name` is the repr of the rule it came from."""
@@ -195,6 +199,23 @@ class Tail(Cap):
     @cached_property
     def _array(self) -> Array:
         return as_numpy(self.losses)
+
+    @property
+    def small(self) -> bool:
+        """Whether it has no more losses than a few for each name, as a sum of the largest weights has."""
+        return self.losses.shape[0] <= FEW * self.losses.shape[1]
+
+    def lifted(self) -> tuple[Array, Array]:
+        """(rows over (w, t, u), their upper ends) of the cap as a set of linear rules, u (S,) >= 0 and t free:
+
+            count t + sum u <= count limit,   L w - t - u <= 0
+
+        Source: Rockafellar, R. T. and Uryasev, S. (2000), Optimization of conditional value-at-risk.
+        """
+        size, n = self._array.shape
+        first = np.concatenate([np.zeros(n), [self.count], np.ones(size)])
+        rows = np.vstack([first, np.hstack([self._array, -np.ones((size, 1)), -np.eye(size)])])
+        return rows, np.concatenate([[self.count * self.limit], np.zeros(size)])
 
     def _worst(self, w: Tensor) -> tuple[Any, Tensor]:
         size = min(int(np.ceil(self.count)), self.losses.shape[0])

@@ -2,8 +2,7 @@
 
     minimise 1/2 |w - y|^2   over the box, the rows and the L1 balls,
 
-by a dual active set (active_set.py), with t_i >= |w_i - a_i| where a ball has a kink; and the least-distance
-pattern by a small mixed-integer program (HiGHS) where no candidate pattern has a point.
+by a dual active set (active_set.py), with t_i >= |w_i - a_i| where a ball has a kink.
 """
 
 from __future__ import annotations
@@ -12,18 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from portfolio_ebm.constraints import active_set
-from portfolio_ebm.errors import InfeasibleError, SolverError
+from portfolio_ebm.errors import InfeasibleError
 
 Array = NDArray[np.float64]
 Whole = NDArray[np.intp]
 
 EASE = 2e-11  # how far a set is let out against rounding: a fifth of what counts as broken
 _LIFT = 1e-9
-_NO_POINT = 2  # scipy's status for an infeasible program
-_WIDE = 1e3  # an endless bound, where a finite one is needed
 
 
 @dataclass(frozen=True)
@@ -100,47 +96,3 @@ def nearest(y: Array, cut: Cut, start: Array) -> tuple[Array, Array, Array] | No
     if isinstance(found, active_set.Failure):
         return None
     return found.x[:n], found.rows[:m], found.rows[m : m + k]
-
-
-def possible_pattern(
-    y: Array, cut: Cut, at_most: int, floor: float, frozen: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], Array] | None:
-    """A pattern (n,) whose slice is not empty and a point of it, nearest to y in the L1 sense; None where there is
-    none.
-
-    Variables w (n), z (n, 0 or 1), e (n) >= |w - y| and t, one for every kink of a ball.
-
-    Raises:
-        SolverError: HiGHS gave up without an answer.
-    """
-    n, k = len(y), len(cut.radii)
-    lower, upper = np.clip(cut.lower, -_WIDE, _WIDE), np.clip(cut.upper, -_WIDE, _WIDE)
-    eye, none = np.eye(n), np.zeros((n, n))
-    top, bottom = np.where(frozen, 0.0, np.maximum(upper, 0.0)), np.where(frozen, 0.0, np.minimum(lower, 0.0))
-    least = np.where(frozen, 0.0, np.maximum(floor, np.where(floor > 0, lower, 0.0)))
-    loose = np.diag(frozen.astype(float)) * _WIDE
-    wide, ends, owner, _ = cut.lifted()
-    size = len(owner)
-    pad = np.zeros((n, size))
-    tests = [
-        LinearConstraint(np.c_[cut.rows, np.zeros((len(cut.rows), 2 * n + size))], cut.low, cut.high),
-        LinearConstraint(np.c_[eye, -np.diag(top) - loose, none, pad], -np.inf, 0.0),
-        LinearConstraint(np.c_[eye, np.diag(np.where(floor > 0, -least, -bottom)) + loose, none, pad], 0.0, np.inf),
-        LinearConstraint(np.c_[eye, none, -eye, pad], -np.inf, y),
-        LinearConstraint(np.c_[eye, none, eye, pad], y, np.inf),
-        LinearConstraint(np.r_[np.zeros(n), (~frozen).astype(float), np.zeros(n + size)][None], 0, at_most),
-    ]
-    if k:
-        tests.append(LinearConstraint(np.c_[wide[:, :n], np.zeros((len(wide), 2 * n)), wide[:, n:]], -np.inf, ends))
-    box = Bounds(np.r_[lower, np.zeros(2 * n + size)], np.r_[upper, np.ones(n), np.full(n + size, np.inf)])
-    whole = np.r_[np.zeros(n), np.ones(n), np.zeros(n + size)]
-    near = np.r_[np.zeros(2 * n), np.ones(n), np.zeros(size)]
-    # HiGHS now and then ends in an error on a sound program; without presolve, or asked for any point, it does not.
-    for cost, presolve in ((near, True), (near, False), (0.0 * near, True)):
-        found = milp(cost, constraints=tests, bounds=box, integrality=whole, options={"presolve": presolve})
-        if found.x is not None:
-            pattern: NDArray[np.bool_] = (found.x[n : 2 * n] > 0.5) & ~frozen
-            return pattern, np.asarray(found.x[:n])
-        if found.status == _NO_POINT:
-            return None
-    raise SolverError(f"The search for names that fit the rules ended with: {found.message}; loosen a rule a little.")

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.constraints.capped import cut_of
-from portfolio_ebm.constraints.exact import possible_pattern
+from portfolio_ebm.constraints.caps import Tail
+from portfolio_ebm.constraints.mixed.of_region import reaching
+from portfolio_ebm.constraints.possible import possible_pattern
 from portfolio_ebm.constraints.projections import TOLERANCE, nearest_in, project_polyhedron
 from portfolio_ebm.constraints.region import Region, curved_names
 from portfolio_ebm.errors import SolverError
@@ -284,21 +286,23 @@ def _repair(
 
 
 def _possible(y: Tensor, region: Region, limit: int, frozen: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """A pattern (n,) with a point, near y (n,); None where there is none. Ellipsoids and tails enter by cuts, until
-    the program's own point obeys them, which no pattern without a point can give.
+    """A pattern (n,) with a point, near y (n,); None where there is none. Ellipsoids and large tails enter by cuts,
+    until the program's own point obeys them, which no pattern without a point can give.
 
     Raises:
         SolverError: no end within the rounds.
     """
-    r = region.folded()
+    r = reaching(region).folded()
     rows, low, high = (x.cpu().numpy() for x in (r.rows, r.row_lower, r.row_upper))
+    tails = [cap for cap in r.curved if isinstance(cap, Tail) and cap.small]
+    others = [cap for cap in r.curved if not (isinstance(cap, Tail) and cap.small)]
     for _ in range(_ROUNDS):
         cut = cut_of(r, rows, low, high)
-        found = possible_pattern(y.cpu().numpy(), cut, limit, region.min_weight, frozen)
+        found = possible_pattern(y.cpu().numpy(), cut, limit, region.min_weight, frozen, tails)
         if found is None:
             return None
         pattern, point = found
-        broken = [cap for cap in r.curved if float(cap.excess(torch.as_tensor(point).to(r.lower))) > 1e-9]
+        broken = [cap for cap in others if float(cap.excess(torch.as_tensor(point).to(r.lower))) > 1e-9]
         if not broken:
             return pattern
         cuts = [cap.cut(point) for cap in broken]

@@ -5,7 +5,8 @@
 z_i says whether free name i is held; it is binary where names are a choice or counted. The same question tells whether
 rules can be obeyed together (cost 0), what the others leave of one rule's row (cost = the row), how few names they
 need (counted = 1), how little turnover (moved = what is held), and how far one rule has to give way (loose). Caps that
-are neither rows nor L1 balls make it a cone program (conic.py), or enter by cuts, to 1e-7, where names are a choice.
+are neither rows nor L1 balls make it a cone program (conic.py), or enter by cuts, to 1e-7, where names are a choice;
+a sum of the largest weights enters whole (Tail.lifted).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from portfolio_ebm.constraints.capped import least_excess
-from portfolio_ebm.constraints.caps import Ball
+from portfolio_ebm.constraints.caps import Ball, Tail
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.of_region import choices_of
+from portfolio_ebm.constraints.mixed.of_region import choices_of, reaching
 from portfolio_ebm.constraints.region import Region, curved_names
 from portfolio_ebm.construction.conic import least_by_cone
 from portfolio_ebm.errors import SolverError
@@ -95,7 +96,7 @@ def least(
         >>> least(region_of(Budget() & Box(upper=0.1), ctx), counted=np.ones(20))  # at least so many names
         10.0
     """
-    region = region.folded()
+    region = reaching(region).folded()
     curved = region.curved or (loose is not None and loose.curved)
     if curved and not region.discrete and (loose is None or not loose.discrete) and counted is None:
         return least_by_cone(region, cost, moved, loose)
@@ -137,7 +138,9 @@ def _least(
     units = choices_of(replace(region, at_most=None, min_weight=0.0)) if choice else Choices.none()
     units = units.clipped(np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN))
     lots = {"lots": n} if region.grid is not None else {}
-    program = _Program(n, len(shapes), {**mode_columns(units), **lots})
+    tails = {f"u{k}": one for k, one in enumerate(region.curved) if isinstance(one, Tail) and one.small}
+    lifts = {name: 1 + len(one.losses) for name, one in tails.items()}
+    program = _Program(n, len(shapes), {**mode_columns(units), **lots, **lifts})
     program.add(*(as_numpy(x) for x in (region.row_lower, region.row_upper)), w=as_numpy(region.rows))
     if choice:
         lower, upper = np.maximum(lower, -_OPEN), np.minimum(upper, _OPEN)
@@ -152,6 +155,9 @@ def _least(
         eye = sp.identity(n, format="csr")
         program.add(-np.inf, up * centre, w=sp.diags(up, format="csr"), **{f"v{k}": -eye})
         program.add(down * centre, np.inf, w=sp.diags(down, format="csr"), **{f"v{k}": eye})
+    for name, tail in tails.items():
+        lifted, highest = tail.lifted()
+        program.add(-np.inf, highest, w=lifted[:, :n], **{name: lifted[:, n:]})
     one = np.ones((1, n))
     for k, ball in enumerate(_balls(region)):
         program.add(-np.inf, ball.limit, **{f"v{k}": one})
@@ -162,6 +168,7 @@ def _least(
     ends: dict[str, tuple[Array | float, Array | float]] = {
         "w": (lower, upper), "z": (0.0, float(choice)), "t": (0.0, 0.0 if loose is None else np.inf),
         "y": (0.0, units.exists.reshape(-1).astype(np.float64)), "lots": (-np.inf, np.inf),
+        **{name: (np.r_[-np.inf, np.zeros(size - 1)], np.inf) for name, size in lifts.items()},
     }  # fmt: skip
     prices: dict[str, Array | float | None] = {"w": cost, "z": counted, "t": float(loose is not None)}
     if moved is not None:

@@ -249,10 +249,11 @@ def modelled(mixed: Mixed, formula: Formula, box: Box) -> Mixed:
         if pool is not None:
             pool.empty()
         at = inside(box) if near is None else near.weights
-        matrix, linear = local_model(formula, at)
+        fixed = box.upper <= box.lower
+        matrix, linear = local_model(formula, at, fixed)
         if not np.isfinite(linear).all():
             # A term whose slope is endless at a bound, as that of the entropy is at zero: a little inside.
-            matrix, linear = local_model(formula, (1.0 - INWARD) * at + INWARD * inside(box))
+            matrix, linear = local_model(formula, (1.0 - INWARD) * at + INWARD * inside(box), fixed)
         p = mixed.program
         program = FormulaProgram(
             matrix, linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, p.rate, p.turnover,
@@ -290,14 +291,20 @@ def answered(matrix: Array, box: Box, w: Array) -> Array:
     return found
 
 
-def local_model(formula: Formula, w: Array) -> tuple[Array, Array]:
-    """(M, m): E(x) is about 1/2 x'Mx + m'x near w, costs of trading left out."""
+def local_model(formula: Formula, w: Array, fixed: Mask | None = None) -> tuple[Array, Array]:
+    """(M, m): E(x) is about 1/2 x'Mx + m'x near w, costs of trading left out.
+
+    A `fixed` name (n,) has one weight only: an endless slope of its own, as that of the entropy at zero, says nothing.
+    """
     _, slope, hessian = formula.smooth_part(w)
     for tail in formula.tails:
         slope = slope + tail.losses.T @ best_tail(tail, w)
         hessian = hessian + _tail_curvature(tail, w)
     if formula.other:
         slope = _autograd(formula, w)
+    if fixed is not None:
+        mute = fixed & ~(np.isfinite(slope) & np.isfinite(hessian.diagonal()))
+        slope, hessian = np.where(mute, 0.0, slope), np.where(mute | mute[:, None], 0.0, hessian)
     ridge = RIDGE * max(float(np.abs(hessian).max()), float(np.abs(slope).max()), 1e-12)
     hessian = hessian + ridge * np.eye(len(w))
     return np.ascontiguousarray(hessian), slope - hessian @ w

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from portfolio_ebm.constraints.caps import Cap
+from portfolio_ebm.constraints.caps import Cap, Tail
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
+from portfolio_ebm.constraints.mixed.implied import with_implied
 from portfolio_ebm.constraints.mixed.program import Array
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.types import as_numpy
@@ -34,8 +35,17 @@ def choices_of(region: Region) -> Choices:
     return found.joined(Choices(every, names, modes[0], modes[1], np.zeros_like(modes[0]), (limit,)))
 
 
+def reaching(region: Region) -> Region:
+    """The region with the rows that its choices imply."""
+    if not any(isinstance(cap, Tail) for cap in region.caps):
+        return region
+    return with_implied(region, choices_of(region))
+
+
 def hull_of(region: Region) -> Region:
-    """The convex part of a discrete region, its box wide enough for every mode: a name that may be out reaches zero."""
+    """The convex part of a discrete region, its box wide enough for every mode: a name that may be out reaches zero;
+    with the rows that its choices imply."""
+    region = reaching(region)
     if region.at_most is None and region.min_weight == 0.0:
         return replace(region, choices=None)
     free = ~region.frozen
