@@ -21,12 +21,14 @@ from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certificate import FEASIBLE
 from portfolio_ebm.construction.convex import Minimum, minimum_under
 from portfolio_ebm.construction.excess import Unit, allowed_excess
-from portfolio_ebm.construction.formula import refuse_non_convex
+from portfolio_ebm.construction.formula import refuse_non_convex, without_tickets
 from portfolio_ebm.construction.mixing import Draws, draw
 from portfolio_ebm.construction.mixing_patterns import draw_patterns
+from portfolio_ebm.construction.near_faces import FaceLaw
 from portfolio_ebm.construction.near_optimal import Law, law_of
 from portfolio_ebm.construction.near_patterns import PatternLaw, law_with_choices
 from portfolio_ebm.context import Context
+from portfolio_ebm.energies.fixed import STILL
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import SolverError, SpecError
 from portfolio_ebm.optimization import given_context
@@ -70,7 +72,8 @@ class Distribution:
 
     Attributes:
         weights: by asset: optimum, mean, low and high (5 % and 95 % of the draws), held, the share of draws in which
-            it has more than 0.1 %; ess, what its mean is worth in independent draws.
+            it has more than 0.1 %; ess, what its mean is worth in independent draws; where something is held before,
+            traded, the share of draws in which it does not stay as it is.
         groups: by grouping and label: optimum, mean, low, high of the group's weight.
         draws: portfolios (draws x assets), every one obeying the rules to 1e-9.
         excess: of every draw, E - E*, in energy. tolerated: its mean that was asked for.
@@ -128,11 +131,17 @@ def ensemble(
     one, and the further rules cut. Chains start at the best portfolio and at random ones and exchange places with
     hotter ones; `choices`, `coverage` and `apart` say what they found.
 
+    With tickets (`FixedCost`) a name is left as it is held or traded, and nearly every portfolio of a Lebesgue measure
+    trades all names. So each set of names traded counts the same, uniform on what the names traded may weigh together;
+    the portfolio that trades nothing is a point of mass one. Where names may be short the simplex is instead
+    {least <= w <= largest weight of any name}. An open budget leaves the sum free between its ends. Equations beside
+    the budget cut as thin ranges would.
+
     5/10/40, 25/50 and 75-5-10 leave one dimension and Lebesgue measure; chains jump over the thresholds.
 
     Args:
-        energy, constraint: a convex formula; convex rules, Cardinality, MinPosition (with a Budget, LongOnly, and no
-            other equation), and limits on heavy issuers.
+        energy, constraint: a convex formula, with FixedCost or without; convex rules, Cardinality, MinPosition, and
+            limits on heavy issuers.
         law: how near to the optimum.
         inputs: mean, covariance, scenarios, assets, held, groups and what else `optimize` takes.
 
@@ -142,31 +151,36 @@ def ensemble(
         InfeasibleError: no portfolio obeys the rules.
         SolverError: the chains did not mix, and R-hat says so; nothing is reported.
 
-    Source: for the law and its temperature, construction/near_optimal.py and near_patterns.py; for the kernels,
-    samplers/pair_gibbs.py and pattern_gibbs.py.
+    Source: for the law and its temperature, construction/near_optimal.py, near_patterns.py and near_faces.py; for the
+    kernels, samplers/pair_gibbs.py, pattern_gibbs.py and face_gibbs.py.
     """
     law = law or Ensemble()
     ctx, names, _ = given_context(energy, constraint, **inputs)
     rng, least = generator(seed, "ensemble", ctx.tradeable.device), NEAR if law.support == "near" else 0.0
     region, best = _best(energy, constraint, ctx, rng)
     excess = allowed_excess(law.tolerance, law.unit, energy, best.weights, ctx)
-    of = law_with_choices if region.discrete else law_of
+    of = law_with_choices if region.discrete or _ticketed(energy, ctx) else law_of
     prepared = of(energy, region, ctx, best, excess, least)
-    if isinstance(prepared, PatternLaw):
-        found = draw_patterns(prepared, law.chains, rng, moves=law.moves)
-    else:
+    if isinstance(prepared, Law):
         found = draw(prepared, law.chains, rng, moves=law.moves)
+    else:
+        found = draw_patterns(prepared, law.chains, rng, moves=law.moves)
     return _told(prepared, found, constraint, ctx, names or tuple(str(i) for i in range(ctx.n_assets)))
+
+
+def _ticketed(energy: Energy, ctx: Context) -> bool:
+    """Whether a ticket makes it a choice what is traded."""
+    return ctx.held is not None and without_tickets(energy, ctx)[1] > 0.0
 
 
 def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> tuple[Region, Minimum]:
     """The rules as one region, and the optimum; where names are a choice, the best portfolio found."""
-    if constraint.convex:
+    if constraint.convex and not _ticketed(energy, ctx):
         region, best = minimum_under(energy, constraint, ctx)
         if not best.status.ok:
             raise SolverError(f"No optimum is proven, so that a tolerance around it means nothing. {best.status}")
         return region, best
-    refuse_non_convex(energy)
+    refuse_non_convex(without_tickets(energy, ctx)[0], "the distribution")
     if len(constraint.cases()) > 1:
         raise SpecError("Either leaves sets that may overlap; ask for the distribution of each case by itself.")
     found = AnnealedLangevin().build(energy, constraint, ctx, rng)
@@ -176,7 +190,7 @@ def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Gener
 
 
 def _told(
-    law: Law | PatternLaw, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]
+    law: Law | PatternLaw | FaceLaw, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]
 ) -> Distribution:
     w = torch.stack([law.whole(x.T) for x in found.x]).flatten(0, 1)
     for rule in constraint.rules():
@@ -193,6 +207,8 @@ def _told(
         },
         index=pd.Index(names, name="asset"),
     )  # fmt: skip
+    if ctx.held is not None:
+        weights["traded"] = ((w - ctx.held.to(w)).abs() > STILL).to(w.dtype).mean(0).numpy()
     excess = found.energy.flatten() - law.best.value
     choices, times = _choices(held, excess, found.energy.shape[1], names)
     out = tuple(name for i, name in enumerate(names) if bool(ess[i].isnan()))
@@ -212,7 +228,7 @@ def _told(
     )  # fmt: skip
 
 
-def _beside(law: Law | PatternLaw, found: Draws, excess: torch.Tensor) -> str:
+def _beside(law: Law | PatternLaw | FaceLaw, found: Draws, excess: torch.Tensor) -> str:
     """What a reader has to know where names are a choice."""
     if isinstance(law, Law):
         return " The rules are not convex: other modes may have been missed." if law.heavy else ""
@@ -236,7 +252,7 @@ def _choices(
     return pd.DataFrame(rows, columns=["names", "share", "error", "excess"]), times
 
 
-def _groups(w: torch.Tensor, law: Law | PatternLaw, ctx: Context) -> pd.DataFrame:
+def _groups(w: torch.Tensor, law: Law | PatternLaw | FaceLaw, ctx: Context) -> pd.DataFrame:
     rows, index = [], []
     for grouping, labels in ctx.groups.items():
         for label in dict.fromkeys(labels):

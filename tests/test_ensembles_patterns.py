@@ -158,29 +158,31 @@ def test_limits_on_heavy_issuers_hold_in_every_draw() -> None:
 
 
 CARD = pe.Cardinality(exactly=2, min_weight=0.05)
+HELD = pd.Series([0.5, 0.3, 0.2, 0.0, 0.0, 0.0], index=NAMES)
 
 
 @pytest.mark.parametrize(
     "rules, energy, words",
     [
-        pytest.param(pe.Budget() & CARD & pe.Box(lower=-0.1), None, "InfeasibleOrShort", id="shorts"),
-        pytest.param(pe.LongOnly() & CARD & pe.Box(upper=0.6), None, "add Budget", id="no budget"),
+        pytest.param(
+            pe.Budget() & pe.LongOnly() & pe.Group("sector", "x", lower=1.0, upper=1.0), pe.FixedCost(rate=0.001),
+            "equation a range", id="tickets and another equation",
+        ),
         pytest.param(
             pe.Budget() & pe.LongOnly() & CARD & pe.Group("sector", "x", lower=0.5, upper=0.5), None,
-            "equation beside the budget", id="another equation",
+            "the number a range", id="an exact number and another equation",
         ),
+        pytest.param(pe.Budget() & pe.Cardinality(at_most=3), None, "give Box", id="shorts without an end"),
         pytest.param(
             pe.Budget() & pe.LongOnly() & pe.Either(CARD, pe.Box(upper=0.3)), None, "each case", id="either",
         ),
-        pytest.param(pe.Budget() & pe.LongOnly() & CARD, pe.FixedCost(rate=0.001), "FixedCost", id="tickets"),
+        pytest.param(pe.Budget() & pe.LongOnly() & CARD, -1.0 * pe.Variance(), "not convex", id="not convex"),
     ],
 )  # fmt: skip
 def test_what_has_no_exact_kernel_is_refused_in_words(rules, energy, words) -> None:
-    formula = pe.Variance() if energy is None else pe.Variance() + energy
-    if words == "InfeasibleOrShort":
-        rules, words = pe.Budget() & pe.Cardinality(at_most=2) & pe.Box(lower=-0.1, upper=0.9), "LongOnly"
+    formula = pe.Variance() if energy is None else 0.5 * pe.Variance() + energy
     with pytest.raises(SpecError, match=words):
-        pe.ensemble(formula, rules, covariance=covariance(6), assets=NAMES, groups=GROUPS)
+        pe.ensemble(formula, rules, covariance=covariance(6), assets=NAMES, groups=GROUPS, held=HELD)
 
 
 def test_exchange_leaves_the_product_of_laws() -> None:

@@ -128,10 +128,7 @@ def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
         if impact is None
         else BentProgram(*data, held, formula.cost, turnover, power=impact)
     )
-    choices = choices_of(region)
-    if ticket > 0.0 and held is not None:
-        free = np.flatnonzero(~region.frozen.cpu().numpy())
-        choices = choices.joined(_tickets(free, held[free], ticket))
+    choices = with_tickets(choices_of(region), region, held, ticket)
     mixed = Mixed(program, choices.clipped(lower, upper), caps)
     return (
         mixed
@@ -140,11 +137,14 @@ def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
     )
 
 
-def _tickets(names: Ints, held: Array, ticket: float) -> Choices:
-    """Each name stays as it is held, or moves and costs a ticket."""
+def with_tickets(choices: Choices, region: Region, held: Array | None, ticket: float) -> Choices:
+    """The choices where each name besides stays as it is held, or moves and costs a ticket."""
+    if ticket == 0.0 or held is None:
+        return choices
+    names = np.flatnonzero(~region.frozen.cpu().numpy())
     found = Choices.of_names(names, [(0.0, 0.0), (-np.inf, np.inf)], [], "FixedCost")
-    found.lower[:, 0], found.upper[:, 0], found.cost[:, 1] = held, held, ticket
-    return found
+    found.lower[:, 0], found.upper[:, 0], found.cost[:, 1] = held[names], held[names], ticket
+    return choices.joined(found)
 
 
 def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Array], Array | None]) -> Chosen | None:

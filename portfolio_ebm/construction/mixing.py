@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from portfolio_ebm.construction.near_faces import FaceLaw
 from portfolio_ebm.construction.near_optimal import Law
 from portfolio_ebm.construction.near_patterns import PatternLaw
 from portfolio_ebm.errors import SolverError
@@ -98,7 +99,7 @@ class _Chains:
             self.basis = open_basis(p, torch.cov(self.x))
 
 
-def energies(law: Law | PatternLaw, x: Tensor) -> Tensor:
+def energies(law: Law | PatternLaw | FaceLaw, x: Tensor) -> Tensor:
     """E of the whole portfolios of coordinates x (d, chains), infinite beyond curved caps, (chains,)."""
     return (law.energy or law.value)(law.whole(x))
 

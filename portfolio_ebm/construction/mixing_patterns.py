@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.construction.mixing import BURN, KEPT, R_HAT, Draws, energies
+from portfolio_ebm.construction.near_faces import FaceLaw
 from portfolio_ebm.construction.near_patterns import PatternLaw
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.diagnostics import effective_size, r_hat
 from portfolio_ebm.samplers.exchange import exchanged
+from portfolio_ebm.samplers.face_gibbs import FaceGibbs
 from portfolio_ebm.samplers.pattern_gibbs import PatternGibbs
-from portfolio_ebm.samplers.pattern_set import HELD
 from portfolio_ebm.samplers.surrogate import Surrogate
 
 RISE = 2.0
@@ -46,8 +47,8 @@ HOT = 1000.0
 class _Families:
     """Where the chains are: x (k, levels * families), E by column."""
 
-    law: PatternLaw
-    kernel: PatternGibbs
+    law: PatternLaw | FaceLaw
+    kernel: PatternGibbs | FaceGibbs
     x: Tensor
     value: Tensor
     rng: torch.Generator
@@ -80,7 +81,7 @@ class _Families:
         if self.law.energy is None:
             x = self.kernel.run(self.x, heat, moves, self.rng)
             return x, energies(self.law, x)
-        length = max(self.law.patterns.slots // 2, 2)
+        length = max(self.law.pace // 2, 2)
         over = Surrogate(self.kernel, lambda w: energies(self.law, w.T), length)
         x, value = self.x, self.value
         for _ in range(max(moves // (2 * length), 1)):
@@ -89,23 +90,23 @@ class _Families:
         return x, value
 
 
-def segment(law: PatternLaw) -> int:
+def segment(law: PatternLaw | FaceLaw) -> int:
     """Moves between two exchanges."""
-    return 2 * law.patterns.slots + 2
+    return 2 * law.pace + 2
 
 
 def draw_patterns(
-    law: PatternLaw, chains: int, rng: torch.Generator, *, limit: float = R_HAT, moves: int | None = None
+    law: PatternLaw | FaceLaw, chains: int, rng: torch.Generator, *, limit: float = R_HAT, moves: int | None = None
 ) -> Draws:
     """A sample of the law that mixed.
 
     Args:
-        chains: of all levels together. moves: the most moves of a chain, by default 6,000 for each slot.
+        chains: of all levels together. moves: the most moves of a chain, by default the law's budget.
 
     Raises:
         SolverError: R-hat stayed above `limit`, or the halves of the families apart; nothing is reported.
     """
-    budget = moves or 6000 * law.patterns.slots
+    budget = moves or law.budget
     run = _started(law, chains, rng)
     temperature = _tempered(run, budget)
     stride = max(min(8, (budget - run.spent) // ((BURN + KEPT) * segment(law))), 1)
@@ -118,7 +119,7 @@ def draw_patterns(
             kept.append(run.cold[0].T.clone())
             values.append(run.cold[1].clone())
         x, value = torch.stack(kept), torch.stack(values)
-        looked = watched(x, value)
+        looked = watched(law, x, value)
         worst, apart = float(r_hat(looked).max()), _apart(looked)
         if worst < limit and apart < APART:
             break
@@ -134,13 +135,13 @@ def draw_patterns(
         x=x, energy=value, temperature=temperature, r_hat=worst, sizes=effective_size(x),
         least=float(effective_size(looked).min()),
         acceptance=sum(run.accepted) / len(run.accepted) if run.accepted else 1.0,
-        kernel="pattern-Gibbs with replica exchange" if law.energy is None else "Metropolis over pattern-Gibbs",
+        kernel=f"{law.title} with replica exchange" if law.energy is None else f"Metropolis over {law.title}",
         apart=apart,
     )  # fmt: skip
 
 
-def _started(law: PatternLaw, chains: int, rng: torch.Generator) -> _Families:
-    kernel = PatternGibbs(law.target, law.patterns)
+def _started(law: PatternLaw | FaceLaw, chains: int, rng: torch.Generator) -> _Families:
+    kernel = law.kernel
     random = kernel.run(law.start(chains), HOT * law.excess / law.k, 10 * segment(law), rng)
     value = energies(law, random)
     usable = value.isfinite()
@@ -171,17 +172,20 @@ def _tempered(run: _Families, budget: int) -> float:
     return temperature
 
 
-def watched(x: Tensor, value: Tensor) -> Tensor:
-    """What has to have mixed, (draws, chains, quantities): the energy, weights and presence of names held often, the
-    weight of all others together, and the presence of patterns met often. x (draws, chains, k), value (draws, chains).
+def watched(law: PatternLaw | FaceLaw, x: Tensor, value: Tensor) -> Tensor:
+    """What has to have mixed, (draws, chains, quantities): the energy, the weights of names that often have a range,
+    the weight of all others together, and which modes names and whole portfolios are often in. x (draws, chains, k),
+    value (draws, chains).
     """
-    held = x > 0.5 * HELD
-    often = held.to(x.dtype).mean((0, 1)) >= OFTEN
-    _, code, count = held.flatten(0, 1).unique(dim=0, return_inverse=True, return_counts=True)
+    mode, free = (found.T.reshape(x.shape) for found in law.modes(x.flatten(0, 1).T))
+    often = free.to(x.dtype).mean((0, 1)) >= OFTEN
+    _, code, count = mode.flatten(0, 1).unique(dim=0, return_inverse=True, return_counts=True)
     common = (count >= OFTEN * len(code)).nonzero().squeeze(-1)
     patterns = (code.reshape(value.shape).unsqueeze(-1) == common).to(x.dtype)
     rest = torch.where(often, 0.0, x).sum(-1, keepdim=True)
-    return torch.cat([value.unsqueeze(-1), x[..., often], held[..., often].to(x.dtype), rest, patterns], dim=-1)
+    present = torch.cat([mode == k for k in range(1, max(int(mode.max()), 1) + 1)], dim=-1).to(x.dtype)
+    met = present.mean((0, 1)) >= OFTEN
+    return torch.cat([value.unsqueeze(-1), x[..., often], present[..., met], rest, patterns], dim=-1)
 
 
 def _apart(looked: Tensor) -> float:

@@ -27,11 +27,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from portfolio_ebm.constraints.mixed.choices import Choices, Limit
+from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.choosing import with_tickets
 from portfolio_ebm.construction.convex import Minimum, minimize
 from portfolio_ebm.construction.duality import Box
+from portfolio_ebm.construction.formula import without_tickets
+from portfolio_ebm.construction.near_choices import heavy_of, within_modes
+from portfolio_ebm.construction.near_faces import FaceLaw, law_with_faces
 from portfolio_ebm.construction.near_optimal import (
     TOUCH,
     Law,
@@ -47,11 +51,10 @@ from portfolio_ebm.energy import Bound, Energy
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.heavy import Heavy
 from portfolio_ebm.samplers.pair_gibbs import Target
+from portfolio_ebm.samplers.pattern_gibbs import PatternGibbs
 from portfolio_ebm.samplers.pattern_set import HELD, PatternSet, simplex_sizes
 from portfolio_ebm.samplers.polyhedron import Polyhedron
-
-ROUNDING = 1e-10
-"""A weight this far above a limit counts as on it."""
+from portfolio_ebm.types import as_numpy
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,31 @@ class PatternLaw:
     k: float
     measure: str
 
+    @property
+    def kernel(self) -> PatternGibbs:
+        """The kernel of the law."""
+        return PatternGibbs(self.target, self.patterns)
+
+    @property
+    def title(self) -> str:
+        """The kernel's name."""
+        return "pattern-Gibbs"
+
+    @property
+    def pace(self) -> int:
+        """How many moves are worth a look at every slot, and half of them."""
+        return self.patterns.slots
+
+    @property
+    def budget(self) -> int:
+        """The most moves of a chain, where none are given."""
+        return 6000 * self.patterns.slots
+
+    def modes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether a name is held, by name of x (k, chains): as its mode, and as whether that is a range."""
+        held = x > 0.5 * HELD
+        return held.long(), held
+
     def whole(self, x: Tensor) -> Tensor:
         """Portfolios (chains, n) of coordinates (k, chains)."""
         w = self.base.expand(x.shape[1], -1).clone()
@@ -90,38 +118,42 @@ class PatternLaw:
 
 def law_with_choices(
     energy: Energy, region: Region, ctx: Context, best: Minimum, excess: float, least: float
-) -> Law | PatternLaw:
+) -> Law | PatternLaw | FaceLaw:
     """The law around `best` for an excess; names that cannot reach `least` are left out, none where it is 0. A Law with
-    limits on heavy units where no rule lets a name be out.
+    limits on heavy units where no rule lets a name be out; a FaceLaw under tickets, short positions, an open budget,
+    other equations, or ranges apart.
 
     Raises:
         SpecError: rules for which no exact kernel is offered, by name, with what to do; or no name is free to move.
     """
-    choices, hull = choices_of(region), hull_of(region).folded()
     if region.grid is not None:
         raise SpecError("RoundLots leaves single points, which have no density; leave it out and round what is drawn.")
-    if choices.priced:
-        raise SpecError("Costs of modes are not in this law; leave FixedCost out.")
-    box, w = Box.of(hull), best.weights
-    choices = choices.clipped(box.lower, box.upper)
-    lower, upper, out = _bounds(choices, box)
-    hull = _within_modes(hull, choices, upper)
-    box, relaxed = Box.of(hull), minimize(energy, hull, ctx)
+    convex, ticket = without_tickets(energy, ctx)
+    hull = hull_of(region).folded()
+    box, w, held = Box.of(hull), best.weights, None if ctx.held is None else as_numpy(ctx.held)
+    choices = with_tickets(choices_of(region), region, held, ticket).clipped(box.lower, box.upper)
+    bounds = None if choices.priced else _bounds(choices, box)
+    if bounds is None:
+        return law_with_faces(energy, convex, hull, choices, ctx, best, excess, least)
+    lower, upper, out = bounds
+    whole, hull = hull, within_modes(hull, choices, upper)
+    box, relaxed = Box.of(hull), minimize(convex, hull, ctx)
     room = best.value + excess - (relaxed.value if relaxed.bound is None else relaxed.bound)
     if not bool(out.any()):
-        law = law_of(energy, hull, ctx, replace(best, duals=relaxed.duals), excess, least, room=room)
+        law = law_of(convex, hull, ctx, replace(best, duals=relaxed.duals), excess, least, room=room)
         base = w.clone()
         base[law.kept] = 0.0
         heavy = _limits(choices, law.kept, base)[3]
         short = law.polyhedron.n - len(law.kept)
         return replace(law, heavy=tuple(replace(h, unit=pad(h.unit, (0, short), value=len(h.over))) for h in heavy))
-    kept = _kept(reach_of(relaxed, box, room), best, (lower, upper, out), least, ctx)
+    kept = _kept(reach_of(relaxed, box, room), best, bounds, least, ctx)
+    if not _simplex(box, lower, kept):
+        return law_with_faces(energy, convex, whole, choices, ctx, best, excess, least)
     base = w.clone()
     base[kept] = 0.0
-    _require_simplex(box, lower, kept, region)
     polyhedron = polyhedron_of(hull, box, kept, w)
-    target, other = target_of(energy, hull, ctx, best, kept)
-    patterns, measure = _patterns(choices, polyhedron, (lower, upper, out), kept, base)
+    target, other = target_of(convex, hull, ctx, best, kept)
+    patterns, measure = _patterns(choices, polyhedron, bounds, kept, base)
     value = energy.bind(ctx)
     return PatternLaw(
         kept=kept, base=base, best=best, target=target, patterns=patterns,
@@ -134,18 +166,14 @@ Bounds = tuple[Tensor, Tensor, Tensor]
 """By name: the least and the largest weight of a held name, (n,), and whether it may be out, bool (n,)."""
 
 
-def _bounds(c: Choices, box: Box) -> Bounds:
+def _bounds(c: Choices, box: Box) -> Bounds | None:
+    """None where a name has several ranges apart from each other."""
     lower, upper = (box_tensor(part, torch.zeros(0, dtype=torch.float64)).clone() for part in (box.lower, box.upper))
     out = torch.zeros(len(lower), dtype=torch.bool)
     for u in range(c.units):
         names, modes = c.name[c.unit == u], np.flatnonzero(c.exists[u])
         zero = (c.lower[u, modes] == 0.0) & (c.upper[u, modes] == 0.0)
         if len(names) > 1:
-            if (c.lower[u, modes] > TOUCH).any():
-                raise SpecError(
-                    "A group of names with a least weight, or none at all, is a choice that this law does not know; "
-                    "make the choice of single names."
-                )
             continue
         i, inner = int(names[0]), modes[~zero]
         out[i] = bool(zero.any())
@@ -153,28 +181,13 @@ def _bounds(c: Choices, box: Box) -> Bounds:
             upper[i] = 0.0
             continue
         low = c.lower[u, inner]
-        if low.max() - low.min() > TOUCH:
-            raise SpecError(
-                f"Rule {c.limits[0].name if c.limits else 'of modes'} leaves a name several ranges apart from each "
-                "other; the distribution is offered for rules with one range beside being out."
-            )
+        if low.max() > low.min() + TOUCH:
+            return None
         lower[i], upper[i] = (
             max(float(low.min()), float(lower[i])),
             min(float(c.upper[u, inner].max()), float(upper[i])),
         )
     return lower, upper, out
-
-
-def _within_modes(hull: Region, c: Choices, upper: Tensor) -> Region:
-    """The hull, with the largest weight that any mode leaves each name and each issuer."""
-    hull = replace(hull, upper=hull.upper.minimum(upper))
-    for u in range(c.units):
-        names, most = c.name[c.unit == u], float(c.upper[u, c.exists[u]].max())
-        if len(names) > 1 and most < float(hull.upper[torch.as_tensor(names)].sum()):
-            row = torch.zeros(hull.n, dtype=hull.lower.dtype)
-            row[torch.as_tensor(names)] = 1.0
-            hull = hull.with_row(row, -torch.inf, most, "the largest weight of an issuer")
-    return hull
 
 
 def _kept(reach: Tensor, best: Minimum, bounds: Bounds, least: float, ctx: Context) -> Tensor:
@@ -188,22 +201,12 @@ def _kept(reach: Tensor, best: Minimum, bounds: Bounds, least: float, ctx: Conte
     return kept
 
 
-def _require_simplex(box: Box, lower: Tensor, kept: Tensor, region: Region) -> None:
-    """The rules that the measure and the moves know: a fixed budget, nothing short, no other equation."""
-    if bool((lower[kept] < 0.0).any()):
-        raise SpecError("With a choice of names the distribution is offered without short positions; add LongOnly().")
+def _simplex(box: Box, lower: Tensor, kept: Tensor) -> bool:
+    """Whether the budget is an equation, the only one, and nothing may be short."""
     rows = box_tensor(box.rows, lower)[:, kept]
-    equal = torch.as_tensor(box.row_upper - box.row_lower <= 1e-14)
-    whole = equal & (rows == rows[:, :1]).all(-1) & (rows[:, 0] != 0.0)
-    if not bool(whole.any()):
-        raise SpecError("With a choice of names the distribution needs a budget that is an equation; add Budget().")
-    others = (equal & ~whole & (rows != 0.0).any(-1)).nonzero().flatten().tolist()
-    if others:
-        names = region.names[others[0]] if others[0] < len(region.names) else "a rule"
-        raise SpecError(
-            f"{names} is an equation beside the budget, which changes of single names do not keep, so that no exact "
-            "kernel is offered with a choice of names; give it a range, with an upper end above its lower one."
-        )
+    equal = torch.as_tensor(box.row_upper - box.row_lower <= 1e-14) & (rows != 0.0).any(-1)
+    whole = equal & (rows == rows[:, :1]).all(-1)
+    return bool(whole.any() and not (equal & ~whole).any() and (lower[kept] >= 0.0).all())
 
 
 def _patterns(c: Choices, polyhedron: Polyhedron, bounds: Bounds, kept: Tensor, base: Tensor) -> tuple[PatternSet, str]:
@@ -249,7 +252,7 @@ def _limits(
     place = {int(name): i for i, name in enumerate(kept.tolist())}
     for limit in c.limits:
         if limit.mass:
-            heavy.append(_heavy(c, limit, kept, base))
+            heavy.append(heavy_of(c, limit, kept, base))
             continue
         row, fixed = torch.zeros(len(kept), dtype=base.dtype), 0
         for u in limit.units.tolist():
@@ -273,17 +276,3 @@ def _limits(
         elif bool(row.any()):
             counts.append((row, limit.least - fixed, limit.most - fixed))
     return counts, least, most, heavy
-
-
-def _heavy(c: Choices, limit: Limit, kept: Tensor, base: Tensor) -> Heavy:
-    """A limit on the weight of the units in some modes, as one on the units above what their other modes allow."""
-    index = {int(u): k for k, u in enumerate(limit.units.tolist())}
-    unit = torch.full((len(base),), len(index), dtype=torch.long)
-    over, counted = torch.full((len(index),), torch.inf, dtype=base.dtype), set(limit.modes)
-    for u, k in index.items():
-        unit[torch.as_tensor(c.name[c.unit == u])] = k
-        modes = np.flatnonzero(c.exists[u])
-        if any(m in counted for m in modes):
-            over[k] = max([float(c.upper[u, m]) for m in modes if m not in counted], default=0.0) + ROUNDING
-    fixed = base.new_zeros(len(index) + 1).index_add(0, unit, base)[:-1]
-    return Heavy(unit[kept], over, float(limit.most) + ROUNDING, fixed)

@@ -11,6 +11,7 @@ Source: Liu, J. S. (2001), Monte Carlo Strategies in Scientific Computing, secti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,14 +20,13 @@ from torch import Tensor
 
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import SolverError
-from portfolio_ebm.samplers.pair_gibbs import Target
 
 
 class Moves(Protocol):
     """A kernel for q = `target`, at one temperature or at one for each chain."""
 
     @property
-    def target(self) -> Target: ...
+    def target(self) -> Callable[[Tensor], Tensor]: ...
 
     def there_and_back(self, x: Tensor, temperature: Any, steps: int, rng: torch.Generator) -> Tensor:
         """x (n, chains) after `steps` moves and the same in reverse order: a reversible step."""
