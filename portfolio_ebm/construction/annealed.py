@@ -1,6 +1,7 @@
 """AnnealedLangevin: any energy under any rule, by the engine that the problem asks for (stages.py).
 
-    a choice under a convex energy   relaxation -> roundings under noise -> annealed swaps -> branch and bound
+    a choice under a convex energy   relaxation -> roundings under noise -> annealed swaps -> branch and bound, and
+                                     tabu walks where it leaves a gap
     an energy that is not convex     starts -> descents -> cycles of Langevin kicks and descents -> polish
     the same under a choice          chains over slices -> annealed swaps -> kicks -> polish
     both convex                      one exact solve
@@ -52,7 +53,7 @@ class AnnealedLangevin(Constructor):
             a soft rule is dear to project on at most 8 are run, of at most 10 steps, and the status says so.
         steps: Langevin steps of a chain; the gradient engine takes twenty times as many evaluations.
         swaps: whether walkers move over patterns, and kicks follow.
-        sweeps: hot sweeps of the walkers; descent follows until none moves.
+        sweeps: hot sweeps of the walkers; descent follows until none moves. A tabu walk has ten steps for each.
         walkers: how many patterns, best first, are walked from.
         candidates, polish: moves evaluated a walker and sweep, and patterns solved at the end, where a choice meets an
             energy that is not convex.

@@ -24,10 +24,11 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
-from portfolio_ebm.construction.choosing import FIRST_LOOK, Plan, choose, mixed_of
+from portfolio_ebm.construction.choosing import FIRST_LOOK, choose, mixed_of
 from portfolio_ebm.construction.convex import minimize, size_of
 from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
 from portfolio_ebm.construction.stages import Found, nearby
+from portfolio_ebm.construction.swaps import Plan
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, breakdown
 

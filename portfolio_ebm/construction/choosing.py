@@ -1,6 +1,7 @@
 """The pattern engine: which modes to choose where the energy is convex once they are chosen.
 
     relaxation -> rounding under noise -> exact inner solves -> annealed scored swaps -> descent -> branch and bound
+               -> tabu walks, where a gap is left
 
 Branch and bound looks first at a few nodes, since many rules close at once (5/10/40 and 25/50 in a few), and goes on
 with the incumbent of the walkers until its nodes are spent: what it leaves is a bound, or a proof.
@@ -31,27 +32,18 @@ from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.inner import FormulaProgram, modelled
 from portfolio_ebm.construction.later import Later
 from portfolio_ebm.construction.proving import proven
+from portfolio_ebm.construction.swaps import BENT, DEAR, WALKERS, Plan, Walked, look_further, swapped
 from portfolio_ebm.construction.trades import trade_starts
 from portfolio_ebm.energies.impact import MarketImpact
 from portfolio_ebm.types import as_numpy
 
 FIRST_LOOK = 200
 """Nodes of branch and bound before the walkers set out."""
-DEAR = 25
-"""A node of a formula that is not quadratic takes the time of so many of one that is."""
 TAIL = 10
-"""The same of a lone tail, which is solved from the node above."""
-BENT = 5
-"""The same where trades have an impact."""
-WALKERS = {1: 1, BENT: 2, DEAR: 4}
-"""By what the number of walkers and kicks is divided."""
-KICKS = 2
-"""Kicks a sweep."""
+"""How many nodes of a quadratic take the time of one of a lone tail, which is solved from the node above."""
 OTHERS, FEW = 8, 4
 """Slices whose portfolios are handed on, and roundings solved for them where the optimum was proven at once."""
 TOLERANCE = 1e-9
-HOT, COLD = 0.3, 0.003
-"""The walkers' first and last temperature, in spreads of the energies they start from."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +70,6 @@ class Chosen:
     seen: int = 0
     agreement: float = 1.0
     sweeps: int = 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much work to do: rounded starts, walkers, hot sweeps, whether to swap at all, nodes of branch and bound."""
-
-    starts: int
-    walkers: int
-    sweeps: int
-    swaps: bool
-    nodes: int
 
 
 def quadratic(formula: Formula) -> bool:
@@ -153,10 +134,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     `anyone` gives a portfolio near given weights, (n,), or None where there is none: asked where the search found none.
     """
     dear = _dearness(mixed.program)
-    # Where an inner solve is dear the tree comes first: it often closes before walkers have looked around once.
-    look, nodes = (FIRST_LOOK, plan.nodes) if dear == 1 else (plan.nodes // (2 * dear), plan.nodes // dear)
-    if isinstance(mixed.program, FormulaProgram) and mixed.program.pool is not None:
-        nodes = plan.nodes // TAIL
+    look, nodes = _looks(mixed.program, plan, dear)
     root = mixed.root()
     relaxed = None if root is None else relax(mixed, root)
     if root is None or relaxed is None:
@@ -178,7 +156,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     rounding = np.inf if found[0][1] is None else found[0][1].value
     weights = np.array([p.weights for _, p in found if p is not None]).reshape(-1, mixed.program.n)
     leaders = [starts[k] for _, k in alive[: max(plan.walkers // WALKERS[dear], 1)]] if plan.swaps else []
-    walked, left = _Walked([], np.inf, 0), None
+    walked, left = Walked([], np.inf, 0), None
     if not first.finished and nodes > look:
         leaders[:1] = [search.descend(modes) for modes in leaders[:1]]
         left = screened(mixed, min(first.value, _best(search)[1]), relaxed.weights)
@@ -188,13 +166,17 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
         leaders = [*leaders[:1], *_rounded(search, relaxed.weights, len(leaders) - 1, numpy_rng)]
     if plan.swaps and not first.finished and not (left is not None and left.mixed is None):
         spread = float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap
-        walked = _walk(search, leaders, plan, dear, max(spread, gap), numpy_rng)
+        walked = swapped(search, leaders, plan, dear, max(spread, gap), numpy_rng)
     best = min((first.weights, first.value), _best(search), key=lambda one: one[1])
     proof = first
     if not first.finished and nodes > look:
         proof = proven(tree, first, nodes, best, left, look)
         if proof.value < best[1]:
             best = (proof.weights, proof.value)
+    if not proof.finished:
+        # What the tree leaves open may be open above.
+        look_further(search, walked.ends, plan, dear, numpy_rng)
+        best = min(best, _best(search), key=lambda one: one[1])
     if best[0] is None and not proof.finished:
         best = _from(search, anyone(relaxed.weights))
     if best[0] is None:
@@ -207,36 +189,6 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
         rounding=rounding, chains=alive[0][0] if alive else np.inf,
         descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Walked:
-    """The modes that walkers ended on, the least energy before any heat, the hot sweeps."""
-
-    ends: list[Ints]
-    descent: float
-    sweeps: int
-
-
-def _walk(
-    search: Search, leaders: list[Ints], plan: Plan, dear: int, spread: float, rng: np.random.Generator
-) -> _Walked:
-    """Descents from `leaders`; then, where modes cost something, descents from kicks, else annealed walks and descents;
-    no heat where an inner solve is very dear."""
-    ends = [search.descend(m) for m in leaders]
-    descent = min((search.memo.value(m) for m in ends), default=np.inf)
-    if not ends or not plan.sweeps:
-        return _Walked(ends, descent, 0)
-    if search.mixed.choices.priced:
-        best = min(ends, key=search.memo.value)
-        ends.append(search.kicked(best, KICKS * plan.sweeps // WALKERS[dear], rng))
-        return _Walked(ends, descent, plan.sweeps)
-    if dear == 1:
-        heats = np.geomspace(HOT, COLD, plan.sweeps) * spread
-        again = ends[: max(plan.walkers // 2, 1)]
-        ends += [search.descend(search.anneal(m, heats, rng)) for m in again]
-        return _Walked(ends, descent, plan.sweeps)
-    return _Walked(ends, descent, 0)
 
 
 def _others(search: Search, relaxed: Array, more: int, rng: np.random.Generator) -> Array:
@@ -254,6 +206,15 @@ def _solved(search: Search) -> list[Point]:
 def _dearness(program: Program) -> int:
     """How many times as long as a quadratic program's a node takes."""
     return DEAR if isinstance(program, FormulaProgram) else BENT if isinstance(program, BentProgram) else 1
+
+
+def _looks(program: Program, plan: Plan, dear: int) -> tuple[int, int]:
+    """Nodes before the walkers set out, and in all."""
+    nodes = plan.nodes // dear
+    if isinstance(program, FormulaProgram) and program.pool is not None:
+        nodes = plan.nodes // TAIL
+    # Where an inner solve is dear the tree comes first: it often closes before walkers have looked around once.
+    return FIRST_LOOK if dear == 1 else plan.nodes // (2 * dear), nodes
 
 
 def _starts(search: Search, relaxed: Array, count: int, rng: np.random.Generator) -> list[Ints]:

@@ -22,7 +22,7 @@ from portfolio_ebm.constraints.mixed.lots import best_lots
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, FRACTIONS, NO_NOISE, NO_SWAPS, ROUNDING
 from portfolio_ebm.construction.chains import Landscape, run_chains
-from portfolio_ebm.construction.choosing import Plan, choose, mixed_of
+from portfolio_ebm.construction.choosing import choose, mixed_of
 from portfolio_ebm.construction.convex import Minimum, size_of
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
@@ -32,6 +32,7 @@ from portfolio_ebm.construction.lots import exact_lots
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
+from portfolio_ebm.construction.swaps import Plan
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
 from portfolio_ebm.errors import InfeasibleError, SolverError

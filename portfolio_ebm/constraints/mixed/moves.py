@@ -90,9 +90,9 @@ def best_moves(
         return _none(1), _none(2)
     local = _local(program, point)
     singles = _singles(local, choices, modes, point, units.astype(np.int64), other.astype(np.int64))
-    fits = _fits(choices, modes, singles.counts)
-    order = np.argsort(np.where(fits, singles.score, np.inf), kind="stable")[:count]
-    order = order[fits[order]]
+    fitting = fits(choices, modes, singles.counts)
+    order = np.argsort(np.where(fitting, singles.score, np.inf), kind="stable")[:count]
+    order = order[fitting[order]]
     best = Moves(singles.units[order, None], singles.modes[order, None], singles.score[order])
     return best, _pairs(local, choices, modes, singles.at(_shortlist(singles)), count)
 
@@ -110,7 +110,7 @@ def _singles(local: _Local, choices: Choices, modes: Ints, point: Point, units: 
     price, curve = local.price[names], local.reduced[names, names]
     move[free] = _wish(local, names[free], price[free], curve[free], low[free], high[free])
     score = _change(local, names, price, curve, move) + extra
-    return _Singles(units, other, names, extra, move, free, low, high, score, _counts(choices, modes, units, other))
+    return _Singles(units, other, names, extra, move, free, low, high, score, counts(choices, modes, units, other))
 
 
 def _local(p: Program, point: Point) -> _Local:
@@ -178,7 +178,7 @@ def _wish(local: _Local, names: Ints, price: Array, curve: Array, low: Array, hi
     return np.where(_change(local, names, price, curve, found) < 0.0, found, 0.0)
 
 
-def _counts(choices: Choices, modes: Ints, units: Ints, other: Ints) -> Array:
+def counts(choices: Choices, modes: Ints, units: Ints, other: Ints) -> Array:
     """By how much each move changes the number that each limit counts, (moves, limits)."""
     found = np.zeros((len(units), len(choices.limits)))
     for k, limit in enumerate(choices.limits):
@@ -187,7 +187,7 @@ def _counts(choices: Choices, modes: Ints, units: Ints, other: Ints) -> Array:
     return found
 
 
-def _fits(choices: Choices, modes: Ints, counts: Array) -> Mask:
+def fits(choices: Choices, modes: Ints, counts: Array) -> Mask:
     """Whether the limits on numbers hold after changes of their counts (..., limits)."""
     found = np.ones(counts.shape[:-1], dtype=bool)
     for k, limit in enumerate(choices.limits):
@@ -214,7 +214,7 @@ def _pairs(local: _Local, choices: Choices, modes: Ints, m: _Singles, count: int
         value = _change(local, names, price, curve, best).reshape(k, many)
         table[:, answers] = m.score[:, None] + value + m.extra[answers]
     table = np.where(m.units[:, None] == m.units, np.inf, table)
-    table = np.where(_fits(choices, modes, m.counts[:, None, :] + m.counts), table, np.inf)
+    table = np.where(fits(choices, modes, m.counts[:, None, :] + m.counts), table, np.inf)
     table = np.minimum(table, table.T)
     table[np.tril_indices(len(table))] = np.inf
     flat = table.reshape(-1)

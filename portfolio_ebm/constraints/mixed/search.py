@@ -15,6 +15,7 @@ optimization lens, Annals of Statistics 44(2), with second-order scores; Kirkpat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -140,16 +141,19 @@ class Search:
         found = []
         for moves in (single, pairs):
             for units, others, score in zip(moves.units, moves.modes, moves.scores, strict=True):
-                found.append((float(score), _changed(modes, list(zip(units.tolist(), others.tolist(), strict=True)))))
+                found.append((float(score), changed(modes, list(zip(units.tolist(), others.tolist(), strict=True)))))
         return sorted(found, key=lambda one: one[0])
 
     def _changes(self, modes: Ints, point: Point) -> list[tuple[float, Ints]]:
-        """One unit in another mode: scored by what its weight must move, or would like to."""
+        units, other, score = self.changes(modes, point)
+        order = np.argsort(score, kind="stable")[:CANDIDATES]
+        return [(float(score[k]), changed(modes, [(int(units[k]), int(other[k]))])) for k in order]
+
+    def changes(self, modes: Ints, point: Point) -> tuple[Ints, Ints, Array]:
+        """One unit in another mode: units, modes, and scores by what the unit's weight must move, or would like to."""
         c, p = self.mixed.choices, self.mixed.program
         x = c.weights(point.weights)
         units, other = np.nonzero(self.allowed & (np.arange(self.allowed.shape[1]) != modes[:, None]))
-        if not len(units):
-            return []
         low, high = c.lower[units, other], c.upper[units, other]
         price = np.full(c.units, np.inf)
         np.minimum.at(price, c.unit, p.pull(point)[c.name])
@@ -158,45 +162,43 @@ class Search:
         g, q = price[units], np.maximum(curve[units], 1e-300)
         wish = np.clip(x[units] - g / q, low, high) - x[units]
         score = g * wish + 0.5 * q * wish**2 + c.cost[units, other] - c.cost[units, modes[units]]
-        order = np.argsort(score, kind="stable")[:CANDIDATES]
-        return [(float(score[k]), _changed(modes, [(int(units[k]), int(other[k]))])) for k in order]
+        return units.astype(np.int64), other.astype(np.int64), np.asarray(score)
 
     def _exchanges(self, modes: Ints, point: Point) -> list[tuple[float, Ints]]:
-        """Two units exchange their modes, those of several names by the transfer score of their cheapest names."""
+        found = []
+        for zero, held, tables in self.exchanges(modes, point):
+            for table in tables:
+                flat = table.reshape(-1)
+                size = min(CANDIDATES, int(np.isfinite(flat).sum()))
+                for k in np.argsort(flat, kind="stable")[:size] if flat.size < 64 else smallest(flat, size):
+                    enter, leave = zero[k // len(held)], held[k % len(held)]
+                    both = [(int(enter), int(modes[leave])), (int(leave), int(modes[enter]))]
+                    found.append((float(flat[k]), changed(modes, both)))
+        return found
+
+    def exchanges(self, modes: Ints, point: Point) -> Iterator[tuple[Ints, Ints, list[Array]]]:
+        """Two units exchange their modes: for every two modes the units in them, (i,) and (j,), and tables (i, j) of
+        scores, the one of second order first where there is one, then that of the transfer; units of several names by
+        their cheapest names."""
         c = self.mixed.choices
         first = np.zeros(c.units, dtype=int)
         first[c.unit[::-1]] = c.name[::-1]
-        found: list[tuple[float, Ints]] = []
         x = c.weights(point.weights)
         for a in range(self.allowed.shape[1]):
             for b in range(a + 1, self.allowed.shape[1]):
                 both = self.allowed[:, a] & self.allowed[:, b]
                 zero, held = np.flatnonzero(both & (modes == a)), np.flatnonzero(both & (modes == b))
-                if not len(zero) or not len(held):
-                    continue
-                found += self._ranked(modes, point, (zero, held), first, x)
-        return found
+                if len(zero) and len(held):
+                    yield zero, held, self._tables(point, (first[zero], first[held]), x[zero], x[held])
 
-    def _ranked(
-        self, modes: Ints, point: Point, sides: tuple[Ints, Ints], first: Ints, x: Array
-    ) -> list[tuple[float, Ints]]:
-        p = self.mixed.program
-        zero, held = sides
-        i, j = first[zero], first[held]
-        move = (x[held] - x[zero][:, None]) if np.any(x[zero]) else np.broadcast_to(x[held], (len(zero), len(held)))
-        q = p.matrix
-        g = p.pull(point)
+    def _tables(self, point: Point, names: tuple[Ints, Ints], x: Array, y: Array) -> list[Array]:
+        """The two scores of an exchange of names i and j, whose units weigh x and y."""
+        p, (i, j) = self.mixed.program, names
+        move = (y - x[:, None]) if np.any(x) else np.broadcast_to(y, (len(x), len(y)))
+        q, g = p.matrix, p.pull(point)
         transfer = move * (g[i][:, None] - g[j]) + 0.5 * move**2 * (q[i, i][:, None] + q[j, j] - 2 * q[np.ix_(i, j)])
         exact = self._second_order(point, i, j)
-        found = []
-        for table in (transfer,) if exact is None else (exact, transfer):
-            flat = table.reshape(-1)
-            size = min(CANDIDATES, int(np.isfinite(flat).sum()))
-            for k in np.argsort(flat, kind="stable")[:size] if flat.size < 64 else _smallest(flat, size):
-                enter, leave = zero[k // len(held)], held[k % len(held)]
-                both = [(int(enter), int(modes[leave])), (int(leave), int(modes[enter]))]
-                found.append((float(flat[k]), _changed(modes, both)))
-        return found
+        return [transfer] if exact is None else [exact, transfer]
 
     def _second_order(self, point: Point, i: Ints, j: Ints) -> Array | None:
         """d_ij above, inf where j is not free; None where the slice has no free weights."""
@@ -265,14 +267,15 @@ def rounded(choices: Choices, allowed: Mask, x: Array, step: float | None = None
     return modes
 
 
-def _changed(modes: Ints, changes: list[tuple[int, int]]) -> Ints:
+def changed(modes: Ints, changes: list[tuple[int, int]]) -> Ints:
     found = modes.copy()
     for unit, mode in changes:
         found[unit] = mode
     return found
 
 
-def _smallest(flat: Array, size: int) -> Ints:
+def smallest(flat: Array, size: int) -> Ints:
+    """The places of the `size` smallest, the smallest first."""
     if not size:
         return np.zeros(0, dtype=int)
     at = np.argpartition(flat, size - 1)[:size]
