@@ -33,7 +33,7 @@ PUBLIC_DOORS = {"allocation", "strategy", "optimization", "frontiers", "ensemble
 MARKET_RECORDS = {"market/score.py", "market/anomaly/report.py", "market/anomaly/gauge.py"}
 GUESTS = {
     "cvxpy": {"energies", "constraints", "construction"},
-    "daqp": {"constraints", "construction"},
+    "daqp": {"constraints/active_set.py"},
     "pandas": {"data", "backtesting", "orders", "report", "cli", *MARKET_RECORDS} | PUBLIC_DOORS,
     "sklearn": {"market"},
     "plotly": {"report"},

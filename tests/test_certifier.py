@@ -147,6 +147,18 @@ def test_an_interrupt_hands_back_what_is_known(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("listening")
+def test_an_interrupt_while_relaxations_are_strengthened_hands_back_what_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the chains and the tree: the incumbent is known, and so is the bound of the first look."""
+    monkeypatch.setattr(certifier, "strengthened", lambda *args: signal.raise_signal(signal.SIGINT))
+    found = built(BranchAndBound(time_limit=600.0), Variance(), HARD, hard())
+    assert "interrupted" in found.status.message
+    assert found.bound is not None and 0.0 < found.bound < found.energy
+    assert max(found.residuals.values()) <= 1e-9
+
+
+@pytest.mark.usefixtures("listening")
 def test_an_interrupt_before_there_is_an_incumbent_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def chains(*args: Any) -> None:
         signal.raise_signal(signal.SIGINT)

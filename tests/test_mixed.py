@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 from test_mixed_rules import BASE, RULES, context
 
 from portfolio_ebm.constraints.combine import region_of
-from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, branch_and_bound
+from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, _children, branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
 from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.search import Search, rounded
+from portfolio_ebm.constraints.mixed.slice import Point
 from portfolio_ebm.construction.choosing import mixed_of
 from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.energies.costs import TradingCost
@@ -220,10 +224,49 @@ def test_names_left_unasked_would_not_have_moved() -> None:
 def test_an_active_set_that_fails_is_not_an_empty_slice(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a branch with the optimum in it would be closed, and the proof would be false."""
     truth = enumerated(mixed(case, 0))
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.program._quadratic", lambda *args: None)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.columns._quadratic", lambda *args: None)
     proof = branch_and_bound(mixed(case, 0))
     assert proof.value == pytest.approx(truth, rel=1e-6)
     assert proof.bound <= truth + 1e-12
+
+
+def test_a_slice_whose_point_misses_a_mode_has_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inner solver that is off by more than a mode's end would else be asked for the same slice without end."""
+    whole = mixed("at most", 0)
+    held = np.arange(7) < 3
+    one = replace(whole, left=np.column_stack([~held, held]))
+    truth, solved = branch_and_bound(one), relax
+    assert truth.proven and truth.nodes == 1
+
+    def off(*args: Any) -> Point | None:
+        point = solved(*args)
+        return None if point is None else replace(point, weights=point.weights - 1e-3)
+
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.branch_and_bound.relax", off)
+    proof = branch_and_bound(one, most_nodes=100)
+    assert proof.finished and proof.nodes == 1 and proof.weights is None
+    assert proof.bound == pytest.approx(truth.value)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_parts_of_a_node_are_smaller_than_it_and_hold_all_its_choices(case: str) -> None:
+    whole = mixed(case, 1)
+    root = whole.root()
+    assert root is not None
+    nodes, seen = [root], 0
+    while nodes and seen < 200:
+        node, seen = nodes.pop(), seen + 1
+        point = relax(whole, node)
+        if point is None or (node.sum(axis=1) == 1).all():
+            continue
+        parts = _children(whole, node, point, *assign(whole.choices, node, point.weights))
+        assert all(part.sum() < node.sum() and (part <= node).all() for part in parts)
+        for modes in itertools.product(*(np.flatnonzero(row) for row in node)) if node.sum() < 14 else []:
+            slice_ = np.zeros_like(node)
+            slice_[np.arange(len(modes)), modes] = True
+            if propagate(whole.choices, slice_) is not None:
+                assert sum((slice_ <= part).all() for part in parts) == 1
+        nodes += parts
 
 
 def of_formula(energy: Energy) -> Mixed:

@@ -51,7 +51,8 @@ def best_case(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.G
     if not found:
         raise explain_infeasible(constraint, ctx)
     best = found[0] if len(found) == 1 else min(found, key=lambda one: float(energy.bind(ctx)(one.weights)))
-    lows = [bound for bound in bounds if bound is not None]
+    # Where weights have no end and the energy no curvature, multipliers bound nothing.
+    lows = [bound for bound in bounds if bound is not None and bound > -float("inf")]
     least = min(lows) if len(lows) == len(bounds) else None
     said = best.message if len(found) == 1 else f"best of {len(found)} cases: {best.message}"
     known: dict[str, Any] = {"size": best.size}

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, branch_and_bound
+from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.mixed.strengthening import strengthened
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
-from portfolio_ebm.construction.choosing import FIRST_LOOK, choose, mixed_of
+from portfolio_ebm.construction.choosing import FIRST_LOOK, Chosen, choose, mixed_of
 from portfolio_ebm.construction.convex import minimize, size_of
 from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
 from portfolio_ebm.construction.stages import Found, nearby
@@ -65,8 +66,8 @@ class BranchAndBound(Constructor):
     """Branch and bound under a clock, from an incumbent of the chains: for proofs that AnnealedLangevin leaves open.
 
     Takes convex formulas, `FixedCost` included, under any rule. The Solution's `bound` is a true lower bound however
-    the tree ended, and the status says how. KeyboardInterrupt ends a tree that has an incumbent and hands both back;
-    before that, and after it, it is raised as ever. In a walk-forward it ends the tree of the date at hand.
+    the tree ended, and the status says how. KeyboardInterrupt ends the search once there is an incumbent and hands
+    both back; before that, and after it, it is raised as ever. In a walk-forward it ends the tree of the date at hand.
 
     Stopped by its clock, the same seed does not give the same bits; AnnealedLangevin counts its nodes instead.
 
@@ -119,12 +120,7 @@ class BranchAndBound(Constructor):
         weights, value = seen.weights, seen.value
         size = sum(abs(float(s)) for s in breakdown(task.rest, _tensor(weights, region), task.ctx).values())
         if not proof.finished and value - bound > self.gap * size:
-            root = mixed.root()
-            mixed = mixed if root is None else strengthened(mixed, root, value)
-            proof = branch_and_bound(
-                mixed, incumbent=weights, value=value, tolerance=self.gap * size, most_nodes=10**9, stop=stop
-            )
-            proof = replace(proof, nodes=proof.nodes + seen.proof.nodes)
+            proof = _grown(mixed, seen, self.gap * size, stop)
             if proof.weights is not None and proof.value < value:
                 weights, value = proof.weights, proof.value
             bound = min(max(proof.bound, bound), value)
@@ -144,6 +140,20 @@ class BranchAndBound(Constructor):
             size_of(formula, mixed.program, value + formula.constant),
         )  # fmt: skip
         return found, bound + formula.constant
+
+
+def _grown(mixed: Mixed, seen: Chosen, tolerance: float, stop: Callable[[], bool]) -> Proof:
+    """The tree from the incumbent of the chains, on relaxations that the incumbent makes stronger; interrupted before
+    it was planted, what the chains knew."""
+    try:
+        root = mixed.root()
+        mixed = mixed if root is None else strengthened(mixed, root, seen.value)
+        proof = branch_and_bound(
+            mixed, incumbent=seen.weights, value=seen.value, tolerance=tolerance, most_nodes=10**9, stop=stop
+        )
+    except KeyboardInterrupt:
+        return replace(seen.proof, weights=seen.weights, value=seen.value, interrupted=True, proven=False)
+    return replace(proof, nodes=proof.nodes + seen.proof.nodes)
 
 
 def _one_solve(rest: Energy, region: Region, ctx: Context) -> Bounded:

@@ -56,8 +56,7 @@ def by_cuts(formula: Formula, box: Box, near: Found, size: float) -> Found | Non
     bound, kkt, rules = -np.inf if near.bound is None else near.bound, np.inf, near.rules
     for _ in range(ROUNDS):
         tails = tuple(Tail(1.0, a, 1.0, -b) for a, b in zip(slopes, levels, strict=True))
-        model = replace(rest)
-        model.__dict__["pieces"] = replace(base, tails=base.tails + tails)
+        model = rest.made_of(replace(base, tails=base.tails + tails))
         found = interior(model, box)
         if found is None or found.duals is None:
             break

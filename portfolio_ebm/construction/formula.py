@@ -9,7 +9,7 @@ knows one of them, which sends the whole formula there.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +55,8 @@ class Formula:
         held: (n,) or None.
         smooth: coefficient and Newton model of each smooth term.
         other: terms of any other kind.
+        given: the pieces that stand for `other`, where they are not those it is made of.
+        formed: M, where it is known.
     """
 
     energy: Energy
@@ -68,6 +70,8 @@ class Formula:
     held: Array | None
     smooth: tuple[Smooth, ...]
     other: tuple[Scaled, ...]
+    given: Pieces | None = None
+    formed: Array | None = None
 
     @property
     def n(self) -> int:
@@ -94,7 +98,11 @@ class Formula:
     @cached_property
     def pieces(self) -> Pieces | None:
         """What `other` consists of; None where only cvxpy knows one of them."""
-        return pieces_of(self.other, self.ctx)
+        return pieces_of(self.other, self.ctx) if self.given is None else self.given
+
+    def made_of(self, pieces: Pieces) -> Formula:
+        """The formula with `pieces` in place of those of `other`, for the engines; its value stays what it is."""
+        return replace(self, given=pieces)
 
     @property
     def nonnegative(self) -> bool:
@@ -116,7 +124,9 @@ class Formula:
     @cached_property
     def matrix(self) -> Array | None:
         """M (n, n), formed on first use; None where no term is quadratic."""
-        return None if self.curve is None else as_numpy(self.curve.dense())
+        if self.curve is None or self.formed is not None:
+            return self.formed
+        return as_numpy(self.curve.dense())
 
     @cached_property
     def _factors(self) -> tuple[Array, Array, Array]:
@@ -127,7 +137,7 @@ class Formula:
     @property
     def large(self) -> bool:
         """Whether M is left unformed while its products suffice."""
-        return self.n > SMALL and "matrix" not in self.__dict__
+        return self.n > SMALL and self.formed is None and "matrix" not in self.__dict__
 
     def block(self, names: NDArray[np.intp]) -> Array:
         """M at the rows and columns of `names`."""

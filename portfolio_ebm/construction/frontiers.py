@@ -182,13 +182,11 @@ def _mixed(pair: _Pair, x: float, y: float) -> Formula:
     def value(w: torch.Tensor) -> torch.Tensor:
         return x * value_a(w) + y * value_b(w)
 
-    mixed = Formula(
+    # Formed once for both, used by every point.
+    known = [c * f.matrix for c, f in ((x, a), (y, b)) if not f.large and f.matrix is not None]
+    formed = np.sum(known, axis=0) if curves and len(known) == len(curves) else None
+    return Formula(
         energy=energy, ctx=pair.ctx, value=value, curve=curve, linear=x * a.linear + y * b.linear,
         constant=x * a.constant + y * b.constant, tails=tails, cost=x * a.cost + y * b.cost, held=a.held,
-        smooth=smooth, other=others,
+        smooth=smooth, other=others, formed=formed,
     )  # fmt: skip
-    parts = [(c, f.__dict__["matrix"]) for c, f in ((x, a), (y, b)) if f.curve is not None and "matrix" in f.__dict__]
-    if parts and len(parts) == len(curves):
-        # Formed once for both, used by every point.
-        mixed.__dict__["matrix"] = sum(c * matrix for c, matrix in parts)
-    return mixed

@@ -23,17 +23,8 @@ import torch
 
 from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
-from portfolio_ebm.constraints.mixed.program import (
-    FEASIBLE,
-    Array,
-    Ints,
-    Mask,
-    Point,
-    Program,
-    Slice,
-    crossed,
-    weights_of,
-)
+from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.slice import FEASIBLE, Array, Ints, Mask, Point, Slice, crossed, weights_of
 from portfolio_ebm.construction.duality import Box, Multipliers, best_tail, prove
 from portfolio_ebm.construction.engines import Found, inside, interior, scale_of
 from portfolio_ebm.construction.formula import Formula

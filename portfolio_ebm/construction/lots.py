@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.mixed.node import on_slice
-from portfolio_ebm.constraints.mixed.program import Point
 from portfolio_ebm.constraints.mixed.reading import assign
+from portfolio_ebm.constraints.mixed.slice import Point
 from portfolio_ebm.constraints.mixed.whole import Grid, best_whole
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.choosing import impact_of, mixed_of, quadratic

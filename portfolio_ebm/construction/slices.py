@@ -23,9 +23,10 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Program
+from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.search import rounded
+from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.choosing import mixed_of
 from portfolio_ebm.construction.curvature import curvature_matrix

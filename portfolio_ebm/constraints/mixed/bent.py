@@ -19,7 +19,8 @@ import numpy as np
 
 from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
 from portfolio_ebm.constraints.mixed.envelopes import Envelope
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Point, Program, weights_of
+from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask, Point, weights_of
 
 STEPS = 40
 ABOVE = 2

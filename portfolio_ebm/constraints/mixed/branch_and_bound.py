@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, met, on_slice, propagate, relax
-from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Point
 from portfolio_ebm.constraints.mixed.reading import assign
+from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask, Point
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,16 @@ class Tree:
             bound = max(point.bound, bound)
         allowed = tight
         modes, missing = assign(choices, allowed, point.weights)
+        # A node with all modes decided has no parts: a point that misses one is the inner solver's, and what is left
+        # between a point's value and its bound is that solver's gap. Costs that the relaxation has only enveloped are
+        # decided further down.
+        parts = bool((allowed.sum(axis=1) > 1).any())
         if missing.any():
-            heapq.heappush(self._heap, (bound, next(self._tie), allowed, point, modes, missing))
-            return
-        real = self._taken(point, modes)
-        # Costs that the relaxation has only enveloped are decided further down; else the node is solved, and what is
-        # left between its value and its bound is the inner solver's own gap.
-        if self.mixed.short and (allowed.sum(axis=1) > 1).any() and real > point.bound + self.tolerance:
+            wanted = parts
+        else:
+            real = self._taken(point, modes)
+            wanted = parts and self.mixed.short and real > point.bound + self.tolerance
+        if wanted:
             heapq.heappush(self._heap, (bound, next(self._tie), allowed, point, modes, missing))
         else:
             self._settled = min(self._settled, bound)
@@ -179,7 +182,8 @@ class Tree:
 
 def _children(mixed: Mixed, allowed: Mask, point: Point, modes: Ints, missing: Array) -> list[Mask]:
     """The node with one unit decided: in its likeliest mode, and in any of the others; `modes` and `missing` (U,) are
-    those that `assign` read off the node's minimum `point`."""
+    those that `assign` read off the node's minimum `point`. Each has fewer modes open than the node: no branch is
+    endless."""
     open_ = allowed.sum(axis=1) > 1
     curve = np.zeros(mixed.choices.units)
     np.maximum.at(curve, mixed.choices.unit, mixed.program.diagonal[mixed.choices.name])

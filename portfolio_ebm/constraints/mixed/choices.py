@@ -25,7 +25,7 @@ from functools import cached_property
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask
 
 Modes = Sequence[tuple[float, float]]
 """The interval of each mode."""

@@ -17,20 +17,20 @@ from functools import cached_property
 
 import numpy as np
 
+from portfolio_ebm.constraints.mixed.columns import by_columns
 from portfolio_ebm.constraints.mixed.envelopes import Envelope
-from portfolio_ebm.constraints.mixed.program import (
+from portfolio_ebm.constraints.mixed.linear import least_traded
+from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.slice import (
     PRICE,
     ROUNDS,
     Array,
     Ints,
     Mask,
     Point,
-    Program,
     Slice,
     Solved,
-    by_columns,
     crossed,
-    least_traded,
     weights_of,
 )
 

@@ -16,7 +16,8 @@ from portfolio_ebm.constraints.mixed.bent import BentProgram
 from portfolio_ebm.constraints.mixed.choices import Choices, least, some
 from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
 from portfolio_ebm.constraints.mixed.envelopes import Envelope
-from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Mask, Point, Program
+from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask, Point
 from portfolio_ebm.constraints.mixed.splitting import Split
 
 

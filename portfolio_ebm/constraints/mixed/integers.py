@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from portfolio_ebm.constraints import active_set
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Point, Program
+from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.slice import Array, Ints, Point
 
 WHOLE = 1e-7
 """How near to a whole number of lots is one."""

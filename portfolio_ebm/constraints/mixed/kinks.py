@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from portfolio_ebm.constraints.mixed.columns import by_columns
 from portfolio_ebm.constraints.mixed.lost import lost
-from portfolio_ebm.constraints.mixed.program import PRICE, Array, Ints, Mask, Point, Slice, by_columns, crossed
+from portfolio_ebm.constraints.mixed.slice import PRICE, Array, Ints, Mask, Point, Slice, crossed
 
 ROUNDS = 12
 """Changes of sides before cuts are asked after all: where points are degenerate sides may change in a circle."""

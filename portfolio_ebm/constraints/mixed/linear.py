@@ -1,4 +1,4 @@
-"""A slice without curvature: a linear program, by HiGHS.
+"""What linear programs say of a slice, by HiGHS: its minimum where there is no curvature, and whether it is empty.
 
 Source: Huangfu, Q. and Hall, J. A. J. (2018), Parallelizing the dual revised simplex method, Mathematical Programming
 Computation 10.
@@ -7,10 +7,9 @@ Computation 10.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-Array = NDArray[np.float64]
+from portfolio_ebm.constraints.mixed.slice import FEASIBLE, Array, Slice
 
 
 def linear_minimum(
@@ -34,3 +33,32 @@ def linear_minimum(
     duals[above] = found.ineqlin.marginals[:count]
     duals[below] -= found.ineqlin.marginals[count:]
     return np.asarray(found.x), scale * duals
+
+
+def least_traded(s: Slice) -> Array | None:
+    """A point of the slice with the least trading, (n,), by a linear program; None where there is none."""
+    p, n = s.program, s.program.n
+    held = np.zeros(n) if p.held is None else p.held
+    eye, equal = np.eye(n), s.high - s.low <= 1e-14
+    above, below = ~equal & np.isfinite(s.high), ~equal & np.isfinite(s.low)
+    wide = np.hstack([s.rows, np.zeros((len(s.rows), n))])
+    left = np.vstack([wide[above], -wide[below], np.hstack([eye, -eye]), np.hstack([-eye, -eye])])
+    right = np.concatenate([s.high[above], -s.low[below], held, -held])
+    bounds = np.vstack([np.column_stack([s.lower, s.upper]), np.column_stack([np.zeros(n), np.full(n, np.inf)])])
+    found = linprog(
+        np.r_[np.zeros(n), np.ones(n)], A_ub=left, b_ub=right, A_eq=wide[equal] if equal.any() else None,
+        b_eq=s.high[equal] if equal.any() else None, bounds=bounds, method="highs",
+    )  # fmt: skip
+    if found.status != 0 or found.fun > p.turnover + 1e-9:
+        return None
+    return np.asarray(found.x[:n])
+
+
+def is_empty(s: Slice) -> bool:
+    """Whether the slice has no point: by one row alone, or by a linear program."""
+    ends = np.where(s.rows > 0.0, s.lower, s.upper), np.where(s.rows > 0.0, s.upper, s.lower)
+    with np.errstate(invalid="ignore"):
+        least, most = (np.where(s.rows == 0.0, 0.0, s.rows * end).sum(axis=1) for end in ends)
+    if ((least > s.high + FEASIBLE) | (most < s.low - FEASIBLE)).any():
+        return True
+    return least_traded(s) is None

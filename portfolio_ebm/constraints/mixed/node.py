@@ -18,17 +18,8 @@ from portfolio_ebm.constraints.mixed.fees import Fees, furthest, known, missing_
 from portfolio_ebm.constraints.mixed.kinks import Kinks, on_sides
 from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.perspective import Perspective
-from portfolio_ebm.constraints.mixed.program import (
-    TOLERANCE,
-    Array,
-    Cut,
-    Ints,
-    Mask,
-    Point,
-    Program,
-    Slice,
-    weights_of,
-)
+from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Cut, Ints, Mask, Point, Slice, weights_of
 from portfolio_ebm.constraints.mixed.splitting import Split
 from portfolio_ebm.constraints.mixed.view import View
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, some
-from portfolio_ebm.constraints.mixed.program import Array, Mask, Point
+from portfolio_ebm.constraints.mixed.slice import Array, Mask, Point
 from portfolio_ebm.constraints.mixed.splitting import Split
 
 MOST_NAMES, MANY = 700, 300

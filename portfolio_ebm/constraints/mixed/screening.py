@@ -23,7 +23,8 @@ from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most,
 from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
 from portfolio_ebm.constraints.mixed.envelopes import Envelope
 from portfolio_ebm.constraints.mixed.node import Mixed, propagate
-from portfolio_ebm.constraints.mixed.program import Array, Ints, Mask, Program
+from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask
 from portfolio_ebm.constraints.mixed.splitting import Split
 
 LOOKS = 4

@@ -24,7 +24,7 @@ import numpy as np
 
 from portfolio_ebm.constraints.mixed.integers import Slice
 from portfolio_ebm.constraints.mixed.node import Mixed
-from portfolio_ebm.constraints.mixed.program import TOLERANCE, Array, Ints, Point
+from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Point
 
 JUMPS = (1, 2, 3, 5, 8, 13)
 """Lots of one move, either way."""

@@ -1,0 +1,96 @@
+"""A slice solved on the names that matter: column generation over an active set.
+
+Most names end on a bound or, under a cost or a cap of trading, on what is held. So a few names are solved for, all
+others resting; then every name is priced, d = Q w + c - A'v, and those whose price says that they would move join in.
+Where none would, that is the minimum over all names.
+
+Source: Desaulniers, G., Desrosiers, J. and Solomon, M. (2005), Column Generation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from portfolio_ebm.constraints import active_set
+from portfolio_ebm.constraints.mixed.linear import linear_minimum
+from portfolio_ebm.constraints.mixed.slice import FEASIBLE, PRICE, ROUNDS, Array, Mask, Slice, Solved, snapped
+
+ALL_AT_ONCE = 48
+"""Up to so many names the whole program is one call."""
+JOIN = 24
+"""Names that join in one round."""
+
+
+def by_columns(s: Slice, linear: Array, rest: Array, likely: Mask | None) -> Solved | None:
+    """Solve, price, let the names that would move join in, until none would."""
+    movable = s.upper > s.lower
+    if int(movable.sum()) <= ALL_AT_ONCE:
+        return _solve(s, linear, movable, rest)
+    free = movable & (rest != s.rest(0.0 if s.program.held is None else s.program.held))
+    if likely is not None:
+        free = free | (movable & likely)
+    if not free.any() or int(free.sum()) > 4 * ALL_AT_ONCE:
+        free = _cheapest(np.where(movable, s.program.slope(rest) + linear - s.program.linear, np.inf), JOIN)
+    tolerance = PRICE * s.program.scale
+    for _ in range(ROUNDS):
+        found = _solve(s, linear, free, rest)
+        waiting = movable & ~free
+        if found is None:
+            # The names asked so far cannot meet the rows; ask for more of those that reach furthest.
+            if not waiting.any():
+                return None
+            free = free | _reaching(s, free, waiting)
+            continue
+        up = waiting & (rest < s.upper) & (found.prices < -tolerance)
+        down = waiting & (rest > s.lower) & (found.prices > tolerance)
+        if not (up | down).any():
+            return found
+        free = free | _cheapest(np.where(up | down, -np.abs(found.prices), np.inf), JOIN)
+    return _solve(s, linear, movable, rest)
+
+
+def _cheapest(price: Array, count: int) -> Mask:
+    """The `count` lowest finite entries."""
+    found, size = np.zeros(len(price), dtype=bool), min(count, int(np.isfinite(price).sum()))
+    if size:
+        found[np.argpartition(price, size - 1)[:size]] = True
+    return found
+
+
+def _reaching(s: Slice, free: Mask, waiting: Mask) -> Mask:
+    """Names whose range moves the rows most; twice as many at every asking, since doubling ends soon."""
+    reach = np.abs(s.rows).sum(axis=0) * np.where(np.isfinite(s.upper - s.lower), s.upper - s.lower, 1.0) + 1e-12
+    return _cheapest(np.where(waiting, -reach, np.inf), max(JOIN, 2 * int(free.sum())))
+
+
+def _solve(s: Slice, linear: Array, free: Mask, rest: Array) -> Solved | None:
+    """The minimum with the names of `free` moving and all others resting."""
+    p, at = s.program, free.nonzero()[0]
+    w = rest.copy()
+    w[at] = 0.0
+    moved = s.rows @ w
+    low, high = s.low - moved, s.high - moved
+    body = s.rows[:, at]
+    live = (body != 0.0).any(axis=1)
+    if (low[~live] > FEASIBLE).any() or (high[~live] < -FEASIBLE).any():
+        return None
+    duals = np.zeros(len(s.rows))
+    if len(at):
+        pull = (p.slope(w) - p.linear)[at] if w.any() else 0.0
+        curve = p.matrix if len(at) == p.n else p.matrix[at[:, None], at]
+        found = _quadratic(curve, linear[at] + pull, (s.lower[at], s.upper[at]), body[live], (low[live], high[live]))
+        if found is None:
+            return None
+        w[at] = snapped(found[0], s.lower[at], s.upper[at])
+        duals[live] = found[1]
+    return Solved(w, duals, p.slope(w) - p.linear + linear - duals @ s.rows)
+
+
+def _quadratic(
+    curve: Array, slope: Array, box: tuple[Array, Array], rows: Array, ends: tuple[Array, Array]
+) -> tuple[Array, Array] | None:
+    """(x, multipliers of the rows, positive at lower ends); None where no minimum was found."""
+    found = active_set.minimum(curve, slope, box, rows, ends)
+    if found is active_set.Failure.FLAT:
+        return linear_minimum(slope, rows, box, *ends)
+    return None if isinstance(found, active_set.Failure) else (found.x, -found.rows)
