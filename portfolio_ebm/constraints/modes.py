@@ -79,7 +79,7 @@ def _relaxed(c: Choices, x: Any) -> list[Any]:
     """The hull of the modes of every unit, and the convex envelope of each limit's sum."""
     found = _between(x, *hull(c, c.exists))
     for limit in c.limits:
-        side, at = Side.of(c, c.exists, limit), limit.units
+        side, at = Side.of(c.ends(c.exists), c.exists, limit), limit.units
         up = side.open & (side.high > side.b) & np.isfinite(side.high)
         if not up.any() or not np.isfinite(limit.most):
             continue

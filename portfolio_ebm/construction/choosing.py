@@ -149,8 +149,8 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     first = tree.grow(min(look, nodes), *_best(search))
     if first.weights is None and first.finished:
         return None
-    numpy_rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
     if not first.finished:
+        numpy_rng = _stream(rng)
         starts = _starts(search, relaxed.weights, max(plan.starts // dear, 1), numpy_rng)
     found = [(m, search.solve(m, relaxed.weights)) for m in starts]
     alive = sorted([(p.value, k) for k, (_, p) in enumerate(found) if p is not None])
@@ -186,15 +186,19 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     agreement = float((values <= best[1] + gap).mean()) if len(values) else 1.0
     return Chosen(
         best[0], best[1], min(max(proof.bound, first.bound, relaxed.bound), best[1]), proof, weights,
-        Later(partial(_others, search, relaxed.weights, FEW if first.finished else 0, numpy_rng)),
+        Later(partial(_others, search, relaxed.weights, FEW if first.finished else 0, rng)),
         rounding=rounding, chains=alive[0][0] if alive else np.inf,
         descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip
 
 
-def _others(search: Search, relaxed: Array, more: int, rng: np.random.Generator) -> Array:
+def _stream(rng: torch.Generator) -> np.random.Generator:
+    return np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
+
+
+def _others(search: Search, relaxed: Array, more: int, rng: torch.Generator) -> Array:
     """The portfolios of the best slices solved, (k, n), the best first, and of `more` starts where there are any."""
-    for modes in _starts(search, relaxed, more, rng)[:more] if more else []:
+    for modes in _starts(search, relaxed, more, _stream(rng))[:more] if more else []:
         search.solve(modes, relaxed)
     return np.array([p.weights for p in _solved(search)[:OTHERS]]).reshape(-1, search.mixed.program.n)
 

@@ -19,9 +19,10 @@ with the pieces that are positive at a point added as cuts, since any subset of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -33,25 +34,31 @@ Limits = Sequence[tuple[int, float, float, bool]]
 """(mode, least, most, whether it is the weight that is limited)."""
 
 
-def some(mask: Mask) -> Mask:
-    """`mask.any(axis=1)` of (U, M); numpy's own takes several times as long where a row has two entries."""
-    found: Mask = mask[:, 0].copy()
-    for column in mask.T[1:]:
-        found |= column
+def some(mask: Mask, columns: Iterable[int] | None = None) -> Mask:
+    """`mask.any(axis=1)` of (U, M), or of some of its columns; numpy's own takes several times as long where a row has
+    two entries."""
+    found: Mask = _folded(np.logical_or, mask, columns, False)
     return found
 
 
-def least(x: Array) -> Array:
-    """`x.min(axis=1)` of (U, M), as `some`."""
-    found = x[:, 0].copy()
-    for column in x.T[1:]:
-        np.minimum(found, column, out=found)
+def least(x: Array, columns: Iterable[int] | None = None) -> Array:
+    """`x.min(axis=1)` of (U, M), as `some`; of no column infinite."""
+    found: Array = _folded(np.minimum, x, columns, np.inf)
     return found
 
 
-def most(x: Array) -> Array:
-    """`x.max(axis=1)` of (U, M), as `some`."""
-    return -least(-x)
+def most(x: Array, columns: Iterable[int] | None = None) -> Array:
+    """`x.max(axis=1)` of (U, M), as `some`; of no column minus infinity."""
+    found: Array = _folded(np.maximum, x, columns, -np.inf)
+    return found
+
+
+def _folded(fold: np.ufunc, x: Any, columns: Iterable[int] | None, empty: float) -> Any:
+    at = [x[:, k] for k in (range(x.shape[1]) if columns is None else columns)]
+    found = at[0].copy() if at else np.full(len(x), empty, dtype=x.dtype)
+    for column in at[1:]:
+        fold(found, column, out=found)
+    return found
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,16 @@ class Limit:
         """The open modes of its units that it counts, and the others, each (len(units), M)."""
         counted = np.zeros(allowed.shape[1], dtype=bool)
         counted[list(self.modes)] = True
-        mine = allowed[: len(self.units)] if self._first else allowed[self.units]
+        mine = self.own(allowed)
         return mine & counted, mine & ~counted
+
+    def own(self, x: Any) -> Any:
+        """The rows of its units, of (U, M)."""
+        return x[: len(self.units)] if self._first else x[self.units]
+
+    def others(self, modes: int) -> list[int]:
+        """Those of so many modes that it does not count."""
+        return [mode for mode in range(modes) if mode not in self.modes]
 
     @cached_property
     def _first(self) -> bool:
@@ -121,6 +136,10 @@ class Choices:
         """Which modes there are, (U, M)."""
         found: Mask = self.lower <= self.upper
         return found
+
+    def ends(self, allowed: Mask) -> tuple[Array, Array]:
+        """The ends of the open modes, (U, M) each: of those that are not open the lower end is infinite."""
+        return np.where(allowed, self.lower, np.inf), np.where(allowed, self.upper, -np.inf)
 
     @cached_property
     def size(self) -> Ints:

@@ -72,7 +72,7 @@ def _solve(s: Slice, linear: Array, free: Mask, rest: Array) -> Solved | None:
     low, high = s.low - moved, s.high - moved
     body = s.rows[:, at]
     live = (body != 0.0).any(axis=1)
-    if (low[~live] > FEASIBLE).any() or (high[~live] < -FEASIBLE).any():
+    if not live.all() and ((low[~live] > FEASIBLE).any() or (high[~live] < -FEASIBLE).any()):
         return None
     duals = np.zeros(len(s.rows))
     if len(at):

@@ -37,6 +37,7 @@ class Kinks:
 def on_sides(s: Slice, kinks: Kinks, near: Array) -> Point | None:
     """The minimum under the cap, from the sides of a point `near` (n,); None where it was not reached."""
     p, at, b = s.program, kinks.names, kinks.place
+    low, high = np.append(s.low, -np.inf), np.append(s.high, kinks.cap)
     above = kinks.open & (near[at] > b)
     likely = near != 0.0
     for _ in range(ROUNDS):
@@ -45,13 +46,10 @@ def on_sides(s: Slice, kinks: Kinks, near: Array) -> Point | None:
         lower[at[above]] = np.maximum(lower[at[above]], b[above])
         upper[at[below]] = np.minimum(upper[at[below]], b[below])
         row[at[kinks.decided]], row[at[above]] = 1.0, kinks.slope[above]
-        top = kinks.cap + float((kinks.slope * b)[above].sum())
+        high[-1] = top = kinks.cap + float((kinks.slope * b)[above].sum())
         if crossed(lower, upper):
             return None
-        part = Slice(
-            p, lower, np.maximum(lower, upper), np.vstack([s.rows, row]), np.append(s.low, -np.inf),
-            np.append(s.high, top),
-        )  # fmt: skip
+        part = Slice(p, lower, np.maximum(lower, upper), np.concatenate((s.rows, row[None])), low, high)
         found = by_columns(part, p.linear, part.rest(0.0), likely)
         if found is None or lost(part, found) > 0.0:
             return None

@@ -95,14 +95,15 @@ class Mixed:
 
 def propagate(choices: Choices, allowed: Mask) -> Mask | None:
     """`allowed` less the modes that a limit on numbers has used up; None where one cannot be met."""
+    counts = [limit for limit in choices.limits if not limit.mass]
+    if not counts:
+        return allowed if some(allowed).all() else None
     open_ = allowed.copy()
     for _ in range(len(choices.limits) + 1):
         before = int(open_.sum())
         if not some(open_).all():
             return None
-        for limit in choices.limits:
-            if limit.mass:
-                continue
+        for limit in counts:
             inside, outside = limit.split(open_)
             able = some(inside)
             decided = able & ~some(outside)
@@ -120,10 +121,8 @@ def propagate(choices: Choices, allowed: Mask) -> Mask | None:
 
 def hull(choices: Choices, allowed: Mask) -> tuple[Array, Array]:
     """The least and the largest x_u over the open modes, (U,) each."""
-    return (
-        least(np.where(allowed, choices.lower, np.inf)),
-        most(np.where(allowed, choices.upper, -np.inf)),
-    )
+    lower, upper = choices.ends(allowed)
+    return least(lower), most(upper)
 
 
 def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enough: float = np.inf) -> Point | None:
@@ -135,10 +134,11 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
         enough: a node whose bound is at least this is not solved further.
     """
     c = mixed.choices
-    ends, sides, w0 = hull(c, allowed), [Side.of(c, allowed, limit) for limit in c.limits], weights_of(start)
-    if isinstance(start, Point) and _inherits(mixed, ends, sides, start.weights):
+    ends, w0 = c.ends(allowed), weights_of(start)
+    between, sides = (least(ends[0]), most(ends[1])), [Side.of(ends, allowed, limit) for limit in c.limits]
+    if isinstance(start, Point) and _inherits(mixed, between, sides, start.weights):
         return start
-    lower, upper, rows, low, high = node_box(mixed, *ends)
+    lower, upper, rows, low, high = node_box(mixed, *between)
     if mixed.kinked and w0 is not None:
         # What one round of cuts has not closed, as many rounds as there are weights at the kink would.
         whole = on_sides(Slice(mixed.program, lower, upper, rows, low, high), sides[0].kinks(c), w0)
@@ -168,13 +168,13 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     return replace(point, cuts=tight, price=view.next_price(point.weights), open=view.open(point, enough))
 
 
-def _inherits(mixed: Mixed, ends: tuple[Array, Array], sides: Sequence[Side], w: Array) -> bool:
+def _inherits(mixed: Mixed, between: tuple[Array, Array], sides: Sequence[Side], w: Array) -> bool:
     """Whether w (n,), the minimum of a node that this one is a part of, obeys this one's relaxation. Where modes cost
     something, what they cost differs, and the answer is no."""
     if mixed.short:
         return False
     x = mixed.choices.weights(w)
-    return not ((x < ends[0]).any() or (x > ends[1]).any()) and not _violated(mixed, sides, w)
+    return not ((x < between[0]).any() or (x > between[1]).any()) and not _violated(mixed, sides, w)
 
 
 def on_slice(
@@ -297,14 +297,14 @@ class Side:
     b: Array
 
     @classmethod
-    def of(cls, choices: Choices, allowed: Mask, limit: Limit) -> Side:
-        inside, outside = limit.split(allowed)
-        lower, upper = choices.lower[limit.units], choices.upper[limit.units]
-        able, other = some(inside), some(outside)
+    def of(cls, ends: tuple[Array, Array], allowed: Mask, limit: Limit) -> Side:
+        """Of the open modes `allowed` (U, M) and their ends (`Choices.ends`)."""
+        open_, (lower, upper) = limit.own(allowed), (limit.own(end) for end in ends)
+        others = limit.others(allowed.shape[1])
+        able, other = some(open_, limit.modes), some(open_, others)
         return cls(
             limit, able & ~other, able & other,
-            least(np.where(inside, lower, np.inf)), most(np.where(inside, upper, -np.inf)),
-            least(np.where(outside, lower, np.inf)), most(np.where(outside, upper, -np.inf)),
+            least(lower, limit.modes), most(upper, limit.modes), least(lower, others), most(upper, others),
         )  # fmt: skip
 
     def kinks(self, choices: Choices) -> Kinks:

@@ -44,12 +44,15 @@ def _settle(choices: Choices, allowed: Mask, limit: Limit, x: Array, modes: Ints
     used = np.where(here, x, 0.0).sum(axis=1) if limit.mass else here.sum(axis=1)
     over = used > limit.most + TOLERANCE
     if over.any():
-        _, outside = limit.split(allowed)
-        top = most(np.where(outside, choices.upper[units], -np.inf))
-        beyond = np.where(over[:, None] & here & some(outside), (x - top).clip(TOLERANCE), 0.0)
+        others = limit.others(allowed.shape[1])
+        top = most(limit.own(choices.ends(allowed)[1]), others)
+        able = some(limit.own(allowed), others)
+        beyond = np.where(over[:, None] & here & able, np.maximum(x - top, TOLERANCE), 0.0)
         missing[:, units] = np.maximum(missing[:, units], beyond)
+    if limit.mass:
+        return
     short = np.flatnonzero(used < limit.least)
-    if len(short) and not limit.mass:
+    if len(short):
         _fill(choices, allowed, limit, x[short], here[short], short, modes, missing)
 
 
