@@ -174,12 +174,10 @@ def _tighten(row: Array, high: float, lower: Array, upper: Array) -> None:
     if open_ended.sum() > 1:
         return
     rest = least[~open_ended].sum()
-    for i in np.flatnonzero(row) if not open_ended.any() else np.flatnonzero(open_ended):
-        room = (high - (rest if open_ended[i] else rest - least[i])) / row[i]
-        if row[i] > 0.0 and not np.isfinite(upper[i]):
-            upper[i] = room
-        elif row[i] < 0.0 and not np.isfinite(lower[i]):
-            lower[i] = room
+    at = np.flatnonzero(open_ended if open_ended.any() else row)
+    room = (high - (rest - np.where(open_ended[at], 0.0, least[at]))) / row[at]
+    up, down = (row[at] > 0.0) & ~np.isfinite(upper[at]), (row[at] < 0.0) & ~np.isfinite(lower[at])
+    upper[at[up]], lower[at[down]] = room[up], room[down]
 
 
 def tail_duals(tail: Tail, q: Array) -> Array:
