@@ -23,10 +23,9 @@ from portfolio_ebm.construction.convex import Minimum, minimum_under
 from portfolio_ebm.construction.excess import Unit, allowed_excess
 from portfolio_ebm.construction.formula import refuse_non_convex, without_tickets
 from portfolio_ebm.construction.mixing import Draws, draw
-from portfolio_ebm.construction.mixing_patterns import draw_patterns
-from portfolio_ebm.construction.near_faces import FaceLaw
+from portfolio_ebm.construction.mixing_patterns import ChoiceLaw, draw_patterns
 from portfolio_ebm.construction.near_optimal import Law, law_of
-from portfolio_ebm.construction.near_patterns import PatternLaw, law_with_choices
+from portfolio_ebm.construction.near_patterns import law_with_choices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.fixed import STILL
 from portfolio_ebm.energy import Energy
@@ -53,7 +52,8 @@ class Ensemble(Spec):
             With a choice of names it leaves out those that a bound proves to be out of the tolerance's reach.
         chains: how many run side by side; with a choice of names, at all temperatures together.
         moves: the most moves of a chain before the sample is refused, by default 4,000 for each name; with a choice of
-            names 6,000 for each that may be held.
+            names 6,000 for each that may be held, 24,000 at least; with other modes 6,000 and whole lots 12,000 for
+            each name.
 
     Example:
         >>> ensemble(Variance(), Budget() & LongOnly(), covariance=cov, law=Ensemble(0.01, unit="volatility"))
@@ -137,11 +137,13 @@ def ensemble(
     {least <= w <= largest weight of any name}. An open budget leaves the sum free between its ends. Equations beside
     the budget cut as thin ranges would.
 
+    Under `RoundLots` every portfolio of whole lots that obeys the rules counts once.
+
     5/10/40, 25/50 and 75-5-10 leave one dimension and Lebesgue measure; chains jump over the thresholds.
 
     Args:
-        energy, constraint: a convex formula, with FixedCost or without; convex rules, Cardinality, MinPosition, and
-            limits on heavy issuers.
+        energy, constraint: a convex formula, with FixedCost or without; convex rules, Cardinality, MinPosition,
+            RoundLots, and limits on heavy issuers.
         law: how near to the optimum.
         inputs: mean, covariance, scenarios, assets, held, groups and what else `optimize` takes.
 
@@ -152,7 +154,7 @@ def ensemble(
         SolverError: the chains did not mix, and R-hat says so; nothing is reported.
 
     Source: for the law and its temperature, construction/near_optimal.py, near_patterns.py and near_faces.py; for the
-    kernels, samplers/pair_gibbs.py, pattern_gibbs.py and face_gibbs.py.
+    kernels, samplers/pair_gibbs.py, pattern_gibbs.py, face_gibbs.py and lot_gibbs.py.
     """
     law = law or Ensemble()
     ctx, names, _ = given_context(energy, constraint, **inputs)
@@ -190,7 +192,7 @@ def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Gener
 
 
 def _told(
-    law: Law | PatternLaw | FaceLaw, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]
+    law: Law | ChoiceLaw, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]
 ) -> Distribution:
     w = torch.stack([law.whole(x.T) for x in found.x]).flatten(0, 1)
     for rule in constraint.rules():
@@ -228,7 +230,7 @@ def _told(
     )  # fmt: skip
 
 
-def _beside(law: Law | PatternLaw | FaceLaw, found: Draws, excess: torch.Tensor) -> str:
+def _beside(law: Law | ChoiceLaw, found: Draws, excess: torch.Tensor) -> str:
     """What a reader has to know where names are a choice."""
     if isinstance(law, Law):
         return " The rules are not convex: other modes may have been missed." if law.heavy else ""
@@ -252,7 +254,7 @@ def _choices(
     return pd.DataFrame(rows, columns=["names", "share", "error", "excess"]), times
 
 
-def _groups(w: torch.Tensor, law: Law | PatternLaw | FaceLaw, ctx: Context) -> pd.DataFrame:
+def _groups(w: torch.Tensor, law: Law | ChoiceLaw, ctx: Context) -> pd.DataFrame:
     rows, index = [], []
     for grouping, labels in ctx.groups.items():
         for label in dict.fromkeys(labels):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.construction.near_faces import FaceLaw
+from portfolio_ebm.construction.near_lots import LotLaw
 from portfolio_ebm.construction.near_optimal import Law
 from portfolio_ebm.construction.near_patterns import PatternLaw
 from portfolio_ebm.errors import SolverError
@@ -99,7 +100,7 @@ class _Chains:
             self.basis = open_basis(p, torch.cov(self.x))
 
 
-def energies(law: Law | PatternLaw | FaceLaw, x: Tensor) -> Tensor:
+def energies(law: Law | PatternLaw | FaceLaw | LotLaw, x: Tensor) -> Tensor:
     """E of the whole portfolios of coordinates x (d, chains), infinite beyond curved caps, (chains,)."""
     return (law.energy or law.value)(law.whole(x))
 

@@ -20,13 +20,17 @@ from torch import Tensor
 
 from portfolio_ebm.construction.mixing import BURN, KEPT, R_HAT, Draws, energies
 from portfolio_ebm.construction.near_faces import FaceLaw
+from portfolio_ebm.construction.near_lots import LotLaw
 from portfolio_ebm.construction.near_patterns import PatternLaw
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.diagnostics import effective_size, r_hat
 from portfolio_ebm.samplers.exchange import exchanged
 from portfolio_ebm.samplers.face_gibbs import FaceGibbs
+from portfolio_ebm.samplers.lot_gibbs import LotGibbs
 from portfolio_ebm.samplers.pattern_gibbs import PatternGibbs
 from portfolio_ebm.samplers.surrogate import Surrogate
+
+ChoiceLaw = PatternLaw | FaceLaw | LotLaw
 
 RISE = 2.0
 """Each temperature is so many times the one below."""
@@ -47,8 +51,8 @@ HOT = 1000.0
 class _Families:
     """Where the chains are: x (k, levels * families), E by column."""
 
-    law: PatternLaw | FaceLaw
-    kernel: PatternGibbs | FaceGibbs
+    law: ChoiceLaw
+    kernel: PatternGibbs | FaceGibbs | LotGibbs
     x: Tensor
     value: Tensor
     rng: torch.Generator
@@ -90,13 +94,13 @@ class _Families:
         return x, value
 
 
-def segment(law: PatternLaw | FaceLaw) -> int:
+def segment(law: ChoiceLaw) -> int:
     """Moves between two exchanges."""
     return 2 * law.pace + 2
 
 
 def draw_patterns(
-    law: PatternLaw | FaceLaw, chains: int, rng: torch.Generator, *, limit: float = R_HAT, moves: int | None = None
+    law: ChoiceLaw, chains: int, rng: torch.Generator, *, limit: float = R_HAT, moves: int | None = None
 ) -> Draws:
     """A sample of the law that mixed.
 
@@ -140,9 +144,9 @@ def draw_patterns(
     )  # fmt: skip
 
 
-def _started(law: PatternLaw | FaceLaw, chains: int, rng: torch.Generator) -> _Families:
+def _started(law: ChoiceLaw, chains: int, rng: torch.Generator) -> _Families:
     kernel = law.kernel
-    random = kernel.run(law.start(chains), HOT * law.excess / law.k, 10 * segment(law), rng)
+    random = law.strangers(chains, HOT * law.excess / law.k, 10 * segment(law), rng)
     value = energies(law, random)
     usable = value.isfinite()
     spread = float((value[usable] - law.best.value).mean()) if bool(usable.any()) else law.excess
@@ -172,7 +176,7 @@ def _tempered(run: _Families, budget: int) -> float:
     return temperature
 
 
-def watched(law: PatternLaw | FaceLaw, x: Tensor, value: Tensor) -> Tensor:
+def watched(law: ChoiceLaw, x: Tensor, value: Tensor) -> Tensor:
     """What has to have mixed, (draws, chains, quantities): the energy, the weights of names that often have a range,
     the weight of all others together, and which modes names and whole portfolios are often in. x (draws, chains, k),
     value (draws, chains).

@@ -81,6 +81,10 @@ class FaceLaw:
         """The kernel's name."""
         return "face-Gibbs"
 
+    def strangers(self, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
+        """Starts that know little of the best portfolio, (d, chains)."""
+        return self.kernel.run(self.start(chains), heat, moves, rng)
+
     @property
     def pace(self) -> int:
         """Half of the moves of a segment; where it is too few the thinning doubles."""

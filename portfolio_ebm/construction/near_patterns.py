@@ -36,6 +36,7 @@ from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import without_tickets
 from portfolio_ebm.construction.near_choices import heavy_of, within_modes
 from portfolio_ebm.construction.near_faces import FaceLaw, law_with_faces
+from portfolio_ebm.construction.near_lots import LotLaw, law_on_lots
 from portfolio_ebm.construction.near_optimal import (
     TOUCH,
     Law,
@@ -88,6 +89,10 @@ class PatternLaw:
         """The kernel's name."""
         return "pattern-Gibbs"
 
+    def strangers(self, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
+        """Starts that know little of the best portfolio, (k, chains)."""
+        return self.kernel.run(self.start(chains), heat, moves, rng)
+
     @property
     def pace(self) -> int:
         """How many moves are worth a look at every slot, and half of them."""
@@ -96,7 +101,7 @@ class PatternLaw:
     @property
     def budget(self) -> int:
         """The most moves of a chain, where none are given."""
-        return 6000 * self.patterns.slots
+        return 6000 * max(self.patterns.slots, 4)
 
     def modes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Whether a name is held, by name of x (k, chains): as its mode, and as whether that is a range."""
@@ -118,20 +123,23 @@ class PatternLaw:
 
 def law_with_choices(
     energy: Energy, region: Region, ctx: Context, best: Minimum, excess: float, least: float
-) -> Law | PatternLaw | FaceLaw:
+) -> Law | PatternLaw | FaceLaw | LotLaw:
     """The law around `best` for an excess; names that cannot reach `least` are left out, none where it is 0. A Law with
     limits on heavy units where no rule lets a name be out; a FaceLaw under tickets, short positions, an open budget,
-    other equations, or ranges apart.
+    other equations, or ranges apart; a LotLaw on whole lots.
 
     Raises:
         SpecError: rules for which no exact kernel is offered, by name, with what to do; or no name is free to move.
     """
-    if region.grid is not None:
-        raise SpecError("RoundLots leaves single points, which have no density; leave it out and round what is drawn.")
     convex, ticket = without_tickets(energy, ctx)
-    hull = hull_of(region).folded()
+    hull = hull_of(region.ungridded()).folded()
     box, w, held = Box.of(hull), best.weights, None if ctx.held is None else as_numpy(ctx.held)
     choices = with_tickets(choices_of(region), region, held, ticket).clipped(box.lower, box.upper)
+    if region.grid is not None:
+        free = law_with_faces(energy, convex, hull, choices, ctx, best, excess, least)
+        base = w.clone()
+        base[free.kept] = 0.0
+        return law_on_lots(free, polyhedron_of(hull, box, free.kept, base), region.grid)
     bounds = None if choices.priced else _bounds(choices, box)
     if bounds is None:
         return law_with_faces(energy, convex, hull, choices, ctx, best, excess, least)
