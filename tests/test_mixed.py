@@ -17,7 +17,8 @@ from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
 from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.constraints.mixed.reading import assign
-from portfolio_ebm.constraints.mixed.search import Search, rounded
+from portfolio_ebm.constraints.mixed.rounding import rounded
+from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.slice import Point
 from portfolio_ebm.construction.choosing import mixed_of
 from portfolio_ebm.construction.formula import take_apart

@@ -51,7 +51,7 @@ def test_a_convex_energy_comes_down_to_the_minimum_of_the_slice(name: str) -> No
     slices = slices_of(name, ticket=1e-3 if name == "none" else 0.0)
     matrix, linear = 6.0 * context(0).covariance.dense().numpy(), -context(0).mean.numpy()
     starts = list(points(6).numpy())
-    modes = [slices.modes_near(y) for y in starts]
+    modes = list(slices.modes_near(np.array(starts)))
     found = settle(slices, modes, starts, 1.5 * matrix, 1.0, 40)
     solved = 0
     for one, low in zip(modes, found, strict=True):
@@ -66,7 +66,7 @@ def test_a_convex_energy_comes_down_to_the_minimum_of_the_slice(name: str) -> No
 def test_the_costs_of_trading_and_of_tickets_are_in_the_value() -> None:
     slices = slices_of("none", ticket=0.01)
     w = np.array([HELD, np.where(np.arange(N) == 0, HELD + 0.1, HELD)])
-    value, _ = slices.evaluate(w, [slices.modes_of(row) for row in w])
+    value, _ = slices.evaluate(w, list(slices.modes_of(w)))
     smooth = (Return() + 3.0 * Variance()).bind(context(0))(torch.tensor(w)).numpy()
     assert value - smooth == pytest.approx([0.0, 0.002 * 0.1 + 0.01], abs=1e-12)
 
@@ -74,7 +74,7 @@ def test_the_costs_of_trading_and_of_tickets_are_in_the_value() -> None:
 def test_a_ticket_is_paid_only_where_the_distance_is_worth_it() -> None:
     slices = slices_of("none", ticket=0.01)
     near = np.where(np.arange(N) == 0, HELD + 0.01, np.where(np.arange(N) == 1, HELD + 0.2, HELD))
-    w = slices.nearest(near, slices.modes_near(near, step=0.1))
+    w = slices.nearest(near, slices.modes_near(near[None], step=0.1)[0])
     assert w is not None
     assert (np.abs(w - HELD) > 1e-9).tolist() == [False, True, False, False, False, False]
 
@@ -115,21 +115,22 @@ def test_curvature_asks_only_inside_the_bounds() -> None:
 def test_chains_never_leave_the_region_and_change_modes(name: str) -> None:
     slices = slices_of(name, Variance())
     region = region_of(BASE & RULES[name][0], context(0))
-    near = [slices.nearest(y, slices.modes_near(y)) for y in points(8).numpy()]
-    x = torch.tensor(np.array([w for w in near if w is not None]))
+    y = points(8).numpy()
+    near, there = slices.nearest_all(y, slices.modes_near(y))
+    x = torch.tensor(near[there])
     run = anneal(
         OnModes(ULA(0.05), slices), Variance().bind(context(0)), x, schedule=Constant(0.5), n_steps=15,
         rng=rng(), thin=1,
     )  # fmt: skip
     assert float(region_residual(run.draws, region).max()) < 1e-8
-    assert len({slices.modes_of(w).tobytes() for w in run.draws.reshape(-1, N).numpy()}) > 1
+    assert len({one.tobytes() for one in slices.modes_of(run.draws.reshape(-1, N).numpy())}) > 1
 
 
 def walks_of(name: str) -> Walks:
     slices = slices_of(name)
     found = Walks(slices, 6.0 * context(0).covariance.dense().numpy(), 1e-3, 0.1, 6, points(5).numpy())
     starts = list(points(3).numpy())
-    found.visit([slices.modes_near(y) for y in starts], starts)
+    found.visit(list(slices.modes_near(np.array(starts))), starts)
     return found
 
 

@@ -9,7 +9,8 @@ from test_mixed import CASES, enumerated, mixed
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.search import Search, rounded
+from portfolio_ebm.constraints.mixed.rounding import rounded
+from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.tabu import tabu, tabu_walks
 
 HOLDING = np.array([1, 1, 0, 0])

@@ -200,7 +200,7 @@ def rounding(case: Case, seed: int, seconds: float) -> float:
         free = pe.optimize(case.energy, replace(case, limits="").rules(), seed=1000 * k + seed, **case.inputs())
         w = free.weights.to_numpy()
         return _least(
-            settle(slices, [slices.modes_near(w)], [w], as_numpy(landscape.hessian), landscape.spread, 60)
+            settle(slices, [slices.modes_near(w[None])[0]], [w], as_numpy(landscape.hessian), landscape.spread, 60)
         )  # fmt: skip
 
     return rounds(one, seconds)
@@ -219,7 +219,9 @@ def greedy(case: Case, seed: int, seconds: float) -> float:
             w[row, [*chosen, k]] = 1.0 / size
         chosen.append(options[int(landscape.energy(w).argmin())])
     w = np.isin(np.arange(case.n), chosen) / 10.0
-    return _least(settle(slices, [slices.modes_near(w)], [w], as_numpy(landscape.hessian), landscape.spread, 60))
+    return _least(
+        settle(slices, [slices.modes_near(w[None])[0]], [w], as_numpy(landscape.hessian), landscape.spread, 60)
+    )
 
 
 def _effort() -> Effort:
@@ -242,7 +244,7 @@ def _random_on_modes(slices: Slices, rng: np.random.Generator, count: int) -> li
     found: list[tuple[np.ndarray, np.ndarray]] = []
     while len(found) < count:
         y = rng.dirichlet(np.full(slices.n, rng.choice([0.2, 1.0])))
-        modes = slices.modes_near(y)
+        modes = slices.modes_near(y[None])[0]
         w = slices.nearest(y, modes)
         found += [] if w is None else [(modes, w)]
     return found
@@ -250,8 +252,9 @@ def _random_on_modes(slices: Slices, rng: np.random.Generator, count: int) -> li
 
 def _on_modes(case: Case, ends: Tensor) -> Tensor:
     slices = _slices(case)
-    near = [slices.nearest(y, slices.modes_near(y)) for y in as_numpy(ends)]
-    return torch.as_tensor(np.array([w for w in near if w is not None]))
+    y = as_numpy(ends)
+    near, there = slices.nearest_all(y, slices.modes_near(y))
+    return torch.as_tensor(near[there])
 
 
 def _least(lows: list[Low | None]) -> float:

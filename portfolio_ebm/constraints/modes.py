@@ -17,7 +17,7 @@ from torch import Tensor
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Side, hull
-from portfolio_ebm.constraints.mixed.search import rounded
+from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.context import Context
 from portfolio_ebm.errors import DataError

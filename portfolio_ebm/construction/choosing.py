@@ -24,8 +24,9 @@ from portfolio_ebm.constraints.mixed.node import Mixed, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
 from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.constraints.mixed.reading import assign
+from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.mixed.screening import screened
-from portfolio_ebm.constraints.mixed.search import Search, rounded
+from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.slice import Array, Ints, Point
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.duality import Box

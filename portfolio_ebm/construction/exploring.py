@@ -84,7 +84,7 @@ def explore_modes(
     stages = {ROUNDING: _least(walks)}
     run = run_chains(landscape, there, effort.steps, rng, kernel)
     ends = [*x, *as_numpy(run.best), *as_numpy(run.state.x)]
-    walks.visit([slices.modes_of(w) for w in ends], ends)
+    walks.visit(list(slices.modes_of(np.array(ends))), ends)
     stages[NO_SWAPS] = _least(walks)
     acceptance, agreement, sweeps = 0.0, 1.0, 0
     if effort.swaps:
@@ -111,21 +111,18 @@ def polished(slices: Slices, modes: Ints, w: Array, spread: float) -> Low | None
 
 def _starts(slices: Slices, region: Region, x0: Tensor, rng: np.random.Generator) -> tuple[list[Ints], Array]:
     """Points on slices near x0 (m, n) and their modes; where that gives none, the nearest one of the region."""
-    modes: list[Ints] = []
-    points: list[Array] = []
-    for k, y in enumerate(as_numpy(x0)):
-        one = slices.scattered(y, rng) if k else slices.modes_near(y)
-        w = slices.nearest(y, one)
-        if w is None and k:
-            one = slices.modes_near(y)
-            w = slices.nearest(y, one)
-        if w is not None:
-            modes.append(one)
-            points.append(w)
-    if not points:
-        points = [as_numpy(project_region(x0[0], region, prove=False).weights)]
-        modes = [slices.modes_of(points[0])]
-    return modes, np.array(points)
+    y = as_numpy(x0)
+    modes = slices.modes_near(y)
+    modes[1:] = slices.scattered(y[1:], rng)
+    points, there = slices.nearest_all(y, modes)
+    again = np.flatnonzero(~there)
+    if len(again):
+        modes[again] = slices.modes_near(y[again])
+        points[again], there[again] = slices.nearest_all(y[again], modes[again])
+    if there.any():
+        return list(modes[there]), points[there]
+    alone = as_numpy(project_region(x0[:1], region, prove=False).weights)
+    return list(slices.modes_of(alone)), alone
 
 
 def _least(walks: Walks) -> float:
@@ -160,7 +157,7 @@ def _kick(
         there = torch.as_tensor(x).to(landscape.probes)
         kicked = kick(landscape, kernel, evaluate(there, landscape.energy), rng)
         ends = list(as_numpy(kicked.x))
-        walks.visit([walks.slices.modes_of(w) for w in ends], ends, again=True)
+        walks.visit(list(walks.slices.modes_of(np.array(ends))), ends, again=True)
         gained = _least(walks) < before - 1e-9 * landscape.spread
         idle = 0 if gained else idle + 1
         if gained:

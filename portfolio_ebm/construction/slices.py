@@ -7,7 +7,8 @@ down by a sequence of small quadratic programs on a model of its own for each sl
 
 with g the slope at the best point x so far, B a curvature that learns from every slope seen (damped BFGS) and mu
 raised where a step failed. The cost of trading stays outside the model, since its kinks are the program's own. All
-slices' energies are evaluated in one batch; the programs are solved one by one on the host (daqp).
+slices' energies are evaluated in one batch, and so are nearest points where rules are plain (mixed/on_slices.py); the
+programs are solved one by one on the host (daqp).
 
 Source: Powell, M. J. D. (1978), A fast algorithm for nonlinearly constrained optimization calculations.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,9 +25,9 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.reading import assign
-from portfolio_ebm.constraints.mixed.search import rounded
+from portfolio_ebm.constraints.mixed.on_slices import Flat, nearest_one
+from portfolio_ebm.constraints.mixed.reading import assign_all
+from portfolio_ebm.constraints.mixed.rounding import rounded_all
 from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.choosing import mixed_of
@@ -96,30 +98,49 @@ class Slices:
         """The mixed program of 1/2 w'Bw + c'w and the costs."""
         return replace(self.mixed, program=replace(self.mixed.program, matrix=curve, linear=linear))
 
+    @cached_property
+    def flat(self) -> Flat | None:
+        """The rules where nearest points of many slices are found at once; None where each needs a program."""
+        return Flat.of(self.mixed)
+
     def nearest(self, y: Array, modes: Ints) -> Array | None:
         """The nearest point to y (n,) of one slice; None where it is empty."""
+        found, there = self.nearest_all(y[None], modes[None])
+        return np.asarray(found[0]) if there[0] else None
+
+    def nearest_all(self, y: Array, modes: Ints) -> tuple[Array, Mask]:
+        """The nearest points to y (m, n) of slices (m, U), and which of these have one, (m,); y itself where not."""
+        if self.flat is not None:
+            found, there = self.flat.nearest(y, modes)
+            return np.where(there[:, None], found, y), there
+        near = [self._by_program(row, one) for row, one in zip(y, modes, strict=True)]
+        return (
+            np.array([row if w is None else w for row, w in zip(y, near, strict=True)]),
+            np.array([w is not None for w in near], dtype=bool),
+        )
+
+    def _by_program(self, y: Array, modes: Ints) -> Array | None:
         if modes.tobytes() in self.empty:
             return None
-        plain: Program = replace(self.mixed.program, matrix=np.eye(self.n), linear=-y, rate=0.0)
-        found = on_slice(replace(self.mixed, program=plain), modes, None)
+        found = nearest_one(self.mixed, y, modes)
         if found is None:
             self.empty.add(modes.tobytes())
-            return None
-        return found.weights
+        return found
 
     def modes_of(self, w: Array) -> Ints:
-        """The modes that w (n,) is in."""
-        return assign(self.choices, self.allowed, w)[0]
+        """The modes (m, U) that w (m, n) are in."""
+        return assign_all(self.choices, self.allowed, w)[0]
 
     def modes_near(self, y: Array, step: float | None = None) -> Ints:
-        """The modes that y (n,) rounds to; with a `step` their costs count."""
-        return rounded(self.choices, self.allowed, self.choices.weights(y), step)
+        """The modes (m, U) that y (m, n) round to; with a `step` their costs count."""
+        return rounded_all(self.choices, self.allowed, self.choices.weights_of(y), step)
 
     def scattered(self, y: Array, rng: np.random.Generator) -> Ints:
-        """The modes that y (n,) rounds to where a random share of all modes is left out."""
-        kept = self.allowed & (rng.uniform(size=self.allowed.shape) < rng.uniform())
-        kept = np.where(kept.any(axis=1, keepdims=True), kept, self.allowed)
-        return rounded(self.choices, kept, self.choices.weights(y))
+        """The modes (m, U) that y (m, n) round to where a random share of all modes is left out."""
+        shape = len(y), *self.allowed.shape
+        kept = self.allowed & (rng.uniform(size=shape) < rng.uniform(size=(len(y), 1, 1)))
+        kept = np.where(kept.any(axis=2, keepdims=True), kept, self.allowed)
+        return rounded_all(self.choices, kept, self.choices.weights_of(y))
 
 
 @dataclass(frozen=True)
@@ -138,14 +159,12 @@ class OnModes(Kernel):
         x = as_numpy(state.x)
         # The budget takes out what all names have in common; rounding must not see it.
         y = y + (x.sum(-1) - y.sum(-1))[:, None] / x.shape[-1]
-        found = [self._near(there, here) for there, here in zip(y, x, strict=True)]
-        return torch.as_tensor(np.array(found)).to(state.x)
-
-    def _near(self, y: Array, x: Array) -> Array:
-        w = self.slices.nearest(y, self.slices.modes_near(y, self.kernel.step_size))
-        if w is None:
-            w = self.slices.nearest(y, self.slices.modes_of(x))
-        return x if w is None else w
+        found, there = self.slices.nearest_all(y, self.slices.modes_near(y, self.kernel.step_size))
+        left = np.flatnonzero(~there)
+        if len(left):
+            near, there = self.slices.nearest_all(y[left], self.slices.modes_of(x[left]))
+            found[left] = np.where(there[:, None], near, x[left])
+        return torch.as_tensor(found).to(state.x)
 
 
 @dataclass(frozen=True)
@@ -166,13 +185,14 @@ def settle(
     Args:
         curve: B to begin with, (n, n). spread: what a gain is compared with. rounds: models a slice.
     """
-    near = [slices.nearest(y, m) for y, m in zip(starts, modes, strict=True)]
-    at = [k for k, w in enumerate(near) if w is not None]
     found: list[Low | None] = [None] * len(modes)
-    if not at:
+    if not len(modes):
         return found
-    chosen = [modes[k] for k in at]
-    x = np.array([near[k] for k in at])
+    near, alike = slices.nearest_all(np.array(starts), np.array(modes))
+    at = np.flatnonzero(alike).tolist()
+    if not len(at):
+        return found
+    chosen, x = [modes[k] for k in at], near[at]
     value, slope = slices.evaluate(x, chosen)
     bend, mu, alive = np.repeat(curve[None], len(at), axis=0), np.ones(len(at)), np.ones(len(at), dtype=bool)
     for _ in range(rounds):

@@ -17,7 +17,8 @@ from dataclasses import replace
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.node import relax
-from portfolio_ebm.constraints.mixed.search import Search, rounded
+from portfolio_ebm.constraints.mixed.rounding import rounded
+from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.slice import Array, Ints
 
 SIZES = 10

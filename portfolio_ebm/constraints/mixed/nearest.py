@@ -16,7 +16,7 @@ from portfolio_ebm.constraints.mixed.concentration import alone, nearest_alone
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, on_slice, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, convex_part, hull_of
 from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.search import rounded
+from portfolio_ebm.constraints.mixed.rounding import rounded, rounded_all
 from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask
 from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
@@ -72,7 +72,7 @@ def _on_rounded(y: Array, region: Region) -> tuple[Array, Mask]:
     if root is None or (c.size > 1).any():
         return y.copy(), np.zeros(len(y), dtype=bool)
     ends = hull(c, root)
-    modes = np.array([rounded(c, root, np.clip(c.weights(row), *ends)) for row in y])
+    modes = rounded_all(c, root, np.clip(c.weights_of(y), *ends))
     lower[:, c.name] = np.maximum(lower[:, c.name], c.lower[c.unit, modes[:, c.unit]])
     upper[:, c.name] = np.minimum(upper[:, c.name], c.upper[c.unit, modes[:, c.unit]])
     fits = (lower <= upper).all(axis=1)

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.moves import best_moves
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
 from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask, Point
@@ -234,37 +233,6 @@ class Search:
         table = np.full((len(i), len(j)), np.inf)
         table[:, inside] = (gain + left**2 / (2 * np.maximum(m, 1e-300))).T
         return table
-
-
-def rounded(choices: Choices, allowed: Mask, x: Array, step: float | None = None) -> Ints:
-    """The modes nearest to unit weights x (U,), limits on numbers and weights kept.
-
-    With a `step` h the proximal ones, of the least distance^2 / (2 h) plus what the mode costs.
-    """
-    away = np.maximum(choices.lower - x[:, None], x[:, None] - choices.upper).clip(0.0)
-    if step is not None:
-        away = away**2 / (2.0 * step) + choices.cost
-    rank = np.where(allowed, away, np.inf)
-    modes: Ints = rank.argmin(axis=1).astype(np.int64)
-    for limit in choices.limits:
-        units, here = limit.units, limit.holds(modes)
-        inside, outside = limit.split(allowed)
-        others = np.where(outside, away[units], np.inf)
-        loss = others.min(axis=1)
-        # On its mode a unit weighs what is nearest to x there.
-        inner = np.clip(x[units], choices.lower[units, modes[units]], choices.upper[units, modes[units]])
-        used = inner * here if limit.mass else here.astype(float)
-        keep = np.argsort(np.where(here, -loss, np.inf), kind="stable")
-        total = np.cumsum(used[keep])
-        drop = keep[(total > limit.most + TOLERANCE) & here[keep] & np.isfinite(loss[keep])]
-        modes[units[drop]] = others[drop].argmin(axis=1)
-        short = 0 if limit.mass else int(limit.least - limit.holds(modes).sum())
-        if short > 0:
-            mine = np.where(inside, away[units], np.inf)
-            able = np.where(limit.holds(modes), np.inf, mine.min(axis=1))
-            more = np.argsort(able, kind="stable")[:short]
-            modes[units[more]] = mine[more].argmin(axis=1)
-    return modes
 
 
 def changed(modes: Ints, changes: list[tuple[int, int]]) -> Ints:
