@@ -14,7 +14,8 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of, region_residual
 from portfolio_ebm.constraints.mixed.node import on_slice
 from portfolio_ebm.construction.curvature import curvature_matrix
-from portfolio_ebm.construction.slices import OnModes, Slices, learned, settle
+from portfolio_ebm.construction.gliding import glide
+from portfolio_ebm.construction.slices import OnModes, OnSlices, Slices, brought_down, learned, settle
 from portfolio_ebm.construction.walking import Walks, walk
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.returns import Return
@@ -128,7 +129,7 @@ def test_chains_never_leave_the_region_and_change_modes(name: str) -> None:
 
 def walks_of(name: str) -> Walks:
     slices = slices_of(name)
-    found = Walks(slices, 6.0 * context(0).covariance.dense().numpy(), 1e-3, 0.1, 6, points(5).numpy())
+    found = Walks(slices, 6.0 * context(0).covariance.dense().numpy(), 1e-3, 0.1, 0.05, 6)
     starts = list(points(3).numpy())
     found.visit(list(slices.modes_near(np.array(starts))), starts)
     return found
@@ -158,3 +159,49 @@ def test_a_slice_keeps_its_lowest_point() -> None:
     known = dict(walks.memo)
     walks.visit([one.modes for one in walks.best(3)], [np.zeros(N)] * 3)
     assert all(walks.memo[key] is known[key] for key in known)
+
+
+@pytest.mark.parametrize("name", ["at most", "at least"])
+def test_gliding_comes_down_to_the_minimum_of_every_slice(name: str) -> None:
+    """On plain rules without costs of trading every slice of a convex energy is solved exactly beside it."""
+    slices = slices_of(name, Return() + 3.0 * Variance())
+    assert slices.flat is not None
+    matrix, linear = 6.0 * context(0).covariance.dense().numpy(), -context(0).mean.numpy()
+    starts = points(12).numpy()
+    modes = slices.modes_near(starts)
+    step = 1.0 / float(np.linalg.eigvalsh(matrix)[-1])
+    found = brought_down(slices, list(modes), list(starts), matrix, step, 1e-3)
+    first, there = slices.nearest_all(starts, modes)
+    before, _ = slices.evaluate(first, modes)
+    for k, low in enumerate(found):
+        exact = on_slice(slices.modelled(matrix, linear), modes[k])
+        assert (low is None) == (exact is None) == (not there[k])
+        if low is not None and exact is not None:
+            assert exact.value - 1e-12 <= low.value <= min(before[k], exact.value + 1e-7)
+    assert there.any()
+
+
+def test_gliding_takes_no_step_uphill_and_leaves_what_stands_still() -> None:
+    """E = 1/2 |x|^2 on the whole line, from 4 with a step of 3: 3 is too long, a quarter of it goes to 1, and the
+    spectral step from there ends at 0; the other row starts at 0 and is asked once more."""
+    asked: list[int] = []
+
+    def bowl(x: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(len(x))
+        return 0.5 * (x**2).sum(axis=1), x.copy()
+
+    none = np.zeros((2, 0), dtype=np.int64)
+    x, value, slope = glide(bowl, lambda y, _: y, np.array([[4.0], [0.0]]), none, 3.0, 1e-12, 10)
+    assert x == pytest.approx(np.zeros((2, 1)), abs=1e-12)
+    assert value == pytest.approx(np.zeros(2), abs=1e-12)
+    assert slope == pytest.approx(np.zeros((2, 1)), abs=1e-12)
+    assert asked[:3] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["at most", "5/10/40", "by land"])
+def test_what_is_projected_is_on_the_region(name: str) -> None:
+    slices, region = slices_of(name, Variance()), region_of(BASE & RULES[name][0], context(0))
+    far = 3.0 * points(20) - 0.1
+    hessian = torch.eye(N, dtype=F64)
+    on = OnSlices(Variance().bind(context(0)), region, points(4), 1.0, hessian, 0.1, slices, region)
+    assert float(region_residual(on.project(far), region).max()) < 1e-8

@@ -3,7 +3,7 @@
     a choice under a convex energy   relaxation -> roundings under noise -> annealed swaps -> branch and bound, and
                                      tabu walks where it leaves a gap
     an energy that is not convex     starts -> descents -> cycles of Langevin kicks and descents -> polish
-    the same under a choice          chains over slices -> annealed swaps -> kicks -> polish
+    the same under a choice          chains and hops over slices -> annealed swaps -> kicks -> polish
     both convex                      one exact solve
     a ratio alone, rules convex      the same, by its homogeneous form or by Dinkelbach's steps (ratio.py)
 

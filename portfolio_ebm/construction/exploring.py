@@ -2,9 +2,11 @@
 
     1. start    points of the convex hull, each brought to the slice it rounds to, or to one near it at random
     2. anneal   Langevin chains whose every step lands on the slice of the modes it rounds to
-    3. walk     annealed walkers from low point to low point, then steepest descent (walking.py)
-    4. kick     cycles of Langevin steps from the lowest points, each end brought down on its slice; kept where lower
-    5. polish   the lowest few, on curvature taken at the point itself
+    3. hop      low points without the choice (rugged.py), brought to slices, and the chains' best: kicks and descents
+                of all these, every step ending on a slice
+    4. walk     annealed walkers from low point to low point, then steepest descent (walking.py)
+    5. kick     cycles of Langevin steps from the lowest points, each end brought down on its slice; kept where lower
+    6. polish   the lowest few, on curvature taken at the point itself
 
 Nothing found this way is proven: the result is the best point seen.
 """
@@ -12,7 +14,7 @@ Nothing found this way is proven: the result is the best point seen.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -24,8 +26,8 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, NO_SWAPS, ROUNDING
 from portfolio_ebm.construction.chains import Landscape, run_chains
 from portfolio_ebm.construction.effort import Effort
-from portfolio_ebm.construction.rugged import kick
-from portfolio_ebm.construction.slices import Low, OnModes, Slices, settle
+from portfolio_ebm.construction.rugged import KICK_STEPS, descend, explore, kick
+from portfolio_ebm.construction.slices import Low, OnModes, OnSlices, Slices, settle
 from portfolio_ebm.construction.walking import Walks, walk
 from portfolio_ebm.samplers.kernel import Kernel, evaluate
 from portfolio_ebm.samplers.langevin import ULA
@@ -42,6 +44,8 @@ PATIENCE = 3
 """Cycles of kicks without a gain that end them."""
 STRIDES = (1e-2, 1e-3, 1e-4, 1e-4)
 POLISH_ROUNDS = 12
+FREE, HOPS = 16, 10
+"""Evaluations of the kicks without the choice, and on slices, for every step of a chain."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def explore_modes(
         InfeasibleError: no modes have a portfolio.
     """
     own = np.random.default_rng(int(torch.randint(2**62, (1,), generator=rng, device=rng.device)))
+    whole = landscape
     modes, x = _starts(slices, region, x0, own)
     there = torch.as_tensor(x).to(x0)
     values = landscape.energy(there)
@@ -78,12 +83,14 @@ def explore_modes(
     landscape = replace(landscape, probes=there, spread=max(spread, 1e-3 * landscape.spread))
     held = np.abs(x[x != 0.0])
     stride = 0.5 * float(held.mean()) if len(held) else 0.5 / x.shape[1]
-    walks = Walks(slices, as_numpy(landscape.hessian), landscape.spread, stride, effort.candidates, x)
+    walks = Walks(slices, as_numpy(landscape.hessian), landscape.spread, stride, landscape.step, effort.candidates)
     kernel = OnModes(ULA(landscape.step), slices)
     walks.visit(modes[:1], [x[0]])
     stages = {ROUNDING: _least(walks)}
     run = run_chains(landscape, there, effort.steps, rng, kernel)
     ends = [*x, *as_numpy(run.best), *as_numpy(run.state.x)]
+    if effort.swaps:
+        ends += list(as_numpy(_hopped(landscape, whole, slices, region, x0, run.best, effort, rng)))
     walks.visit(list(slices.modes_of(np.array(ends))), ends)
     stages[NO_SWAPS] = _least(walks)
     acceptance, agreement, sweeps = 0.0, 1.0, 0
@@ -95,6 +102,25 @@ def explore_modes(
         walks.keep(low.modes, polished(slices, low.modes, low.weights, landscape.spread))
     stages[FINAL] = _least(walks)
     return Seen(walks.best(effort.chains), stages, acceptance, agreement, sweeps, len(walks.memo))
+
+
+def _hopped(
+    landscape: Landscape, whole: Landscape, slices: Slices, region: Region, x0: Tensor, x: Tensor, effort: Effort,
+    rng: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """Low points without the choice, from x0 (m, n), brought to slices, with x (m, n) there; and where kicks and
+    descents lead from the lowest of both: (k, n)."""
+    plain = slices.flat is not None
+    free = explore(whole, x0, max((FREE if plain else FREE // 4) * effort.steps, 1), rng)
+    at = {field.name: getattr(landscape, field.name) for field in fields(landscape)}
+    on = OnSlices(**at, slices=slices, rules=region)
+    if not plain:
+        # Where every nearest point is a program, steps on slices are too dear.
+        return on.project(free.weights)
+    both = descend(on, torch.cat([free.weights, x]), KICK_STEPS)
+    order = both.energy.argsort(stable=True)[: len(x0)]
+    hopped = explore(on, both.x[order], max(HOPS * effort.steps, 1), rng).weights
+    return torch.cat([hopped, both.x])
 
 
 def polished(slices: Slices, modes: Ints, w: Array, spread: float) -> Low | None:

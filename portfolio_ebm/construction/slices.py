@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from portfolio_ebm.constraints.combine import project_region
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
 from portfolio_ebm.constraints.mixed.on_slices import Flat, nearest_one
@@ -30,9 +31,11 @@ from portfolio_ebm.constraints.mixed.reading import assign_all
 from portfolio_ebm.constraints.mixed.rounding import rounded_all
 from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.chains import Landscape
 from portfolio_ebm.construction.choosing import mixed_of
 from portfolio_ebm.construction.curvature import curvature_matrix
 from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.gliding import glide
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energy import Bound, Energy, add
@@ -42,8 +45,10 @@ from portfolio_ebm.types import as_numpy
 
 STIFFEST = 1e8
 """A model stiffened so often says that nothing near is lower."""
-STILL = 1e-12
-"""A gain below this share of the energy's spread is none."""
+STILL, SLIGHT = 1e-12, 1e-6
+"""A gain below this share of the energy's spread is none: where a point is wanted exactly, and where nearly."""
+ROUNDS, GLIDES = 8, 60
+"""Models, or steps of the gradient, that bring a point down."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Slices:
     def n(self) -> int:
         return self.mixed.program.n
 
-    def evaluate(self, w: Array, modes: Sequence[Ints]) -> tuple[Array, Array]:
+    def evaluate(self, w: Array, modes: Sequence[Ints] | Ints) -> tuple[Array, Array]:
         """E with all its costs (m,) and the slope of E without them (m, n), at w (m, n)."""
         seen, p = evaluate(torch.as_tensor(w).to(self.like), self.energy), self.mixed.program
         value = as_numpy(seen.energy) + self.choices.cost[np.arange(self.choices.units), np.array(modes)].sum(-1)
@@ -168,6 +173,22 @@ class OnModes(Kernel):
 
 
 @dataclass(frozen=True)
+class OnSlices(Landscape):
+    """A landscape on the slices of a choice: what is projected ends on the slice that it rounds to."""
+
+    slices: Slices
+    rules: Region
+
+    def project(self, w: Tensor) -> Tensor:
+        y = as_numpy(w)
+        found, there = self.slices.nearest_all(y, self.slices.modes_near(y, self.step))
+        left = np.flatnonzero(~there)
+        if len(left):
+            found[left] = as_numpy(project_region(w[left], self.rules, prove=False).weights)
+        return torch.as_tensor(found).to(w)
+
+
+@dataclass(frozen=True)
 class Low:
     """A low point of one slice: modes (U,), weights (n,), the energy with all its costs, its slope without them."""
 
@@ -175,6 +196,25 @@ class Low:
     weights: Array
     value: float
     slope: Array
+
+
+def brought_down(
+    slices: Slices, modes: Sequence[Ints], starts: Sequence[Array], curve: Array, step: float, spread: float
+) -> list[Low | None]:
+    """Down from `starts`: all slices at once where rules are plain and trading costs nothing, else as `settle` does."""
+    if slices.flat is None or slices.mixed.program.kinked or not len(modes):
+        return settle(slices, modes, starts, curve, spread, ROUNDS)
+    chosen = np.array(modes)
+    x, there = slices.nearest_all(np.array(starts), chosen)
+    at = np.flatnonzero(there)
+    found: list[Low | None] = [None] * len(modes)
+    if len(at):
+        below = glide(
+            slices.evaluate, lambda y, m: slices.nearest_all(y, m)[0], x[at], chosen[at], step, SLIGHT * spread, GLIDES
+        )
+        for place, w, value, slope in zip(at.tolist(), *below, strict=True):
+            found[place] = Low(chosen[place], w, float(value), slope) if np.isfinite(value) else None
+    return found
 
 
 def settle(

@@ -20,9 +20,8 @@ import numpy as np
 from portfolio_ebm.constraints.mixed.node import on_slice
 from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.slice import Array, Ints
-from portfolio_ebm.construction.slices import Low, Slices, settle
+from portfolio_ebm.construction.slices import Low, Slices, brought_down
 
-ROUNDS = 8
 SLIGHT = 1e-9
 """A value lower by less than this share of the spread is the same."""
 
@@ -34,8 +33,8 @@ class Walks:
     Attributes:
         slices: the energy on its slices.
         curve: a model of its curvature, (n, n). spread: of its values. stride: over which curvature is looked at.
+        step: the first step of a descent.
         candidates: neighbours that a walker brings down in a sweep.
-        points: (m, n), random portfolios, from which slices are looked at as well.
         memo: by the bytes of the modes the lowest point seen, or None for an empty slice.
     """
 
@@ -43,15 +42,12 @@ class Walks:
     curve: Array
     spread: float
     stride: float
+    step: float
     candidates: int
-    points: Array
     memo: dict[bytes, Low | None] = field(default_factory=dict)
 
-    def visit(
-        self, modes: Sequence[Ints], starts: Sequence[Array], *, again: bool = False, others: Sequence[Array] = ()
-    ) -> None:
-        """Bring slices down from points, slices known already only where `again` says so; and from `others`, one a
-        place, since a slice may have several low points."""
+    def visit(self, modes: Sequence[Ints], starts: Sequence[Array], *, again: bool = False) -> None:
+        """Bring slices down from points, slices known already only where `again` says so."""
         wanted: list[int] = []
         new: set[bytes] = set()
         for k, one in enumerate(modes):
@@ -60,9 +56,8 @@ class Walks:
             if not known and (again or key not in new):
                 new.add(key)
                 wanted.append(k)
-        points = [starts[k] for k in wanted] + ([others[k] for k in wanted] if len(others) else [])
-        wanted = wanted * (2 if len(others) else 1)
-        found = settle(self.slices, [modes[k] for k in wanted], points, self.curve, self.spread, ROUNDS)
+        points = [starts[k] for k in wanted]
+        found = brought_down(self.slices, [modes[k] for k in wanted], points, self.curve, self.step, self.spread)
         for k, low in zip(wanted, found, strict=True):
             self.keep(modes[k], low)
 
@@ -121,8 +116,7 @@ def walk(
         fresh = {low.modes.tobytes(): low for low in now if low.modes.tobytes() not in known}
         around = {key: walks.neighbours(low, rng, chance) for key, low in fresh.items()}
         every = [pair for pairs in around.values() for pair in pairs]
-        others = [walks.points[k] for k in rng.integers(len(walks.points), size=len(every))]
-        walks.visit([modes for modes, _ in every], [w for _, w in every], others=others)
+        walks.visit([modes for modes, _ in every], [w for _, w in every])
         for key, pairs in around.items():
             names = dict.fromkeys(modes.tobytes() for modes, _ in pairs)
             known[key] = [k for k in names if k != key and walks.memo[k] is not None]
