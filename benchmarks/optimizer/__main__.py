@@ -1,7 +1,7 @@
 """Choices of names beside SCIP, HiGHS, textbook rounding and greedy: one table, differences and times as ratios.
 
     python -m benchmarks.optimizer [--data FOLDER] [--points 10] [--solver-points 49] [--seeds 2] [--seconds 30]
-                                   [--rows KINDS] [--full]
+                                   [--rows KINDS] [--ports 1,2,3] [--full]
 
 Ours is the public call, certificate included. Every weight vector is judged by one evaluator that belongs to no side
 and has to be feasible to 1e-9; a solver's weights, feasible to a millionth, are solved again on the names it chose.
@@ -142,7 +142,7 @@ def rows(data: Path, given: argparse.Namespace) -> Iterator[list[str]]:
     kinds, cap = given.rows.split(","), given.seconds
     points, seeds = (49, 5) if given.full else (given.points, given.seeds)
     if "frontiers" in kinds:
-        for port, exactly in itertools.product((1, 2, 3), (False, True)):
+        for port, exactly in itertools.product(map(int, given.ports.split(",")), (False, True)):
             yield frontier(instances.frontier(data / "orlib", port, exactly, points), seeds, cap, given.solver_points)
     for kind in SINGLE:
         if kind in kinds:
@@ -179,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with orlib/ and stocks/")
     parser.add_argument("--points", type=int, default=10, help="points of each frontier, of 49")
+    parser.add_argument("--ports", default="1,2,3", help="which frontiers, by comma")
     parser.add_argument("--solver-points", type=int, default=49, help="of them, those where the other sides run too")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=30.0, help="the solvers' clock")

@@ -185,9 +185,7 @@ def _children(mixed: Mixed, allowed: Mask, point: Point, modes: Ints, missing: A
     those that `assign` read off the node's minimum `point`. Each has fewer modes open than the node: no branch is
     endless."""
     open_ = allowed.sum(axis=1) > 1
-    curve = np.zeros(mixed.choices.units)
-    np.maximum.at(curve, mixed.choices.unit, mixed.program.diagonal[mixed.choices.name])
-    score = 0.5 * missing**2 * (curve + 1e-12)
+    score = 0.5 * missing**2 * (mixed.curve + 1e-12)
     # One at its upper end is counted whole already: to decide it changes nothing.
     score[mixed.choices.weights(point.weights) >= hull(mixed.choices, allowed)[1] - TOLERANCE] *= TOLERANCE
     if mixed.choices.priced or not missing.any():

@@ -153,6 +153,13 @@ class Choices:
         return self.name[alone], self.unit[alone]
 
     @cached_property
+    def only(self) -> Ints:
+        """The name of each unit that has one, (U,); of others zero."""
+        found = np.zeros(self.units, dtype=np.int64)
+        found[self.single[1]] = self.single[0]
+        return found
+
+    @cached_property
     def priced(self) -> bool:
         """Whether any mode costs something."""
         return bool((self.cost[self.exists] != 0.0).any())

@@ -79,6 +79,13 @@ class Mixed:
         return missing_cost(self.program, dues, allowed, fees, self.split, modes, w)
 
     @cached_property
+    def curve(self) -> Array:
+        """The largest curvature of a unit's names, (U,)."""
+        found = np.zeros(self.choices.units)
+        np.maximum.at(found, self.choices.unit, self.program.diagonal[self.choices.name])
+        return found
+
+    @cached_property
     def kinked(self) -> bool:
         """Whether one cap on masses of single names under a plain quadratic is all there is: kinks.py takes it."""
         limits, plain = self.choices.limits, type(self.program) is Program and not self.program.kinked
@@ -138,12 +145,10 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     between, sides = (least(ends[0]), most(ends[1])), [Side.of(ends, allowed, limit) for limit in c.limits]
     if isinstance(start, Point) and _inherits(mixed, between, sides, start.weights):
         return start
-    lower, upper, rows, low, high = node_box(mixed, *between)
-    if mixed.kinked and w0 is not None:
-        # What one round of cuts has not closed, as many rounds as there are weights at the kink would.
-        whole = on_sides(Slice(mixed.program, lower, upper, rows, low, high), sides[0].kinks(c), w0)
-        if whole is not None:
-            return whole
+    box = lower, upper, rows, low, high = node_box(mixed, *between)
+    whole = None if w0 is None else _on_sides(mixed, box, sides, w0)
+    if whole is not None:
+        return whole
     view = View.of(mixed, allowed, start)
     p = view.program
     decided, cuts = view.constant, start.cuts if isinstance(start, Point) else ()
@@ -158,14 +163,21 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
         broken = _violated(mixed, sides, point.weights) if point.bound < enough - decided else []
         if not broken:
             break
-        if turn == 0 and w0 is None and mixed.kinked:
-            return relax(mixed, allowed, point.weights, enough)
+        whole = _on_sides(mixed, box, sides, point.weights) if turn == 0 and w0 is None else None
+        if whole is not None:
+            return whole
         near = point
         taken = _taken(taken, broken)
     assert point is not None
     tight = tuple(cut for cut in taken if not cut[1] + TOLERANCE < cut[0] @ point.weights < cut[2] - TOLERANCE)
     point = _plus(point, decided)
     return replace(point, cuts=tight, price=view.next_price(point.weights), open=view.open(point, enough))
+
+
+def _on_sides(mixed: Mixed, box: tuple[Array, ...], sides: Sequence[Side], w: Array) -> Point | None:
+    """The minimum of a node from the sides of its kinks that w (n,) is on: what cuts close in as many rounds as there
+    are weights at a kink. None where that is not all there is, or it was not reached."""
+    return on_sides(Slice(mixed.program, *box), sides[0].kinks(mixed.choices), w) if mixed.kinked else None
 
 
 def _inherits(mixed: Mixed, between: tuple[Array, Array], sides: Sequence[Side], w: Array) -> bool:
@@ -309,11 +321,9 @@ class Side:
 
     def kinks(self, choices: Choices) -> Kinks:
         """A limit on masses as the cap it is on its units' only names."""
-        names = np.zeros(choices.units, dtype=np.int64)
-        names[choices.single[1]] = choices.single[0]
         rising, _, slope = self.rise
         place = np.where(rising, self.b, 0.0)
-        return Kinks(names[self.limit.units], rising, self.decided, place, slope, float(self.limit.most))
+        return Kinks(choices.only[self.limit.units], rising, self.decided, place, slope, float(self.limit.most))
 
     @cached_property
     def rise(self) -> tuple[Mask, Mask, Array]:
