@@ -16,7 +16,7 @@ with L the covariance in the long run: where the latest window flatters the opti
 
 What is realised rises by more than what is let go by the estimates, since they do not know how covariances move on:
 1/8 of the tolerance is let go for the whole of it to cover both. The 1/8 is measured, not derived:
-benchmarks/least_trade.py --development. Below half a percent the second part alone is more.
+benchmarks/least_trade.py --development. At half a percent and below, the second part alone is often more.
 
 Source for one multiplier: Everett, H. (1963), Generalized Lagrange multiplier method for solving problems of optimum
 allocation of resources, Operations Research 11(3).
