@@ -219,3 +219,14 @@ def test_effective_size_of_an_autoregression_is_known() -> None:
         steps.append(x)
     expected = 100_000 * (1 - phi) / (1 + phi)
     assert float(effective_size(torch.stack(steps))) == pytest.approx(expected, rel=0.1)
+
+
+def test_effective_size_of_many_short_chains_is_that_of_their_means() -> None:
+    # Half-chains of 12 draws are too short to say what their autocorrelation is.
+    phi, x, steps = 0.8, torch.randn(4000, dtype=torch.float64, generator=rng()), []
+    for noise in torch.randn(24, 4000, dtype=torch.float64, generator=rng(1)):
+        x = phi * x + math.sqrt(1 - phi * phi) * noise
+        steps.append(x)
+    lags = torch.arange(1, 24, dtype=torch.float64)
+    expected = 24 * 4000 / float(1 + 2 * ((1 - lags / 24) * phi**lags).sum())
+    assert float(effective_size(torch.stack(steps))) == pytest.approx(expected, rel=0.1)

@@ -2,7 +2,8 @@
 
     R-hat   sqrt(((N - 1) / N W + B / N) / W) over half-chains of N draws: W the variance within, B between them
     ESS     M N / (1 + 2 sum_t rho_t), rho_t the autocorrelation pooled over M half-chains, cut by Geyer's
-            initial monotone positive sequence
+            initial monotone positive sequence; for M chains, M many, M s^2 / var(means of the chains), s^2 the variance
+            of the draws, which asks for no autocorrelation and so for no cut of it
 
 Draws come with steps first, chains second: (steps, chains, ...); results have the shape (...).
 Source: Gelman et al., Bayesian Data Analysis (3rd ed.), sections 11.4-11.5; Geyer (1992), Statistical Science 7.
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.errors import ShapeError
+
+MANY = 100
+"""So many chains say by the spread of their means, to 15 % or less, what the mean of all is worth."""
 
 
 def r_hat(draws: Tensor) -> Tensor:
@@ -57,6 +61,9 @@ def effective_size(draws: Tensor) -> Tensor:
     least = 1.0 / max(math.log10(length * chains), 1.0)
     time = (2.0 * monotone.sum(0) - 1.0).clamp_min(least)
     size = length * chains / time
+    if draws.shape[1] >= MANY:
+        means = draws.mean(0).var(0)
+        size = torch.where(means > 0.0, draws.shape[1] * draws.flatten(0, 1).var(0) / means, size)
     return torch.where(total > 0.0, size, torch.full_like(size, float(length * chains)))
 
 
