@@ -140,8 +140,8 @@ class Case:
 
 
 def cases(kinds: Sequence[str], sizes: Sequence[int], count: int, data: Path, first: int = 0) -> Iterator[Case]:
-    """The problems of the kinds asked for, `count` nets and funnels of each size from the number `first` on; those on
-    stocks only where `data` has them."""
+    """The problems of the kinds asked for, `count` nets and funnels of each size from the number `first` on (under a
+    choice the first net and the second funnel); those on stocks only where `data` has them."""
     made: dict[str, Callable[[int, int], Energy]] = {
         "nets": lambda n, seed: RandomNet(seed=seed),
         "funnels": lambda n, seed: (
@@ -156,5 +156,5 @@ def cases(kinds: Sequence[str], sizes: Sequence[int], count: int, data: Path, fi
         for n in sizes if kind in kinds and there else ():
             yield Case(f"{kind}, {n} stocks", n, energy, stocks(data / "stocks")[-756:, :n])
     for n, limits in itertools.product(sizes[:1] if "choices" in kinds else (), ("at most 10", "UCITS")):
-        yield Case(f"net 0, {n} names, {limits}", n, RandomNet(seed=0), None, limits)
-        yield Case(f"funnel 1, {n} names, {limits}", n, Funnel(seed=1), None, limits)
+        yield Case(f"net {first}, {n} names, {limits}", n, made["nets"](n, first), None, limits)
+        yield Case(f"funnel {first + 1}, {n} names, {limits}", n, made["funnels"](n, first + 1), None, limits)
