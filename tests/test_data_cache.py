@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,12 +128,12 @@ def killed_at(cache: Cache, line: int) -> bool:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_any_line_leaves_the_old_entry_or_the_new_one(tmp_path: Path, stride: int) -> None:
-    states, points = set(), 0
+    states, points, before = set(), 0, Cache(tmp_path / "before")
+    for key in KEYS:
+        before.write(key, DATES, OLD, {"asked_from": "2020-01-01"})
     for line in range(1, 4000, stride):
-        folder = tmp_path / str(line)
+        folder = shutil.copytree(tmp_path / "before", tmp_path / str(line))
         cache = Cache(folder)
-        for key in KEYS:
-            cache.write(key, DATES, OLD, {"asked_from": "2020-01-01"})
         died = killed_at(cache, line)
         points += died
         fresh = [_whole(cache, key) for key in KEYS]

@@ -179,11 +179,17 @@ class Formula:
         point = torch.as_tensor(w, dtype=torch.float64)
         for coefficient, model in self.models:
             face = model(point)
-            bend = np.zeros_like(w) if face.matrix is None else as_numpy(face.matrix.matvec(point))
-            value += coefficient * float(face(point))
-            gradient = gradient + coefficient * (bend + as_numpy(face.linear))
-            if hessian is not None and face.matrix is not None:
-                hessian += coefficient * as_numpy(face.matrix.dense())
+            line = as_numpy(face.linear)
+            if face.matrix is None:
+                bend = np.zeros_like(w)
+            elif hessian is None:
+                bend = as_numpy(face.matrix.matvec(point))
+            else:
+                curve = as_numpy(face.matrix.dense())
+                bend = curve @ w
+                hessian += coefficient * curve
+            value += coefficient * (float((0.5 * bend + line) @ w) + float(face.constant))
+            gradient = gradient + coefficient * (bend + line)
         return value, gradient
 
     def largest(self, w: Array) -> float:
