@@ -29,7 +29,8 @@ class Allocation:
             what was `relaxed`).
         breakdown: by term, its share of the energy; the shares add up to `energy`.
         ranges: by term, the least and largest share it takes over sampled feasible portfolios; a mapping that draws the
-            sample when it is first read, and keeps the estimates until then.
+            sample when it is first read. The estimates are kept until `ranges` and `marginal` were read: who holds
+            thousands of decisions reads both, or pickles them. A walk-forward keeps none.
         ablation: energy after each stage of the construction, lowest is best.
         ensemble: the chains' final portfolios as a frame (chains x assets), or None; a record of the search,
             not a sample of a law; framed when it is first read.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -349,3 +351,19 @@ def test_the_baselines_are_walkable_and_keep_only_convex_rules() -> None:
     assert [type(rule).__name__ for rule in found[1].constraint.rules()] == ["Budget", "LongOnly", "Box"]
     panel = pe.Panel.from_prices(prices())
     assert all(pe.backtest(item, panel).decisions["ok"].all() for item in found)
+
+
+def test_a_walk_forward_keeps_no_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of decisions, each with its scenarios, would fill the memory."""
+    made, build = [], pe.Convex.build
+
+    def seen(self: pe.Convex, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Solution:
+        made.append(weakref.ref(ctx))
+        return build(self, energy, constraint, ctx, rng)
+
+    monkeypatch.setattr(pe.Convex, "build", seen)
+    strategy = tilted().replace(energy=pe.Variance(), constraint=pe.Budget() & pe.LongOnly(), constructor=pe.Convex())
+    result = pe.backtest(strategy, pe.Panel.from_prices(prices(120)))
+    gc.collect()
+    assert len(made) > 10 and len(result.decisions) == len(made)
+    assert not any(ref() for ref in made)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -47,6 +49,22 @@ def test_everything_is_measured():
     assert found.diagnostics == {"steps": 3.0}
     for name, (low, high) in found.ranges.items():
         assert low <= found.breakdown[name] <= high and low < high
+
+
+def test_estimates_are_kept_until_all_that_waits_for_them_was_read():
+    """A decision that keeps its scenarios keeps megabytes; after the last look nothing is kept."""
+    ctx = market(N)
+    kept = weakref.ref(ctx)
+    found = certify(EQUAL, ENERGY, RULES, ctx, bound=None, status=FINE, rng=rng())
+    del ctx
+    gc.collect()
+    assert kept() is not None
+    assert set(found.ranges) == set(found.breakdown)
+    gc.collect()
+    assert kept() is not None, "what holds each name is not read yet"
+    found.marginal()
+    gc.collect()
+    assert kept() is None
 
 
 def test_ranges_reach_the_corners():
