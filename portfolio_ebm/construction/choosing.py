@@ -25,7 +25,7 @@ from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
 from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.rounding import rounded
-from portfolio_ebm.constraints.mixed.screening import screened
+from portfolio_ebm.constraints.mixed.screening import Screened, screened
 from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.slice import Array, Ints, Point
 from portfolio_ebm.constraints.region import Region
@@ -160,12 +160,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     leaders = [starts[k] for _, k in alive[: max(plan.walkers // WALKERS[dear], 1)]] if plan.swaps else []
     walked, left = Walked([], np.inf, 0), None
     if not first.finished and nodes > look:
-        leaders[:1] = [search.descend(modes) for modes in leaders[:1]]
-        left = screened(mixed, min(first.value, _best(search)[1]), relaxed.weights)
-    if left is not None and len(left.names) < left.n:
-        # Names that no better portfolio holds are no candidates.
-        search = search.among(left.open)
-        leaders = [*leaders[:1], *_rounded(search, relaxed.weights, len(leaders) - 1, numpy_rng)]
+        search, leaders, left = _candidates(search, leaders, first.value, relaxed.weights, numpy_rng)
     if plan.swaps and not first.finished and not (left is not None and left.mixed is None):
         spread = float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap
         walked = swapped(search, leaders, plan, dear, max(spread, gap), numpy_rng)
@@ -191,6 +186,19 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
         rounding=rounding, chains=alive[0][0] if alive else np.inf,
         descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip
+
+
+def _candidates(
+    search: Search, leaders: list[Ints], value: float, relaxed: Array, rng: np.random.Generator
+) -> tuple[Search, list[Ints], Screened | None]:
+    """The search among the names that a portfolio below `value` may hold, walkers to set out on it, the first of them
+    descended, and what screening says of all."""
+    leaders = [*(search.descend(modes) for modes in leaders[:1]), *leaders[1:]]
+    left = screened(search.mixed, min(value, _best(search)[1]), relaxed)
+    if left is None or len(left.names) == left.n:
+        return search, leaders, left
+    search = search.among(left.open)
+    return search, [*leaders[:1], *_rounded(search, relaxed, len(leaders) - 1, rng)], left
 
 
 def _stream(rng: torch.Generator) -> np.random.Generator:
