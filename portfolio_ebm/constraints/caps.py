@@ -27,8 +27,8 @@ from portfolio_ebm.types import as_numpy
 Array = NDArray[np.float64]
 
 
-FEW = 2
-"""Up to so many losses for each name a tail is stated as linear rows; more of them enter by cuts."""
+FEW = 1000
+"""A tail of up to so many losses is stated as linear rows; with more of them it enters by cuts."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ class Tail(Cap):
 
     @property
     def small(self) -> bool:
-        """Whether it has no more losses than a few for each name, as a sum of the largest weights has."""
-        return self.losses.shape[0] <= FEW * self.losses.shape[1]
+        """Whether its losses are few enough to be a row each."""
+        return self.losses.shape[0] <= FEW
 
     def lifted(self) -> tuple[Array, Array]:
         """(rows over (w, t, u), their upper ends) of the cap as a set of linear rules, u (S,) >= 0 and t free:

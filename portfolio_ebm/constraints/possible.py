@@ -1,10 +1,10 @@
 """Names that fit the rules, where no candidate does: one small mixed-integer program (HiGHS).
 
-    minimise sum |w - y|   over the box, the rows, the L1 balls, the sums of the largest,
+    minimise sum |w - y|   over the box, the rows, the L1 balls, the tails of few losses,
                            w_i = 0 where z_i = 0, floor z_i <= w_i <= upper_i where z_i = 1, sum z <= K
 
-A sum of the largest enters whole, with its quantile as a variable (Tail.lifted): cut by cut, each swap of two names
-would ask for a cut of its own.
+A tail of few losses, as a sum of the largest weights, enters whole, with its quantile as a variable (Tail.lifted): cut
+by cut, each swap of two names would ask for a cut of its own.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from portfolio_ebm.constraints.caps import Ball
+from portfolio_ebm.constraints.caps import Ball, Ellipsoid, Tail
 from portfolio_ebm.constraints.mixed.bent import BentProgram
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, Tree
 from portfolio_ebm.constraints.mixed.choices import Choices
@@ -29,6 +29,7 @@ from portfolio_ebm.constraints.mixed.screening import Screened, screened
 from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.slice import Array, Ints, Point
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.capping import CappedProgram
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import Formula
 from portfolio_ebm.construction.inner import FormulaProgram, modelled
@@ -113,11 +114,11 @@ def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
     )
     choices = with_tickets(choices_of(region), region, held, ticket)
     mixed = Mixed(program, choices.clipped(lower, upper), caps)
-    return (
-        mixed
-        if quadratic(formula) or impact is not None
-        else modelled(mixed, formula, replace(box, lower=lower, upper=upper))
-    )
+    capped = formula.curve is None and any(isinstance(cap, (Ellipsoid, Tail)) for cap in box.caps)
+    if impact is not None or (quadratic(formula) and not capped):
+        return mixed
+    kind = CappedProgram if box.caps else FormulaProgram
+    return modelled(mixed, formula, replace(box, lower=lower, upper=upper), kind)
 
 
 def with_tickets(choices: Choices, region: Region, held: Array | None, ticket: float) -> Choices:

@@ -6,7 +6,7 @@ z_i says whether free name i is held; it is binary where names are a choice or c
 rules can be obeyed together (cost 0), what the others leave of one rule's row (cost = the row), how few names they
 need (counted = 1), how little turnover (moved = what is held), and how far one rule has to give way (loose). Caps that
 are neither rows nor L1 balls make it a cone program (conic.py), or enter by cuts, to 1e-7, where names are a choice;
-a sum of the largest weights enters whole (Tail.lifted).
+a tail of few losses, as a sum of the largest weights, enters whole (Tail.lifted).
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def best_duals(formula: Formula, box: Box) -> Multipliers:
     return Multipliers(tuple(best_tail(t, box.lower) for t in formula.tails), np.zeros(len(box.rows)), 0.0)
 
 
-def modelled(mixed: Mixed, formula: Formula, box: Box) -> Mixed:
+def modelled(mixed: Mixed, formula: Formula, box: Box, kind: type[FormulaProgram] = FormulaProgram) -> Mixed:
     """The mixed program with the formula in it, its local model taken where the relaxation has its optimum."""
     pool = Pool(formula) if solvable(formula) else None
     for first in (True, False):
@@ -246,7 +246,7 @@ def modelled(mixed: Mixed, formula: Formula, box: Box) -> Mixed:
             # A term whose slope is endless at a bound, as that of the entropy is at zero: a little inside.
             matrix, linear = local_model(formula, (1.0 - INWARD) * at + INWARD * inside(box), fixed)
         p = mixed.program
-        program = FormulaProgram(
+        program = kind(
             matrix, linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, p.rate, p.turnover,
             formula=formula, box=box, pool=pool,
         )  # fmt: skip
