@@ -91,3 +91,20 @@ def test_a_slice_under_caps_is_the_convex_minimum_from_any_start() -> None:
     alone = np.eye(N)[0]
     assert float(CAPS["volatility"].residual(torch.as_tensor(alone), ctx)) > 0.0
     assert p.minimum(np.zeros(N), alone, p.rows, p.row_lower, p.row_upper) is None
+
+
+@pytest.mark.parametrize("cap", [VolatilityCap(at_most=0.2), CVaRCap(at_most=0.4)], ids=repr)
+def test_a_slice_of_one_point_and_a_start_where_all_rest_are_solved(cap: Constraint) -> None:
+    """At a start of no weight none would move."""
+    ctx = world(0)
+    rules = Budget(at_least=0.3) & LongOnly() & cap
+    mixed = mixed_of(take_apart(Return(), ctx), region_of(rules & Cardinality(at_most=N), ctx))
+    p, even = mixed.program, np.full(N, 0.5 / N)
+    assert isinstance(p, CappedProgram)
+    only = p.minimum(even, even, p.rows, p.row_lower, p.row_upper)
+    assert only is not None
+    assert only.weights == pytest.approx(even)
+    assert only.bound == pytest.approx(-float(ctx.mean.numpy() @ even), abs=1e-9)
+    found = p.minimum(p.lower, p.upper, p.rows, p.row_lower, p.row_upper, np.zeros(N))
+    assert found is not None
+    assert found.value == pytest.approx(Convex().build(Return(), rules, ctx, rng()).energy, abs=1e-8)

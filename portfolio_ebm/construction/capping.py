@@ -50,8 +50,11 @@ class CappedProgram(FormulaProgram):
     def _at_once(self, box: Box, start: Array | None) -> Point | None:
         """The minimum by the interior point on the names that move; None where it does not end at one."""
         movable = box.upper > box.lower + 1e-14
+        if not movable.any():
+            return None
         rest = np.clip(np.zeros(self.n) if self.held is None else self.held, box.lower, box.upper)
         free = movable if start is None else movable & (np.clip(start, box.lower, box.upper) != rest)
+        free = free if free.any() else movable
         while True:
             part = replace(box, lower=np.where(free, box.lower, rest), upper=np.where(free, box.upper, rest))
             found = interior(self.whole, part)
