@@ -39,6 +39,9 @@ NEAR = 0.01
 HELD = 1e-3
 """A weight above this counts as held."""
 
+ASKED = "ensemble", "leave it out"
+"""Who refuses a term that is not convex, and what to do about it."""
+
 
 class Ensemble(Spec):
     """The law p(w) ~ exp(-E(w)/T) on the portfolios that obey the rules, T such that E - E* is on average `tolerance`.
@@ -131,11 +134,11 @@ def ensemble(
     one, and the further rules cut. Chains start at the best portfolio and at random ones and exchange places with
     hotter ones; `choices`, `coverage` and `apart` say what they found.
 
-    With tickets (`FixedCost`) a name is left as it is held or traded, and nearly every portfolio of a Lebesgue measure
-    trades all names. So each set of names traded counts the same, uniform on what the names traded may weigh together;
-    the portfolio that trades nothing is a point of mass one. Where names may be short the simplex is instead
+    With tickets (`FixedCost`) a name is left as it is `held` or traded, and nearly every portfolio of a Lebesgue
+    measure trades all names. So each set of names traded counts the same, uniform on what the names traded may weigh
+    together; the portfolio that trades nothing is a point of mass one. Where names may be short the simplex is instead
     {least <= w <= largest weight of any name}. An open budget leaves the sum free between its ends. Equations beside
-    the budget cut as thin ranges would.
+    the budget cut as thin ranges would. Where nothing is held tickets are zero.
 
     Under `RoundLots` every portfolio of whole lots that obeys the rules counts once.
 
@@ -158,6 +161,8 @@ def ensemble(
     """
     law = law or Ensemble()
     ctx, names, _ = given_context(energy, constraint, **inputs)
+    if ctx.held is None:
+        energy = without_tickets(energy, ctx)[0]  # nothing is held, so that tickets are zero
     rng, least = generator(seed, "ensemble", ctx.tradeable.device), NEAR if law.support == "near" else 0.0
     region, best = _best(energy, constraint, ctx, rng)
     excess = allowed_excess(law.tolerance, law.unit, energy, best.weights, ctx)
@@ -178,11 +183,11 @@ def _ticketed(energy: Energy, ctx: Context) -> bool:
 def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> tuple[Region, Minimum]:
     """The rules as one region, and the optimum; where names are a choice, the best portfolio found."""
     if constraint.convex and not _ticketed(energy, ctx):
-        region, best = minimum_under(energy, constraint, ctx)
+        region, best = minimum_under(energy, constraint, ctx, *ASKED)
         if not best.status.ok:
             raise SolverError(f"No optimum is proven, so that a tolerance around it means nothing. {best.status}")
         return region, best
-    refuse_non_convex(without_tickets(energy, ctx)[0], "the distribution")
+    refuse_non_convex(without_tickets(energy, ctx)[0], *ASKED)
     if len(constraint.cases()) > 1:
         raise SpecError("Either leaves sets that may overlap; ask for the distribution of each case by itself.")
     found = AnnealedLangevin().build(energy, constraint, ctx, rng)

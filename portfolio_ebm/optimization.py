@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypedDict, Unpack
@@ -92,7 +93,7 @@ def optimize(
         DataError: an input is not finite or no numbers, a covariance is not positive semi-definite, inputs cover
             different assets, or an asset is named twice; names the asset.
         ShapeError: inputs disagree on the number of assets, or one is empty.
-        SpecError: the formula needs an estimate that was not given.
+        SpecError: the formula needs an estimate that was not given, or there is no input of a name.
         InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
 
     Example:
@@ -164,6 +165,7 @@ def read(
     **more: Unpack[Surroundings],
 ) -> Read:
     """The inputs of `optimize` as numbers, before any formula is asked what it needs of them. Errors as `optimize`."""
+    _refuse_unknown(more)
     given = {"mean": mean, "covariance": covariance, "scenarios": scenarios, "paths": more.get("paths")}
     if all(value is None for value in given.values()):
         raise SpecError("optimize needs at least one of mean=, covariance=, scenarios= or paths=.")
@@ -186,6 +188,15 @@ def read(
         **_named(more, labels, place),
     )
     return Read(Given(ctx, names, next(value for value in given.values() if value is not None)), frozenset(known))
+
+
+def _refuse_unknown(more: Surroundings) -> None:
+    """A misspelt input would be passed over without a word."""
+    known = [*inspect.signature(read).parameters.keys() - {"more"}, *Surroundings.__annotations__]
+    for name in sorted(set(more) - set(known)):
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}=?" if near else f"there are {', '.join(f'{one}=' for one in sorted(known))}."
+        raise SpecError(f"There is no input {name}=; {hint}")
 
 
 def _names(given: Mapping[str, Any], assets: Sequence[str] | None) -> tuple[tuple[str, ...] | None, str]:

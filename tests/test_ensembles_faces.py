@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 import portfolio_ebm as pe
-from portfolio_ebm.errors import SolverError
+from portfolio_ebm.errors import SolverError, SpecError
 
 NAMES = list("ABCDEF")
 HELD = pd.Series([0.5, 0.3, 0.2, 0.0, 0.0, 0.0], index=NAMES)
@@ -139,3 +139,15 @@ def test_what_the_chains_had_no_time_for_is_an_error() -> None:
     law = pe.Ensemble(0.02, support="all", chains=200, moves=60)
     with pytest.raises(SolverError, match="did not mix over choices of names"):
         pe.ensemble(pe.Variance(), rules, covariance=planted(), assets=NAMES, law=law)
+
+
+def test_tickets_are_nothing_where_nothing_is_held() -> None:
+    law, rules = pe.Ensemble(0.15, chains=64), pe.Budget() & pe.LongOnly()
+    ticketed = pe.ensemble(pe.Variance() + pe.FixedCost(rate=1e-5), rules, covariance=covariance(4), law=law)
+    free = pe.ensemble(pe.Variance(), rules, covariance=covariance(4), law=law)
+    assert ticketed.draws.equals(free.draws)
+
+
+def test_a_term_that_is_not_convex_is_refused_by_the_door_that_was_asked() -> None:
+    with pytest.raises(SpecError, match="or leave it out"):
+        pe.ensemble(-1 * pe.Variance(), pe.Budget() & pe.LongOnly(), covariance=covariance())

@@ -15,6 +15,7 @@ from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.energies.checks import check
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import CVaR, Variance
+from portfolio_ebm.ensembles import ensemble
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.historical import FilteredHistorical, Historical
@@ -131,6 +132,14 @@ def test_optimize_takes_names_and_refuses_what_it_cannot_use():
         optimize(Variance(), rules, covariance=cov, benchmarks={"index": {"AA": 1.0}})
     with pytest.raises(ShapeError, match=r"exposures\['beta'\]"):
         optimize(Variance(), rules, covariance=cov, exposures={"beta": [1.0]})
+
+
+def test_an_input_of_no_known_name_is_refused_with_the_near_one():
+    rules, cov = Budget() & LongOnly(), np.eye(N)
+    with pytest.raises(SpecError, match="no input price=; did you mean prices="):
+        optimize(Variance(), rules, covariance=cov, price=np.ones(N))  # type: ignore[call-arg]
+    with pytest.raises(SpecError, match="no input constructor="):
+        ensemble(Variance(), rules, covariance=cov, constructor=None)
 
 
 @pytest.mark.parametrize("model", [SampleMoments(60), Historical(60), FilteredHistorical(40)], ids=repr)

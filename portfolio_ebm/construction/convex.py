@@ -22,7 +22,7 @@ from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cuts import by_cuts
 from portfolio_ebm.construction.duality import Box, Duals, Multipliers, prove
 from portfolio_ebm.construction.engines import Ends, Found, active_set, interior, no_minimum, scale_of
-from portfolio_ebm.construction.formula import Formula, refuse_non_convex, take_apart
+from portfolio_ebm.construction.formula import ELSEWHERE, Formula, refuse_non_convex, take_apart
 from portfolio_ebm.construction.free_minimum import free_minimum
 from portfolio_ebm.construction.linear_program import linear_program, linear_rows
 from portfolio_ebm.construction.oracle import rules, through_cvxpy
@@ -254,18 +254,18 @@ def size_of(formula: Formula, box: Ends, value: float) -> float:
     return max(abs(value), 1.0 / scale_of(formula.plain, box))
 
 
-def require_convex(energy: Energy, constraint: Constraint) -> None:
-    """Raise SpecError, naming the term or the rule, where either is not convex."""
-    refuse_non_convex(energy)
+def require_convex(energy: Energy, constraint: Constraint, who: str = "Convex()", remedy: str = ELSEWHERE) -> None:
+    """Raise SpecError, naming the term or the rule, where either is not convex; as `refuse_non_convex`."""
+    refuse_non_convex(energy, who, remedy)
     for rule in constraint.rules():
         if not rule.convex:
-            raise SpecError(
-                f"{rule!r} is a choice of names, which Convex() cannot make; use constructor=AnnealedLangevin()."
-            )
+            raise SpecError(f"{rule!r} is a choice of names, which {who} cannot make; {remedy}.")
 
 
-def minimum_under(energy: Energy, constraint: Constraint, ctx: Context) -> tuple[Region, Minimum]:
-    """The region of the rules and the minimum of the formula over it, for doors that need both.
+def minimum_under(
+    energy: Energy, constraint: Constraint, ctx: Context, who: str = "Convex()", remedy: str = ELSEWHERE
+) -> tuple[Region, Minimum]:
+    """The region of the rules and the minimum of the formula over it, for doors that need both; `who` asks.
 
     Raises:
         SpecError: a term or a rule is not convex. SolverError: no minimum was reached.
@@ -274,7 +274,7 @@ def minimum_under(energy: Energy, constraint: Constraint, ctx: Context) -> tuple
     from portfolio_ebm.constraints.combine import region_of
     from portfolio_ebm.construction.infeasible import explain_infeasible
 
-    require_convex(energy, constraint)
+    require_convex(energy, constraint, who, remedy)
     try:
         region = region_of(constraint, ctx)
         return region, minimize(energy, region, ctx)

@@ -36,13 +36,13 @@ from portfolio_ebm.energy import Energy, Scaled, breakdown
 from portfolio_ebm.errors import SpecError
 
 Unit = Literal["energy", "volatility"]
-Realised = Literal["realised volatility"]
+Goal = Literal[Unit, "realised volatility"]
 
 LET_GO = 1.0 / 8.0
 """The part of a tolerance of realised volatility that is let go by the estimates in the long run."""
 
 
-def allowed_excess(tolerance: float, unit: Unit | Realised, energy: Energy, optimum: Tensor, ctx: Context) -> float:
+def allowed_excess(tolerance: float, unit: Goal, energy: Energy, optimum: Tensor, ctx: Context) -> float:
     """The energy above the optimum's that a tolerance allows.
 
     Raises:
@@ -58,7 +58,10 @@ def allowed_excess(tolerance: float, unit: Unit | Realised, energy: Energy, opti
         usual = None if unit == "volatility" else _in_the_long_run(ctx)
         excess = sum(_rise(tolerance, part, optimum, ctx, usual) for part in _risks(energy))
     if not excess > 0.0:
-        raise SpecError(f"{energy!r} is zero at its optimum{ctx.at}, so that a relative tolerance allows nothing.")
+        when = ", now or by the covariance of the long run" if unit == "realised volatility" else ""
+        raise SpecError(
+            f"{energy!r} is zero at its optimum{ctx.at}{when}, so that a relative tolerance allows nothing."
+        )
     return excess
 
 

@@ -38,6 +38,9 @@ Array = NDArray[np.float64]
 SMALL = 200
 """Up to so many names M is formed at once; beyond, only where its entries are needed."""
 
+ELSEWHERE = "use constructor=AnnealedLangevin()"
+"""What to do about a term that is not convex, where a constructor may be chosen."""
+
 FAR = 1e9
 """Weights beyond this are a search that has run away: no term is asked there."""
 
@@ -277,17 +280,14 @@ def on_positive_weights(energy: Energy) -> bool:
     return any(isinstance(part.energy, NegativeEntropy) for part in energy.terms())
 
 
-def refuse_non_convex(energy: Energy, who: str = "Convex()") -> None:
-    """Raise SpecError, naming the term, where a formula is not convex; `who` is the constructor that refuses."""
+def refuse_non_convex(energy: Energy, who: str = "Convex()", remedy: str = ELSEWHERE) -> None:
+    """Raise SpecError, naming the term, where a formula is not convex; `who` refuses, and `remedy` is what to do."""
     for part in energy.terms():
         term = part.energy
         if term.curvature == "none" or not isinstance(term, ConvexEnergy):
-            raise SpecError(
-                f"{term!r} is not convex in the weights, and {who} takes convex terms only; "
-                "use constructor=AnnealedLangevin()."
-            )
+            raise SpecError(f"{term!r} is not convex in the weights, and {who} takes convex terms only; {remedy}.")
         if part.coefficient < 0.0 and term.curvature != "affine":
             raise SpecError(
                 f"{part.coefficient:g} * {term!r} turns a convex term upside down, and the sum is not convex; "
-                "give it a positive coefficient, or use constructor=AnnealedLangevin()."
+                f"give it a positive coefficient, or {remedy}."
             )

@@ -25,6 +25,8 @@ Nearest = Callable[[Array, Ints], Array]
 SHORTEST = 1e-9
 """The shortest step, as a share of the first."""
 LONGEST = 1e3
+PATIENCE = 4
+"""Steps without a gain that end a row."""
 
 
 def glide(
@@ -56,7 +58,3 @@ def glide(
         x[taken], value[taken], slope[taken] = there[down], energy[down], tilt[down]
         rows = rows[(size > 0.0) & (idle[rows] < PATIENCE)]
     return x, value, slope
-
-
-PATIENCE = 4
-"""Steps without a gain that end a row."""

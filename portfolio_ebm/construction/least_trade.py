@@ -29,7 +29,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.convex import Minimum, minimize, minimum_under
-from portfolio_ebm.construction.excess import Realised, Unit, allowed_excess
+from portfolio_ebm.construction.excess import Goal, allowed_excess
 from portfolio_ebm.construction.shadow import told
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
@@ -84,7 +84,7 @@ class LeastTrade(Constructor):
     """
 
     tolerance: float = Field(default=0.01, gt=0.0)
-    unit: Unit | Realised = "energy"
+    unit: Goal = "energy"
 
     def asks(self) -> frozenset[str]:
         """See Constructor."""
@@ -98,7 +98,7 @@ class LeastTrade(Constructor):
             InfeasibleError: no portfolio obeys the rules; names the smallest set in conflict.
             SolverError: no minimum was reached.
         """
-        region, best = minimum_under(energy, constraint, ctx)
+        region, best = minimum_under(energy, constraint, ctx, "LeastTrade()")
         if ctx.held is None:
             said = Status(best.status.ok, f"Nothing is held, so the optimum is bought. {best.status}")
             return certify(
