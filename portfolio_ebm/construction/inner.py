@@ -287,7 +287,8 @@ def local_model(formula: Formula, w: Array, fixed: Mask | None = None) -> tuple[
 
     A `fixed` name (n,) has one weight only: an endless slope of its own, as that of the entropy at zero, says nothing.
     """
-    _, slope, hessian = formula.smooth_part(w)
+    with np.errstate(invalid="ignore"):  # endless times zero
+        _, slope, hessian = formula.smooth_part(w)
     for tail in formula.tails:
         slope = slope + tail.losses.T @ best_tail(tail, w)
         hessian = hessian + _tail_curvature(tail, w)
