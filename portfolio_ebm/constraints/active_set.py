@@ -72,6 +72,7 @@ class _Program(NamedTuple):
     above: Array
 
     def holds(self, x: Array) -> bool:
+        """Whether box and rows hold at x (n,), to HOLDS."""
         at = np.concatenate((x, self.rows @ x))
         if ((at <= self.above + HOLDS) & (at >= self.below - HOLDS)).all():
             return True

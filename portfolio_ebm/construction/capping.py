@@ -36,6 +36,7 @@ class CappedProgram(FormulaProgram):
         self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array,
         start: Array | Point | None = None, enough: float = np.inf,
     ) -> Point | None:  # fmt: skip
+        """As in Program, with the caps of the box."""
         if crossed(lower, upper) or crossed(row_lower, row_upper):
             return None
         assert self.box is not None

@@ -63,6 +63,7 @@ class Slice:
     high: Array
 
     def rest(self, near: Array | float) -> Array:
+        """The point of the box nearest to `near`, (n,)."""
         return np.minimum(np.maximum(near, self.lower), self.upper)
 
 
@@ -76,6 +77,7 @@ class Solved:
 
 
 def weights_of(start: Array | Point | None) -> Array | None:
+    """The weights (n,) of a start, which may be a solved slice with more to say."""
     return start.weights if isinstance(start, Point) else start
 
 
