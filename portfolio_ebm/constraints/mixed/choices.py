@@ -242,8 +242,11 @@ class Choices:
         new, old = place[fresh], place[~fresh]
         low[new, 0], high[new, 0], cost[new, 0] = other.lower[fresh], other.upper[fresh], other.cost[fresh]
         both = self.exists[old][:, :, None] & other.exists[~fresh][:, None, :]
-        low[old] = np.where(both, np.maximum(self.lower[old][:, :, None], other.lower[~fresh][:, None, :]), np.inf)
-        high[old] = np.where(both, np.minimum(self.upper[old][:, :, None], other.upper[~fresh][:, None, :]), -np.inf)
+        top = np.minimum(self.upper[old][:, :, None], other.upper[~fresh][:, None, :])
+        floor = np.maximum(self.lower[old][:, :, None], other.lower[~fresh][:, None, :])
+        # What is held may be above a cap by rounding: ends turned over by that much are a point.
+        floor = np.where(floor <= top + TOLERANCE, np.minimum(floor, top), floor)
+        low[old], high[old] = np.where(both, floor, np.inf), np.where(both, top, -np.inf)
         cost[old] = self.cost[old][:, :, None] + other.cost[~fresh][:, None, :]
         theirs = fresh[other.unit]
         mine = tuple(

@@ -11,6 +11,9 @@ from scipy.optimize import linprog
 
 from portfolio_ebm.constraints.mixed.slice import FEASIBLE, Array, Slice
 
+TIGHT = {"primal_feasibility_tolerance": FEASIBLE, "dual_feasibility_tolerance": FEASIBLE}
+"""HiGHS's own are 1e-7, by which weights would break a rule."""
+
 
 def linear_minimum(
     slope: Array, rows: Array, box: tuple[Array, Array], low: Array, high: Array
@@ -23,7 +26,7 @@ def linear_minimum(
     found = linprog(
         slope / scale, A_ub=left if len(left) else None, b_ub=right if len(left) else None,
         A_eq=rows[equal] if equal.any() else None, b_eq=high[equal] if equal.any() else None,
-        bounds=np.column_stack(box), method="highs-ds",
+        bounds=np.column_stack(box), method="highs-ds", options=TIGHT,
     )  # fmt: skip
     if found.status != 0:
         return None
@@ -47,7 +50,7 @@ def least_traded(s: Slice) -> Array | None:
     bounds = np.vstack([np.column_stack([s.lower, s.upper]), np.column_stack([np.zeros(n), np.full(n, np.inf)])])
     found = linprog(
         np.r_[np.zeros(n), np.ones(n)], A_ub=left, b_ub=right, A_eq=wide[equal] if equal.any() else None,
-        b_eq=s.high[equal] if equal.any() else None, bounds=bounds, method="highs",
+        b_eq=s.high[equal] if equal.any() else None, bounds=bounds, method="highs", options=TIGHT,
     )  # fmt: skip
     if found.status != 0 or found.fun > p.turnover + 1e-9:
         return None
