@@ -151,3 +151,19 @@ def test_tickets_are_nothing_where_nothing_is_held() -> None:
 def test_a_term_that_is_not_convex_is_refused_by_the_door_that_was_asked() -> None:
     with pytest.raises(SpecError, match="or leave it out"):
         pe.ensemble(-1 * pe.Variance(), pe.Budget() & pe.LongOnly(), covariance=covariance())
+
+
+def test_names_that_meet_an_equation_at_rest_are_refused() -> None:
+    # No line of three names leads to, or from, a group that has no position at all, or does not trade.
+    groups, law = {"sector": dict(zip(NAMES, "xxxyyy", strict=True))}, pe.Ensemble(0.3, support="all", chains=64)
+    neutral = pe.Budget() & pe.Box(lower=-0.4, upper=0.8) & pe.Cardinality(at_most=4)
+    neutral = neutral & pe.Group("sector", "x", lower=0.0, upper=0.0)
+    with pytest.raises(SpecError, match=r"meet an equation beside the budget by themselves.*give the equation a range"):
+        pe.ensemble(pe.Variance(), neutral, covariance=covariance(), assets=NAMES, groups=groups, law=law)
+    fixed = pe.Budget(at_least=0.9) & pe.LongOnly() & pe.Group("sector", "x", lower=0.6, upper=0.6)
+    held = pd.Series([0.3, 0.2, 0.1, 0.2, 0.1, 0.05], index=NAMES)
+    with pytest.raises(SpecError, match="a portfolio held that obeys it already"):
+        pe.ensemble(
+            pe.Variance() + pe.FixedCost(rate=2e-5), fixed, covariance=covariance(), assets=NAMES, held=held,
+            groups=groups, law=law,
+        )  # fmt: skip

@@ -31,6 +31,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.convex import Minimum, minimize
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.near_choices import heavy_of, within_modes
+from portfolio_ebm.construction.near_lines import require_lines
 from portfolio_ebm.construction.near_optimal import (
     TOUCH,
     box_tensor,
@@ -202,7 +203,7 @@ def _faces(
         named=torch.arange(len(lower)) < len(kept), reference=reference,
         heavy=tuple(replace(h, unit=pad(h.unit, (0, int(added)), value=len(h.over))) for h in heavy),
     )  # fmt: skip
-    _require_lines(found, c.priced)
+    require_lines(found)
     return found, price, slope, measure
 
 
@@ -363,21 +364,3 @@ def _reference(
     return Reference(floor, top if short else math.inf, low, high, most), (
         f"the measure that counts each {what} once, uniform on its {shape}"
     )
-
-
-def _require_lines(faces: FaceSet, priced: bool) -> None:
-    q = len(faces.equations)
-    if faces.n < q + 1:
-        raise SpecError("The equations fix every weight; there is nothing to draw.")
-    if q > 1 and bool((faces.count_lower == faces.count_upper).any()):
-        raise SpecError(
-            "With an exact number of names and an equation beside the budget a name may have to go in one group where "
-            "one comes in another, which no move of few names does, so that parts of the law would never be met; give "
-            "the number a range, at_least below at_most, or the equation one."
-        )
-    still = bool((faces.exists & ~faces.ranged).any(1).all())
-    if q > 1 and priced and still:
-        raise SpecError(
-            "With a ticket and an equation beside the budget the portfolio that trades nothing stands by itself, and "
-            "no move of few names leads to it; give the equation a range, with an upper end above its lower one."
-        )

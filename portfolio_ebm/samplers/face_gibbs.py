@@ -186,8 +186,8 @@ class FaceGibbs:
         fixed = ~faces.ranged[line.who[:2]].transpose(1, 2)
         first, second = fixed[0].unsqueeze(1), fixed[1].unsqueeze(0)
         # At a point: it has to be in the other's range and between the other ends; for two points they have to meet.
-        meets = (low - high <= torch.where(first & second, SLACK, 0.0)) & (low >= line.low - SLACK)
-        meets = meets & (low <= line.high + SLACK)
+        # By rounding as well: one name that has all of the budget is at its limit, and a portfolio of mass one.
+        meets = (low - high <= SLACK) & (low >= line.low - SLACK) & (low <= line.high + SLACK)
         point = first | second
         low, high = (
             torch.where(point, low, low.maximum(line.low)),

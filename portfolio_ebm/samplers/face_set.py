@@ -89,14 +89,19 @@ class FaceSet:
         return torch.where(self.exists & ~self.ranged, self.lower, 0.0)
 
     @cached_property
-    def equations(self) -> Tensor:
-        """A (q, d), its rows independent."""
+    def system(self) -> Tensor:
+        """A and b, (q, d + 1), the rows of A independent."""
         p = self.polyhedron
         kept: list[Tensor] = []
-        for row in p.rows[p.equal]:
-            if int(torch.linalg.matrix_rank(torch.stack([*kept, row]))) > len(kept):
-                kept.append(row)
+        for row, value in zip(p.rows[p.equal], p.row_upper[p.equal], strict=True):
+            if int(torch.linalg.matrix_rank(torch.stack([*(own[:-1] for own in kept), row]))) > len(kept):
+                kept.append(torch.cat([row, value.reshape(1)]))
         return torch.stack(kept)
+
+    @property
+    def equations(self) -> Tensor:
+        """A (q, d)."""
+        return self.system[:, :-1]
 
     def modes(self, x: Tensor) -> Tensor:
         """The mode of every coordinate of x (d, chains): the point it is exactly at, or the nearest range."""
