@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from pydantic import Field
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.weights import Box
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certificate import FEASIBLE
 from portfolio_ebm.construction.convex import Minimum, minimum_under
@@ -28,13 +29,20 @@ from portfolio_ebm.construction.near_optimal import Law, law_of
 from portfolio_ebm.construction.near_patterns import law_with_choices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.fixed import STILL
+from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energy import Energy
-from portfolio_ebm.errors import SolverError, SpecError
+from portfolio_ebm.errors import InfeasibleError, SolverError, SpecError
 from portfolio_ebm.optimization import given_context
 from portfolio_ebm.types import Spec, Status, generator
 
 NEAR = 0.01
 """Near support: names that the whole tolerance, spent on them alone, brings to this weight."""
+
+PLACES = 6
+"""Portfolios found elsewhere, that random starts come from where names are a choice."""
+
+WIDE = 1e3
+"""A limit on weights that limits nothing."""
 
 HELD = 1e-3
 """A weight above this counts as held."""
@@ -171,7 +179,9 @@ def ensemble(
     if isinstance(prepared, Law):
         found = draw(prepared, law.chains, rng, moves=law.moves)
     else:
-        found = draw_patterns(prepared, law.chains, rng, moves=law.moves)
+        found = draw_patterns(
+            prepared, law.chains, rng, moves=law.moves, elsewhere=_elsewhere(prepared, constraint, ctx, rng)
+        )
     return _told(prepared, found, constraint, ctx, names or tuple(str(i) for i in range(ctx.n_assets)))
 
 
@@ -194,6 +204,28 @@ def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Gener
     gap = "with no bound" if found.bound is None else f"proven within {max(found.energy - found.bound, 0.0):.1e}"
     told = Status(True, gap)
     return region_of(constraint, ctx), Minimum(found.weights, found.energy, found.bound, None, told, size=found.size)
+
+
+def _elsewhere(law: ChoiceLaw, constraint: Constraint, ctx: Context, rng: torch.Generator) -> torch.Tensor:
+    """Portfolios that obey the rules, best by random slopes, which no kernel has led to, (m, n): of a law in pieces
+    that moves do not join, chains would otherwise show the piece of the best portfolio alone."""
+    assert ctx.market is not None
+    left = sorted(set(range(ctx.n_assets)) - set(law.kept.tolist()))
+    if left:
+        # Names that are left out stand where the best portfolio has them.
+        still = tuple((ctx.assets[i], float(law.best.weights[i])) for i in left)
+        constraint = constraint & Box(lower=-WIDE, upper=WIDE, caps=still, floors=still)
+    # Any portfolio far away will do: nothing is proven, and little searched.
+    quick = AnnealedLangevin(nodes=0, sweeps=1, walkers=1, candidates=1, polish=1)
+    found = [torch.zeros(0, ctx.n_assets, dtype=torch.float64)]
+    for _ in range(PLACES):
+        slope = torch.randn(ctx.n_assets, generator=rng, dtype=torch.float64, device=rng.device)
+        there = replace(ctx, market=replace(ctx.market, mean=slope))
+        try:
+            found.append(quick.build(Return(), constraint, there, rng).weights.unsqueeze(0))
+        except (InfeasibleError, SolverError):
+            continue  # with what is left out fixed, to rounding, nothing else need be found
+    return torch.cat(found)
 
 
 def _told(

@@ -167,3 +167,12 @@ def test_names_that_meet_an_equation_at_rest_are_refused() -> None:
             pe.Variance() + pe.FixedCost(rate=2e-5), fixed, covariance=covariance(), assets=NAMES, held=held,
             groups=groups, law=law,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("budget", [pe.Budget(), pe.Budget(at_least=0.98)])
+def test_pieces_that_no_move_joins_are_an_error(budget: pe.Budget) -> None:
+    # Three names of 34 % at most or four of 24 % at least: one that comes in takes more than one other can give.
+    rules = budget & pe.LongOnly() & pe.Box(upper=0.34) & pe.Cardinality(at_most=4, min_weight=0.24)
+    law = pe.Ensemble(0.5, support="all", chains=128, moves=700)
+    with pytest.raises(SolverError, match="no move joins such portfolios"):
+        pe.ensemble(pe.Variance(), rules, covariance=covariance(), assets=NAMES, law=law)

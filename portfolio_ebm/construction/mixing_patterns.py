@@ -2,10 +2,10 @@
 
 Patterns far apart are modes with walls between them, so the chains run in families at T, 2T, 4T, ..., up to where E
 hardly matters, that exchange places. Half of the families start at the best portfolio known, half at random patterns
-drawn at a heat that knows nothing of E: only where both halves come to the same shares of names and patterns is
-anything reported. A pilot run sets T to the tolerated excess. Then draws are kept, the thinning doubling until split
-R-hat is under the limit for the energy, for every weight held in 1 % of draws or more, and for every pattern with 1 %
-of the mass.
+drawn, from portfolios found elsewhere, at a heat that knows nothing of E: only where both halves come to the same
+shares of names and patterns is anything reported. A pilot run sets T to the tolerated excess. Then draws are kept, the
+thinning doubling until split R-hat is under the limit for the energy, for every weight held in 1 % of draws or more,
+and for every pattern with 1 % of the mass.
 
 Sources: samplers/pattern_gibbs.py, samplers/exchange.py; Gelman et al., Bayesian Data Analysis (3rd ed.), section 11.4.
 """
@@ -100,18 +100,27 @@ def segment(law: ChoiceLaw) -> int:
 
 
 def draw_patterns(
-    law: ChoiceLaw, chains: int, rng: torch.Generator, *, limit: float = R_HAT, moves: int | None = None
+    law: ChoiceLaw,
+    chains: int,
+    rng: torch.Generator,
+    *,
+    limit: float = R_HAT,
+    moves: int | None = None,
+    elsewhere: Tensor | None = None,
 ) -> Draws:
     """A sample of the law that mixed.
 
     Args:
         chains: of all levels together. moves: the most moves of a chain, by default the law's budget.
+        elsewhere: (m, n), portfolios that random starts come from beside the best one, found without the kernel: where
+            it does not lead from one to the other, the halves stay apart.
 
     Raises:
         SolverError: R-hat stayed above `limit`, or the halves of the families apart; nothing is reported.
     """
     budget = moves or law.budget
-    run = _started(law, chains, rng)
+    best = law.best.weights.unsqueeze(0)
+    run = _started(law, best if elsewhere is None else torch.cat([best, elsewhere]), chains, rng)
     temperature = _tempered(run, budget)
     stride = max(min(8, (budget - run.spent) // ((BURN + KEPT) * segment(law))), 1)
     while True:
@@ -133,7 +142,8 @@ def draw_patterns(
                 f"The chains did not mix over choices of names: R-hat is {worst:.3f} (limit {limit:g}), chains from "
                 f"the best portfolio and from random ones differ by {apart:.1f} standard errors (limit {APART:g}) "
                 f"after {run.spent:,} moves, so that nothing is said of the distribution; raise the tolerance or the "
-                "budget of moves, or ask for fewer names."
+                "budget of moves, or ask for fewer names. Where a name that comes in takes more than one other can "
+                "give (a largest weight below twice the least), no move joins such portfolios: give weights more room."
             )
     return Draws(
         x=x, energy=value, temperature=temperature, r_hat=worst, sizes=effective_size(x),
@@ -144,9 +154,9 @@ def draw_patterns(
     )  # fmt: skip
 
 
-def _started(law: ChoiceLaw, chains: int, rng: torch.Generator) -> _Families:
+def _started(law: ChoiceLaw, places: Tensor, chains: int, rng: torch.Generator) -> _Families:
     kernel = law.kernel
-    random = law.strangers(chains, HOT * law.excess / law.k, 10 * segment(law), rng)
+    random = law.strangers(places, chains, HOT * law.excess / law.k, 10 * segment(law), rng)
     value = energies(law, random)
     usable = value.isfinite()
     spread = float((value[usable] - law.best.value).mean()) if bool(usable.any()) else law.excess

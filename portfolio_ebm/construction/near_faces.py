@@ -82,9 +82,10 @@ class FaceLaw:
         """The kernel's name."""
         return "face-Gibbs"
 
-    def strangers(self, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
-        """Starts that know little of the best portfolio, (d, chains)."""
-        return self.kernel.run(self.start(chains), heat, moves, rng)
+    def strangers(self, places: Tensor, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
+        """Starts that know little of the best portfolio, (d, chains): from `places` (m, n) by turns, and then hot."""
+        x = torch.cat([self.start(1, w) for w in places], 1)
+        return self.kernel.run(x[:, torch.arange(chains) // 2 % len(places)], heat, moves, rng)
 
     @property
     def pace(self) -> int:
@@ -107,9 +108,10 @@ class FaceLaw:
         w[:, self.kept] = x[: len(self.kept)].T
         return w
 
-    def start(self, chains: int) -> Tensor:
-        """The best portfolio in the law's coordinates, (d, chains); what is at a point to rounding is there."""
-        faces, x = self.target.faces, self.best.weights[self.kept]
+    def start(self, chains: int, weights: Tensor | None = None) -> Tensor:
+        """The best portfolio, or `weights` (n,), in the law's coordinates, (d, chains); what is at a point to rounding
+        is there."""
+        faces, x = self.target.faces, (self.best.weights if weights is None else weights)[self.kept]
         points = torch.where(faces.exists & ~faces.ranged, faces.lower, torch.inf)[: len(x)]
         gap = (points - x.unsqueeze(-1)).abs().min(1)
         x = torch.where(gap.values <= TOUCH, points.gather(1, gap.indices.unsqueeze(-1)).squeeze(-1), x)

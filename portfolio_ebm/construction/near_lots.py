@@ -101,14 +101,15 @@ class LotLaw:
             raise SolverError("The best portfolio found is not of whole lots within the rules, to start chains from.")
         return x.repeat(1, chains)
 
-    def strangers(self, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
-        """Starts that know nothing of the best portfolio, (k, chains).
+    def strangers(self, places: Tensor, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
+        """Starts that know nothing of the best portfolio, (k, chains): from `places` (m, n) by turns, and then hot.
 
         Raises:
             SolverError: no portfolio of whole lots was met from anywhere else.
         """
         found: list[Tensor] = []
-        y, count = self.free.start(chains), 0
+        y, count = torch.cat([self.free.start(1, w) for w in places], 1), 0
+        y = y[:, torch.arange(chains) // 2 % len(places)]
         for _ in range(TRIES):
             y = self.free.kernel.run(y, heat, moves, rng)
             raw = y[: len(self.kept)]

@@ -89,9 +89,10 @@ class PatternLaw:
         """The kernel's name."""
         return "pattern-Gibbs"
 
-    def strangers(self, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
-        """Starts that know little of the best portfolio, (k, chains)."""
-        return self.kernel.run(self.start(chains), heat, moves, rng)
+    def strangers(self, places: Tensor, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
+        """Starts that know little of the best portfolio, (k, chains): from `places` (m, n) by turns, and then hot."""
+        x = torch.cat([self.start(1, w) for w in places], 1)
+        return self.kernel.run(x[:, torch.arange(chains) // 2 % len(places)], heat, moves, rng)
 
     @property
     def pace(self) -> int:
@@ -114,9 +115,9 @@ class PatternLaw:
         w[:, self.kept] = x.T
         return w
 
-    def start(self, chains: int) -> Tensor:
-        """The best portfolio in the law's coordinates, (k, chains); what is not held is zero."""
-        x = self.best.weights[self.kept]
+    def start(self, chains: int, weights: Tensor | None = None) -> Tensor:
+        """The best portfolio, or `weights` (n,), in the law's coordinates, (k, chains); what is not held is zero."""
+        x = (self.best.weights if weights is None else weights)[self.kept]
         x = torch.where(x > HELD, x, torch.zeros_like(x))
         return x.unsqueeze(-1).repeat(1, chains)
 
