@@ -180,7 +180,7 @@ def ensemble(
         found = draw(prepared, law.chains, rng, moves=law.moves)
     else:
         found = draw_patterns(
-            prepared, law.chains, rng, moves=law.moves, elsewhere=_elsewhere(prepared, constraint, ctx, rng)
+            prepared, law.chains, rng, moves=law.moves, elsewhere=_elsewhere(prepared, constraint, ctx, seed)
         )
     return _told(prepared, found, constraint, ctx, names or tuple(str(i) for i in range(ctx.n_assets)))
 
@@ -206,7 +206,7 @@ def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Gener
     return region_of(constraint, ctx), Minimum(found.weights, found.energy, found.bound, None, told, size=found.size)
 
 
-def _elsewhere(law: ChoiceLaw, constraint: Constraint, ctx: Context, rng: torch.Generator) -> torch.Tensor:
+def _elsewhere(law: ChoiceLaw, constraint: Constraint, ctx: Context, seed: int) -> torch.Tensor:
     """Portfolios that obey the rules, best by random slopes, which no kernel has led to, (m, n): of a law in pieces
     that moves do not join, chains would otherwise show the piece of the best portfolio alone."""
     assert ctx.market is not None
@@ -215,6 +215,7 @@ def _elsewhere(law: ChoiceLaw, constraint: Constraint, ctx: Context, rng: torch.
         # Names that are left out stand where the best portfolio has them.
         still = tuple((ctx.assets[i], float(law.best.weights[i])) for i in left)
         constraint = constraint & Box(lower=-WIDE, upper=WIDE, caps=still, floors=still)
+    rng = generator(seed, "elsewhere", law.best.weights.device)
     # Any portfolio far away will do: nothing is proven, and little searched.
     quick = AnnealedLangevin(nodes=0, sweeps=1, walkers=1, candidates=1, polish=1)
     found = [torch.zeros(0, ctx.n_assets, dtype=torch.float64)]
