@@ -138,6 +138,8 @@ def uniform(
 ) -> np.ndarray:
     """Points (m, count) uniform on the reference set, by rejection where there is a top."""
     low, high = ends
+    if m == 1 and low == high:
+        return np.full((1, count), high)  # of mass one, within the rules or not
     if math.isinf(top) and low == high:
         return floor + (high - m * floor) * g.dirichlet(np.ones(m), count).T
     found = np.zeros((m, 0))
