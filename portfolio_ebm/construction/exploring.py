@@ -13,6 +13,7 @@ Nothing found this way is proven: the result is the best point seen.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -36,6 +37,8 @@ from portfolio_ebm.types import as_numpy
 SWAP_HOT, SWAP_COLD = 0.3, 0.003
 """The walkers' first and last temperature, in spreads of the energy."""
 MOST_DESCENTS = 60
+LOWEST = 8
+"""Points on one slice that it is brought down from before the walk."""
 CHANCE = 2
 """Random neighbours beside the candidates."""
 KICKED = 16
@@ -91,7 +94,7 @@ def explore_modes(
     ends = [*x, *as_numpy(run.best), *as_numpy(run.state.x)]
     if effort.swaps:
         ends += list(as_numpy(_hopped(landscape, whole, slices, region, x0, run.best, effort, rng)))
-    walks.visit(list(slices.modes_of(np.array(ends))), ends)
+    _bring_down(walks, np.array(ends))
     stages[NO_SWAPS] = _least(walks)
     acceptance, agreement, sweeps = 0.0, 1.0, 0
     if effort.swaps:
@@ -102,6 +105,18 @@ def explore_modes(
         walks.keep(low.modes, polished(slices, low.modes, low.weights, landscape.spread))
     stages[FINAL] = _least(walks)
     return Seen(walks.best(effort.chains), stages, acceptance, agreement, sweeps, len(walks.memo))
+
+
+def _bring_down(walks: Walks, ends: Array) -> None:
+    """Bring slices down from the lowest few of the points (m, n) on each: one slice may have many low points."""
+    modes = walks.slices.modes_of(ends)
+    order = walks.slices.evaluate(ends, modes)[0].argsort(kind="stable")
+    seen, chosen = Counter[bytes](), list[int]()
+    for k in order.tolist():
+        seen[modes[k].tobytes()] += 1
+        if seen[modes[k].tobytes()] <= LOWEST:
+            chosen.append(k)
+    walks.visit([modes[k] for k in chosen], [ends[k] for k in chosen], again=True)
 
 
 def _hopped(
