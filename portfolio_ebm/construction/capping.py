@@ -14,18 +14,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 
 from portfolio_ebm.constraints.caps import Cap, Ellipsoid, Tail
+from portfolio_ebm.constraints.mixed.linear import linear_minimum
 from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Array, Point, Slice, crossed, weights_of
+from portfolio_ebm.constraints.mixed.slice import Array, Point, Slice, weights_of
 from portfolio_ebm.construction.duality import Box, prove
 from portfolio_ebm.construction.engines import Found, interior
 from portfolio_ebm.construction.inner import FormulaProgram
 
 BEYOND = 1e-7
 """A cap whose least value on a slice is above its limit by more than this, relative to it, leaves the slice empty."""
+ROUNDING = 1e-13
+"""What the square of a distance is known to, relative to the terms that it is left over from."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,9 @@ class CappedProgram(FormulaProgram):
         start: Array | Point | None = None, enough: float = np.inf,
     ) -> Point | None:  # fmt: skip
         """As in Program, with the caps of the box."""
-        if crossed(lower, upper) or crossed(row_lower, row_upper):
+        box = self.slice_box(lower, upper, rows, row_lower, row_upper)
+        if box is None:
             return None
-        assert self.box is not None
-        box = replace(
-            self.box, lower=lower, upper=np.maximum(lower, upper), rows=rows, row_lower=row_lower, row_upper=row_upper
-        )
         found = self._at_once(box, weights_of(start))
         if found is None and any(_out_of_reach(self, box, cap) for cap in box.caps):
             return None
@@ -99,20 +98,15 @@ def _out_of_reach(program: Program, box: Box, cap: Cap) -> bool:
         square = Program(matrix, -matrix @ centre, box.lower, box.upper, box.rows, box.row_lower, box.row_upper)
         found = square.minimum(box.lower, box.upper, box.rows, box.row_lower, box.row_upper)
         # Half of g squared, less what does not depend on w.
-        least = None if found is None else 2.0 * found.bound + float(centre @ matrix @ centre)
-        return least is None or least > (cap.limit * (1.0 + BEYOND)) ** 2
-    if not isinstance(cap, Tail):
+        still = float(centre @ matrix @ centre)
+        rounding = ROUNDING * still
+        return found is None or 2.0 * found.bound + still > (cap.limit * (1.0 + BEYOND)) ** 2 + rounding
+    if not isinstance(cap, Tail) or not cap.small:
         return False
     lifted, _ = cap.lifted()
-    size = lifted.shape[1] - program.n
-    equal, above, below = box.sides
-    pad = [np.zeros((int(side.sum()), size)) for side in (equal, above, below)]
-    found = linprog(
-        lifted[0],
-        A_ub=np.vstack([lifted[1:], np.hstack([box.rows[above], pad[1]]), np.hstack([-box.rows[below], pad[2]])]),
-        b_ub=np.concatenate([np.zeros(len(lifted) - 1), box.row_upper[above], -box.row_lower[below]]),
-        A_eq=np.hstack([box.rows[equal], pad[0]]) if equal.any() else None,
-        b_eq=box.row_upper[equal] if equal.any() else None,
-        bounds=[*zip(box.lower, box.upper, strict=True), (None, None), *[(0.0, None)] * (size - 1)],
-    )  # fmt: skip
-    return bool(found.status == 2 or (found.status == 0 and found.fun / cap.count > cap.limit + BEYOND * cap.unit))
+    size, count = lifted.shape[1] - program.n, len(lifted) - 1
+    rows = np.vstack([lifted[1:], np.hstack([box.rows, np.zeros((len(box.rows), size))])])
+    low, high = np.r_[np.full(count, -np.inf), box.row_lower], np.r_[np.zeros(count), box.row_upper]
+    wide = np.r_[box.lower, -np.inf, np.zeros(size - 1)], np.r_[box.upper, np.full(size, np.inf)]
+    least_tail = linear_minimum(lifted[0], rows, wide, low, high)
+    return least_tail is not None and float(lifted[0] @ least_tail[0]) / cap.count > cap.limit + BEYOND * cap.unit

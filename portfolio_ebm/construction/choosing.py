@@ -183,7 +183,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     agreement = float((values <= best[1] + gap).mean()) if len(values) else 1.0
     return Chosen(
         best[0], best[1], min(max(proof.bound, first.bound, relaxed.bound), best[1]), proof, weights,
-        Later(partial(_others, search, relaxed.weights, FEW if first.finished else 0, rng)),
+        Later(partial(_others, search, relaxed.weights, FEW if first.finished else 0, rng.clone_state())),
         rounding=rounding, chains=alive[0][0] if alive else np.inf,
         descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip

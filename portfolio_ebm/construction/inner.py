@@ -68,17 +68,25 @@ class FormulaProgram(Program):
     def value(self, w: Array) -> float:
         return self.whole.evaluate(w) - self.whole.constant
 
+    def slice_box(
+        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array
+    ) -> Box | None:  # fmt: skip
+        """The box of a slice, caps included; None where its ends have crossed."""
+        assert self.box is not None
+        if crossed(lower, upper) or crossed(row_lower, row_upper):
+            return None
+        return replace(
+            self.box, lower=lower, upper=np.maximum(lower, upper), rows=rows, row_lower=row_lower, row_upper=row_upper
+        )
+
     def minimum(
         self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array,
         start: Array | Point | None = None, enough: float = np.inf,
     ) -> Point | None:  # fmt: skip
-        if crossed(lower, upper) or crossed(row_lower, row_upper):
+        capped = self.slice_box(lower, upper, rows, row_lower, row_upper)
+        if capped is None:
             return None
-        assert self.box is not None
-        box = replace(
-            self.box, lower=lower, upper=np.maximum(lower, upper), rows=rows, row_lower=row_lower, row_upper=row_upper,
-            caps=(),
-        )  # fmt: skip
+        box = replace(capped, caps=())
         near, pool = weights_of(start), None if self.kinked else self.pool
         if pool is not None:
             parent = start if isinstance(start, TailPoint) else None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +33,16 @@ NEAR = 5e-10
 
 Plan = list[tuple[int, int, int, int]]
 """What moves: a name and its lots up, another and its lots down."""
+
+
+class _Table(NamedTuple):
+    """The modes of one name: their ends, what they cost in front and by weight, and what each count has of them."""
+
+    lower: list[float]
+    upper: list[float]
+    price: list[float]
+    slope: list[float]
+    counts: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -176,13 +187,13 @@ class LotGibbs:
         return fits
 
     @cached_property
-    def _tables(self) -> list[tuple[list[float], list[float], list[float], list[float], list[list[float]]]]:
-        """By name, of its modes: ends, price, slope, counts."""
+    def _tables(self) -> list[_Table]:
+        """By name, its modes."""
         faces, found = self.target.faces, []
         for i in range(faces.n):
             modes = faces.exists[i].nonzero().squeeze(-1)
-            ends = [
+            lower, upper, price, slope = (
                 part[i][modes].tolist() for part in (faces.lower, faces.upper, self.target.price, self.target.slope)
-            ]
-            found.append((*ends, faces.counts[:, i][:, modes].tolist()))
-        return found  # type: ignore[return-value]
+            )
+            found.append(_Table(lower, upper, price, slope, faces.counts[:, i][:, modes].tolist()))
+        return found
