@@ -149,8 +149,8 @@ def run(returns: pd.DataFrame, n: int, seconds: float, moves: int) -> list[str]:
 
 def wander(law: PatternLaw, temperature: float, seconds: float, groups: int) -> torch.Tensor:
     """Draws (24, chains, n) from the second half of a run of the other kernel over choices of names."""
-    g, p, levels = np.random.default_rng(8), law.patterns, 7
-    matrix, rows, top = law.target.matrix.numpy(), p.rows.numpy(), p.row_upper.numpy() + 1e-12
+    g, p, levels = np.random.default_rng(8), law.kernel.patterns, 7
+    matrix, rows, top = law.kernel.target.matrix.numpy(), p.rows.numpy(), p.row_upper.numpy() + 1e-12
     low, high, n, k = p.lower.numpy(), p.upper.numpy(), p.n, p.slots
     chains = 128
     heat = temperature * np.repeat(2.0 ** np.arange(levels), chains)

@@ -24,7 +24,8 @@ from portfolio_ebm.construction.convex import Minimum, minimum_under
 from portfolio_ebm.construction.excess import Unit, allowed_excess
 from portfolio_ebm.construction.formula import refuse_non_convex, without_tickets
 from portfolio_ebm.construction.mixing import Draws, draw
-from portfolio_ebm.construction.mixing_patterns import ChoiceLaw, draw_patterns
+from portfolio_ebm.construction.mixing_patterns import draw_patterns
+from portfolio_ebm.construction.near_laws import ChoiceLaw, NearLaw
 from portfolio_ebm.construction.near_optimal import Law, law_of
 from portfolio_ebm.construction.near_patterns import law_with_choices
 from portfolio_ebm.context import Context
@@ -229,9 +230,7 @@ def _elsewhere(law: ChoiceLaw, constraint: Constraint, ctx: Context, seed: int) 
     return torch.cat(found)
 
 
-def _told(
-    law: Law | ChoiceLaw, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]
-) -> Distribution:
+def _told(law: NearLaw, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]) -> Distribution:
     w = torch.stack([law.whole(x.T) for x in found.x]).flatten(0, 1)
     for rule in constraint.rules():
         if not float(rule.residual(w, ctx).max()) <= FEASIBLE:
@@ -268,7 +267,7 @@ def _told(
     )  # fmt: skip
 
 
-def _beside(law: Law | ChoiceLaw, found: Draws, excess: torch.Tensor) -> str:
+def _beside(law: NearLaw, found: Draws, excess: torch.Tensor) -> str:
     """What a reader has to know where names are a choice."""
     if isinstance(law, Law):
         return " The rules are not convex: other modes may have been missed." if law.heavy else ""
@@ -292,7 +291,7 @@ def _choices(
     return pd.DataFrame(rows, columns=["names", "share", "error", "excess"]), times
 
 
-def _groups(w: torch.Tensor, law: Law | ChoiceLaw, ctx: Context) -> pd.DataFrame:
+def _groups(w: torch.Tensor, law: NearLaw, ctx: Context) -> pd.DataFrame:
     rows, index = [], []
     for grouping, labels in ctx.groups.items():
         for label in dict.fromkeys(labels):

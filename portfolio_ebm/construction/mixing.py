@@ -14,10 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from portfolio_ebm.construction.near_faces import FaceLaw
-from portfolio_ebm.construction.near_lots import LotLaw
 from portfolio_ebm.construction.near_optimal import Law
-from portfolio_ebm.construction.near_patterns import PatternLaw
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.diagnostics import effective_size, r_hat
 from portfolio_ebm.samplers.hit_and_run import HitAndRun, open_basis
@@ -83,8 +80,8 @@ class _Chains:
             self.x[:, part] = kernel.run(x, temperature, moves, rng)
             return
         length = max(law.polyhedron.n // 4, 2)
-        over = Surrogate(kernel, lambda w: energies(law, w.T), length)
-        value = energies(law, x)
+        over = Surrogate(kernel, lambda w: law.energies(w.T), length)
+        value = law.energies(x)
         for _ in range(max(moves // (2 * length), 1)):
             x, value, chance = over.step(x, value, temperature, rng)
             self.accepted, self.steps = self.accepted + float(chance.mean()), self.steps + 1
@@ -98,11 +95,6 @@ class _Chains:
         self.activity = ends.sqrt()
         if not self.law.pairs:
             self.basis = open_basis(p, torch.cov(self.x))
-
-
-def energies(law: Law | PatternLaw | FaceLaw | LotLaw, x: Tensor) -> Tensor:
-    """E of the whole portfolios of coordinates x (d, chains), infinite beyond curved caps, (chains,)."""
-    return (law.energy or law.value)(law.whole(x))
 
 
 def draw(law: Law, chains: int, rng: torch.Generator, *, limit: float = R_HAT, moves: int | None = None) -> Draws:
@@ -126,7 +118,7 @@ def draw(law: Law, chains: int, rng: torch.Generator, *, limit: float = R_HAT, m
         spent += short
         run.learn()
         if pilot == 2:
-            measured = float((energies(law, run.x) - law.best.value).mean())
+            measured = float((law.energies(run.x) - law.best.value).mean())
             temperature *= min(max(law.excess / measured, 0.25), 4.0)
     # The temperature moved a little: what is kept starts after as many moves again.
     stride = max(min(4 * d, (budget - spent) // (BURN + KEPT)), 1)
@@ -138,7 +130,7 @@ def draw(law: Law, chains: int, rng: torch.Generator, *, limit: float = R_HAT, m
         for _ in range(KEPT):
             run.run(temperature, stride, rng)
             kept.append(run.x.T.clone())
-            values.append(energies(law, run.x))
+            values.append(law.energies(run.x))
         spent += KEPT * stride
         x, energy = torch.stack(kept), torch.stack(values)
         worst = float(torch.cat([r_hat(x), r_hat(energy).reshape(1)]).max())

@@ -18,19 +18,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from portfolio_ebm.construction.mixing import BURN, KEPT, R_HAT, Draws, energies
-from portfolio_ebm.construction.near_faces import FaceLaw
-from portfolio_ebm.construction.near_lots import LotLaw
-from portfolio_ebm.construction.near_patterns import PatternLaw
+from portfolio_ebm.construction.mixing import BURN, KEPT, R_HAT, Draws
+from portfolio_ebm.construction.near_laws import ChoiceLaw
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.diagnostics import effective_size, r_hat
 from portfolio_ebm.samplers.exchange import exchanged
-from portfolio_ebm.samplers.face_gibbs import FaceGibbs
-from portfolio_ebm.samplers.lot_gibbs import LotGibbs
-from portfolio_ebm.samplers.pattern_gibbs import PatternGibbs
 from portfolio_ebm.samplers.surrogate import Surrogate
-
-ChoiceLaw = PatternLaw | FaceLaw | LotLaw
 
 RISE = 2.0
 """Each temperature is so many times the one below."""
@@ -52,7 +45,6 @@ class _Families:
     """Where the chains are: x (k, levels * families), E by column."""
 
     law: ChoiceLaw
-    kernel: PatternGibbs | FaceGibbs | LotGibbs
     x: Tensor
     value: Tensor
     rng: torch.Generator
@@ -83,10 +75,10 @@ class _Families:
         moves = segment(self.law)
         self.spent += moves
         if self.law.energy is None:
-            x = self.kernel.run(self.x, heat, moves, self.rng)
-            return x, energies(self.law, x)
+            x = self.law.kernel.run(self.x, heat, moves, self.rng)
+            return x, self.law.energies(x)
         length = max(self.law.pace // 2, 2)
-        over = Surrogate(self.kernel, lambda w: energies(self.law, w.T), length)
+        over = Surrogate(self.law.kernel, lambda w: self.law.energies(w.T), length)
         x, value = self.x, self.value
         for _ in range(max(moves // (2 * length), 1)):
             x, value, chance = over.step(x, value, heat, self.rng)
@@ -155,9 +147,8 @@ def draw_patterns(
 
 
 def _started(law: ChoiceLaw, places: Tensor, chains: int, rng: torch.Generator) -> _Families:
-    kernel = law.kernel
     random = law.strangers(places, chains, HOT * law.excess / law.k, 10 * segment(law), rng)
-    value = energies(law, random)
+    value = law.energies(random)
     usable = value.isfinite()
     spread = float((value[usable] - law.best.value).mean()) if bool(usable.any()) else law.excess
     # The hottest level is to find no wall anywhere: there the excess is that of random portfolios.
@@ -167,7 +158,7 @@ def _started(law: ChoiceLaw, places: Tensor, chains: int, rng: torch.Generator) 
     columns = torch.arange(levels * families)
     other = (columns % families % 2 == 1) & usable[columns % chains]
     x = torch.where(other, random[:, columns % chains], law.start(levels * families))
-    return _Families(law, kernel, x, energies(law, x), rng, levels)
+    return _Families(law, x, law.energies(x), rng, levels)
 
 
 def _tempered(run: _Families, budget: int) -> float:

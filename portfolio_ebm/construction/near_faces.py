@@ -31,6 +31,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.convex import Minimum, minimize
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.near_choices import heavy_of, within_modes
+from portfolio_ebm.construction.near_laws import ChoiceLaw, with_cash
 from portfolio_ebm.construction.near_lines import require_lines
 from portfolio_ebm.construction.near_optimal import (
     TOUCH,
@@ -41,7 +42,7 @@ from portfolio_ebm.construction.near_optimal import (
     target_of,
 )
 from portfolio_ebm.context import Context
-from portfolio_ebm.energy import Bound, Energy
+from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.face_gibbs import FaceGibbs
 from portfolio_ebm.samplers.face_set import FaceSet, FaceTarget
@@ -52,40 +53,11 @@ from portfolio_ebm.samplers.references import Reference
 
 
 @dataclass(frozen=True)
-class FaceLaw:
-    """exp(-E/T) on the names `kept` (k,), the others standing at `base` (n,); see Law for what has the same name.
+class FaceLaw(ChoiceLaw):
+    """exp(-E/T) over modes; the kernel's target is on the kept names, and cash where the budget is open."""
 
-    Attributes:
-        best: the best portfolio known; its value is what the excess is counted from.
-        target: what face-Gibbs draws from exactly, and the set it draws on: the kept names, and cash where the budget
-            is open.
-        measure: the measure in words.
-    """
-
-    kept: Tensor
-    base: Tensor
-    best: Minimum
-    target: FaceTarget
-    energy: Bound | None
-    value: Bound
-    excess: float
-    k: float
-    measure: str
-
-    @property
-    def kernel(self) -> FaceGibbs:
-        """The kernel of the law."""
-        return FaceGibbs(self.target)
-
-    @property
-    def title(self) -> str:
-        """The kernel's name."""
-        return "face-Gibbs"
-
-    def strangers(self, places: Tensor, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
-        """Starts that know little of the best portfolio, (d, chains): from `places` (m, n) by turns, and then hot."""
-        x = torch.cat([self.start(1, w) for w in places], 1)
-        return self.kernel.run(x[:, torch.arange(chains) // 2 % len(places)], heat, moves, rng)
+    kernel: FaceGibbs
+    title = "face-Gibbs"
 
     @property
     def pace(self) -> int:
@@ -99,26 +71,16 @@ class FaceLaw:
 
     def modes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mode of every name in x (k, chains), and whether it is a range."""
-        mode = self.target.faces.modes(x)
-        return mode, self.target.faces.ranged.gather(1, mode)
+        mode = self.kernel.faces.modes(x)
+        return mode, self.kernel.faces.ranged.gather(1, mode)
 
-    def whole(self, x: Tensor) -> Tensor:
-        """Portfolios (chains, n) of coordinates (d, chains)."""
-        w = self.base.expand(x.shape[1], -1).clone()
-        w[:, self.kept] = x[: len(self.kept)].T
-        return w
-
-    def start(self, chains: int, weights: Tensor | None = None) -> Tensor:
-        """The best portfolio, or `weights` (n,), in the law's coordinates, (d, chains); what is at a point to rounding
-        is there."""
-        faces, x = self.target.faces, (self.best.weights if weights is None else weights)[self.kept]
+    def placed(self, w: Tensor) -> Tensor:
+        """See NearLaw; what is at a point to rounding is there."""
+        faces, x = self.kernel.faces, w[:, self.kept].T
         points = torch.where(faces.exists & ~faces.ranged, faces.lower, torch.inf)[: len(x)]
-        gap = (points - x.unsqueeze(-1)).abs().min(1)
-        x = torch.where(gap.values <= TOUCH, points.gather(1, gap.indices.unsqueeze(-1)).squeeze(-1), x)
-        if faces.n > len(x):
-            p = faces.polyhedron
-            x = torch.cat([x, (p.row_upper[-1] / p.rows[-1, -1] - x.sum()).reshape(1)])
-        return x.unsqueeze(-1).repeat(1, chains)
+        gap = (points.unsqueeze(-1) - x.unsqueeze(1)).abs().min(1)
+        x = torch.where(gap.values <= TOUCH, points.gather(1, gap.indices), x)
+        return with_cash(x, faces.polyhedron)
 
 
 class Mode(NamedTuple):
@@ -158,7 +120,7 @@ def law_with_faces(
     quadratic = Target(pad(target.matrix, (0, cash, 0, cash)), pad(target.linear, (0, cash)))
     value = energy.bind(ctx)
     return FaceLaw(
-        kept=kept, base=base, best=best, target=FaceTarget(quadratic, price, slope, faces),
+        kept=kept, base=base, best=best, kernel=FaceGibbs(FaceTarget(quadratic, price, slope, faces)),
         energy=inside_of(value, hull) if other or hull.curved else None, value=value, excess=excess,
         k=max(0.5 * (int((w[kept].abs() > HELD).sum()) - 1), 0.5), measure=measure,
     )  # fmt: skip

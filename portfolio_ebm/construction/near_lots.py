@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from portfolio_ebm.construction.convex import Minimum
 from portfolio_ebm.construction.near_faces import FaceLaw
-from portfolio_ebm.energy import Bound
+from portfolio_ebm.construction.near_laws import ChoiceLaw
 from portfolio_ebm.errors import SolverError, SpecError
 from portfolio_ebm.samplers.face_set import FaceTarget
 from portfolio_ebm.samplers.lot_gibbs import LotGibbs
@@ -25,51 +24,12 @@ TRIES = 20
 
 
 @dataclass(frozen=True)
-class LotLaw:
-    """The law `free` of the rules without the grid, on the grid of `kernel`."""
+class LotLaw(ChoiceLaw):
+    """The law `free` of the rules without the grid, on the grid of the kernel."""
 
-    free: FaceLaw
     kernel: LotGibbs
-
-    @property
-    def kept(self) -> Tensor:
-        """The names that the law is on."""
-        return self.free.kept
-
-    @property
-    def best(self) -> Minimum:
-        """The best portfolio known."""
-        return self.free.best
-
-    @property
-    def energy(self) -> Bound | None:
-        """As in Law."""
-        return self.free.energy
-
-    @property
-    def value(self) -> Bound:
-        """E on whole portfolios."""
-        return self.free.value
-
-    @property
-    def excess(self) -> float:
-        """The tolerated energy above the best portfolio's."""
-        return self.free.excess
-
-    @property
-    def k(self) -> float:
-        """What the excess is divided by for the first guess of T."""
-        return self.free.k
-
-    @property
-    def measure(self) -> str:
-        """The measure in words."""
-        return "the measure that counts each portfolio of whole lots once"
-
-    @property
-    def title(self) -> str:
-        """The kernel's name."""
-        return "lot-Gibbs"
+    free: FaceLaw
+    title = "lot-Gibbs"
 
     @property
     def pace(self) -> int:
@@ -81,25 +41,9 @@ class LotLaw:
         """The most moves of a chain, where none are given."""
         return 12_000 * len(self.kept)
 
-    def modes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether a name is held, by name of x (k, chains): as its mode, and as whether its weight may move."""
-        held = x != 0.0
-        return held.long(), held
-
-    def whole(self, x: Tensor) -> Tensor:
-        """Portfolios (chains, n) of coordinates (k, chains)."""
-        return self.free.whole(x)
-
-    def start(self, chains: int) -> Tensor:
-        """The best portfolio in the law's coordinates, (k, chains).
-
-        Raises:
-            SolverError: it is not of whole lots within the rules.
-        """
-        x = self.kernel.on_grid(self.best.weights[self.kept].unsqueeze(-1))
-        if not bool(self.kernel.holds(x).all()):
-            raise SolverError("The best portfolio found is not of whole lots within the rules, to start chains from.")
-        return x.repeat(1, chains)
+    def placed(self, w: Tensor) -> Tensor:
+        """See NearLaw; on the grid."""
+        return self.kernel.on_grid(w[:, self.kept].T)
 
     def strangers(self, places: Tensor, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
         """Starts that know nothing of the best portfolio, (k, chains): from `places` (m, n) by turns, and then hot.
@@ -108,8 +52,7 @@ class LotLaw:
             SolverError: no portfolio of whole lots was met from anywhere else.
         """
         found: list[Tensor] = []
-        y, count = torch.cat([self.free.start(1, w) for w in places], 1), 0
-        y = y[:, torch.arange(chains) // 2 % len(places)]
+        y, count = self.free.by_turns(places, chains), 0
         for _ in range(TRIES):
             y = self.free.kernel.run(y, heat, moves, rng)
             raw = y[: len(self.kept)]
@@ -135,8 +78,9 @@ def law_on_lots(free: FaceLaw, polyhedron: Polyhedron, step: Tensor) -> LotLaw:
 
     Raises:
         SpecError: a name without lots, or an equation.
+        SolverError: the best portfolio is not of whole lots within the rules.
     """
-    k, target = len(free.kept), free.target
+    k, target = len(free.kept), free.kernel.target
     if bool((step[free.kept] <= 0.0).any()):
         raise SpecError("Some names are in whole lots and others are not; the distribution is offered where all are.")
     if bool(polyhedron.equal.any()):
@@ -150,4 +94,11 @@ def law_on_lots(free: FaceLaw, polyhedron: Polyhedron, step: Tensor) -> LotLaw:
         heavy=tuple(replace(h, unit=h.unit[:k]) for h in target.faces.heavy),
     )  # fmt: skip
     quadratic = Target(target.quadratic.matrix[:k, :k], target.quadratic.linear[:k])
-    return LotLaw(free, LotGibbs(FaceTarget(quadratic, target.price[:k], target.slope[:k], faces), step[free.kept]))
+    kernel = LotGibbs(FaceTarget(quadratic, target.price[:k], target.slope[:k], faces), step[free.kept])
+    found = LotLaw(
+        kept=free.kept, base=free.base, best=free.best, energy=free.energy, value=free.value, excess=free.excess,
+        k=free.k, measure="the measure that counts each portfolio of whole lots once", kernel=kernel, free=free,
+    )  # fmt: skip
+    if not bool(kernel.holds(found.start(1)).all()):
+        raise SolverError("The best portfolio found is not of whole lots within the rules, to start chains from.")
+    return found

@@ -28,6 +28,7 @@ from portfolio_ebm.construction.convex import Minimum
 from portfolio_ebm.construction.curvature import curvature_matrix
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.near_laws import NearLaw, with_cash
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Bound, Energy
 from portfolio_ebm.errors import SpecError
@@ -40,51 +41,24 @@ TOUCH = 1e-9
 
 
 @dataclass(frozen=True)
-class Law:
-    """exp(-E/T) on the names `kept` (k,), the others standing at `base` (n,).
+class Law(NearLaw):
+    """exp(-E/T) on convex rules.
 
     Attributes:
-        best: the optimum.
         target: the quadratic with kinks that pair moves draw from exactly, on the coordinates of `polyhedron`: the
             kept names, and a slack where the budget is open.
-        energy: E on whole portfolios (chains, n), infinite beyond curved caps; None where `target` is all of it.
-        value: E on whole portfolios.
-        excess: the tolerated energy above the optimum.
-        k: what the excess is divided by for the first guess of T.
         pairs: whether moves between two names reach all of the set.
         heavy: limits on what heavy issuers weigh together, which cut the convex set.
     """
 
-    kept: Tensor
-    base: Tensor
-    best: Minimum
     target: Target
     polyhedron: Polyhedron
-    energy: Bound | None
-    value: Bound
-    excess: float
-    k: float
     pairs: bool
     heavy: tuple[Heavy, ...] = ()
 
-    @property
-    def measure(self) -> str:
-        """The measure in words."""
-        return "Lebesgue measure on the rules"
-
-    def whole(self, x: Tensor) -> Tensor:
-        """Portfolios (chains, n) of coordinates (d, chains)."""
-        w = self.base.expand(x.shape[1], -1).clone()
-        w[:, self.kept] = x[: len(self.kept)].T
-        return w
-
-    def start(self, chains: int) -> Tensor:
-        """The optimum in the law's coordinates, (d, chains)."""
-        x = self.best.weights[self.kept]
-        if self.polyhedron.n > len(x):
-            total = self.polyhedron.row_upper[-1] / self.polyhedron.rows[-1, -1]
-            x = torch.cat([x, (total - x.sum()).reshape(1)])
-        return x.unsqueeze(-1).repeat(1, chains)
+    def placed(self, w: Tensor) -> Tensor:
+        """See NearLaw."""
+        return with_cash(w[:, self.kept].T, self.polyhedron)
 
 
 def law_of(
@@ -118,7 +92,7 @@ def law_of(
     return Law(
         kept=kept, base=base, best=best, target=target, polyhedron=polyhedron,
         energy=inside_of(value, region) if other or region.curved else None, value=value, excess=excess,
-        k=_order(target, polyhedron, w[kept]), pairs=spans(polyhedron),
+        k=_order(target, polyhedron, w[kept]), measure="Lebesgue measure on the rules", pairs=spans(polyhedron),
     )  # fmt: skip
 
 

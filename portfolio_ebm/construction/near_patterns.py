@@ -36,6 +36,7 @@ from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.construction.formula import without_tickets
 from portfolio_ebm.construction.near_choices import heavy_of, within_modes
 from portfolio_ebm.construction.near_faces import FaceLaw, law_with_faces
+from portfolio_ebm.construction.near_laws import ChoiceLaw
 from portfolio_ebm.construction.near_lots import LotLaw, law_on_lots
 from portfolio_ebm.construction.near_optimal import (
     TOUCH,
@@ -48,10 +49,9 @@ from portfolio_ebm.construction.near_optimal import (
     target_of,
 )
 from portfolio_ebm.context import Context
-from portfolio_ebm.energy import Bound, Energy
+from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.heavy import Heavy
-from portfolio_ebm.samplers.pair_gibbs import Target
 from portfolio_ebm.samplers.pattern_gibbs import PatternGibbs
 from portfolio_ebm.samplers.pattern_set import HELD, PatternSet, simplex_sizes
 from portfolio_ebm.samplers.polyhedron import Polyhedron
@@ -59,67 +59,26 @@ from portfolio_ebm.types import as_numpy
 
 
 @dataclass(frozen=True)
-class PatternLaw:
-    """exp(-E/T) on the names `kept` (k,), the others standing at `base` (n,); see Law for what has the same name.
+class PatternLaw(ChoiceLaw):
+    """exp(-E/T) over choices of names; the choice and its measure are the kernel's `patterns`."""
 
-    Attributes:
-        best: the best portfolio known; its value is what the excess is counted from.
-        patterns: the choice of names, and the measure.
-        measure: the measure in words.
-    """
-
-    kept: Tensor
-    base: Tensor
-    best: Minimum
-    target: Target
-    patterns: PatternSet
-    energy: Bound | None
-    value: Bound
-    excess: float
-    k: float
-    measure: str
-
-    @property
-    def kernel(self) -> PatternGibbs:
-        """The kernel of the law."""
-        return PatternGibbs(self.target, self.patterns)
-
-    @property
-    def title(self) -> str:
-        """The kernel's name."""
-        return "pattern-Gibbs"
-
-    def strangers(self, places: Tensor, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
-        """Starts that know little of the best portfolio, (k, chains): from `places` (m, n) by turns, and then hot."""
-        x = torch.cat([self.start(1, w) for w in places], 1)
-        return self.kernel.run(x[:, torch.arange(chains) // 2 % len(places)], heat, moves, rng)
+    kernel: PatternGibbs
+    title = "pattern-Gibbs"
 
     @property
     def pace(self) -> int:
         """How many moves are worth a look at every slot, and half of them."""
-        return self.patterns.slots
+        return self.kernel.patterns.slots
 
     @property
     def budget(self) -> int:
         """The most moves of a chain, where none are given."""
-        return 6000 * max(self.patterns.slots, 4)
+        return 6000 * max(self.pace, 4)
 
-    def modes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether a name is held, by name of x (k, chains): as its mode, and as whether that is a range."""
-        held = x > 0.5 * HELD
-        return held.long(), held
-
-    def whole(self, x: Tensor) -> Tensor:
-        """Portfolios (chains, n) of coordinates (k, chains)."""
-        w = self.base.expand(x.shape[1], -1).clone()
-        w[:, self.kept] = x.T
-        return w
-
-    def start(self, chains: int, weights: Tensor | None = None) -> Tensor:
-        """The best portfolio, or `weights` (n,), in the law's coordinates, (k, chains); what is not held is zero."""
-        x = (self.best.weights if weights is None else weights)[self.kept]
-        x = torch.where(x > HELD, x, torch.zeros_like(x))
-        return x.unsqueeze(-1).repeat(1, chains)
+    def placed(self, w: Tensor) -> Tensor:
+        """See NearLaw; what is not held is zero."""
+        x = w[:, self.kept].T
+        return torch.where(x > HELD, x, torch.zeros_like(x))
 
 
 def law_with_choices(
@@ -165,7 +124,7 @@ def law_with_choices(
     patterns, measure = _patterns(choices, polyhedron, bounds, kept, base)
     value = energy.bind(ctx)
     return PatternLaw(
-        kept=kept, base=base, best=best, target=target, patterns=patterns,
+        kept=kept, base=base, best=best, kernel=PatternGibbs(target, patterns),
         energy=inside_of(value, hull) if other or hull.curved else None, value=value, excess=excess,
         k=max(0.5 * (int((w[kept] > HELD).sum()) - 1), 0.5), measure=measure,
     )  # fmt: skip

@@ -12,6 +12,7 @@ polyhedron.py   box, rows, L1 balls, and their chords
 chords.py       one exact draw on a chord
 pair_gibbs.py   moves of weight between two coordinates, for quadratic energies with kinks
 hit_and_run.py  moves in any direction, for the same
+planned.py      what these and the kernels below share: a plan, then the moves; there and back
 surrogate.py    Metropolis over either, for every other energy
 
 On unions of such sets, one for each pattern of names held:

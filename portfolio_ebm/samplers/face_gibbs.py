@@ -33,6 +33,7 @@ from torch import Tensor
 
 from portfolio_ebm.samplers.chords import fresh_on_chord, log_mass
 from portfolio_ebm.samplers.face_set import Faces, FaceSet, FaceTarget
+from portfolio_ebm.samplers.planned import Planned, by_chain
 
 WITHIN, ACROSS, REST = 0, 1, 2
 
@@ -64,7 +65,7 @@ class Options(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FaceGibbs:
+class FaceGibbs(Planned[int]):
     """The kernel for one energy and one set.
 
     Attributes:
@@ -81,20 +82,20 @@ class FaceGibbs:
     def faces(self) -> FaceSet:
         return self.target.faces
 
-    def run(self, x: Tensor, temperature: float | Tensor, steps: int, rng: torch.Generator) -> Tensor:
-        """x (d, chains) after `steps` moves; the temperature is one, or one for each chain."""
-        heat = torch.as_tensor(temperature, dtype=x.dtype, device=x.device).expand(x.shape[1])
+    def plan(self, steps: int, rng: torch.Generator) -> list[int]:
+        """The way of drawing who moves, by step."""
         shares = torch.tensor(self.shares, device=rng.device)
         if not self._resting:
             shares[REST] = 0.0
-        state = self.faces.faces(x)
-        for kind in torch.multinomial(shares, steps, replacement=True, generator=rng).tolist():
+        found: list[int] = torch.multinomial(shares, steps, replacement=True, generator=rng).tolist()
+        return found
+
+    def sweep(self, x: Tensor, temperature: float | Tensor, plan: list[int], rng: torch.Generator) -> Tensor:
+        """x (d, chains) after a move of each kind in `plan`, in order."""
+        heat, state = by_chain(temperature, x), self.faces.faces(x)
+        for kind in plan:
             state = self._moved(state, kind, heat, rng)
         return state.x
-
-    def there_and_back(self, x: Tensor, temperature: float | Tensor, steps: int, rng: torch.Generator) -> Tensor:
-        """x (d, chains) after twice as many moves, which are a reversible step as they are."""
-        return self.run(x, temperature, 2 * steps, rng)
 
     def _moved(self, state: Faces, kind: int, heat: Tensor, rng: torch.Generator) -> Faces:
         line = self._line(state, kind, rng)
@@ -205,7 +206,7 @@ class FaceGibbs:
             curvature = curvature + pace * (column.gather(0, line.who) * line.d).sum(0)
             if k > 1:
                 slope = slope + pace * self.target.slope[name, state.mode.gather(0, name.unsqueeze(0)).squeeze(0)]
-        return slope, curvature.clamp_min(self._flat)
+        return slope, curvature.clamp_min(self.target.quadratic.flat)
 
     def _log_weights(
         self, state: Faces, line: Line, options: Options, kind: int, energy: tuple[Tensor, Tensor, Tensor]
@@ -303,11 +304,6 @@ class FaceGibbs:
     def _resting(self) -> bool:
         """Whether all coordinates may be at a point at once."""
         return self._q == 1 and bool((self.faces.exists & ~self.faces.ranged).any(1).all())
-
-    @cached_property
-    def _flat(self) -> float:
-        """A curvature that no digit of the energy sees."""
-        return max(1e-14 * float(self.target.quadratic.matrix.diagonal().max()), 1e-300)
 
 
 def _change(by_mode: Tensor, before: Tensor, after: Tensor, who: Tensor) -> Tensor:

@@ -125,9 +125,13 @@ class FaceSet:
         inside = ((x >= low - slack) & (x <= high + slack)).all(0)
         below, above = self.count_lower.unsqueeze(-1), self.count_upper.unsqueeze(-1)
         inside = inside & ((found.tally >= below - slack) & (found.tally <= above + slack)).all(0)
+        return inside & self.within(x, slack)
+
+    def within(self, x: Tensor, slack: float) -> Tensor:
+        """Whether x (d, chains) obeys the rows, balls and limits on heavy units, to `slack`, (chains,)."""
         p = self.polyhedron
         at = p.rows @ x
-        inside = inside & ((at >= p.row_lower[:, None] - slack) & (at <= p.row_upper[:, None] + slack)).all(0)
+        inside = ((at >= p.row_lower[:, None] - slack) & (at <= p.row_upper[:, None] + slack)).all(0)
         for ball in p.balls:
             inside = inside & (ball.value(x) <= ball.limit + slack)
         for limit in self.heavy:

@@ -20,32 +20,24 @@ from torch import Tensor
 
 from portfolio_ebm.samplers.chords import draw_on_chord
 from portfolio_ebm.samplers.pair_gibbs import Target
+from portfolio_ebm.samplers.planned import Planned
 from portfolio_ebm.samplers.polyhedron import Polyhedron
 
 
 @dataclass(frozen=True)
-class HitAndRun:
+class HitAndRun(Planned[Tensor]):
     """The kernel for one energy and one polyhedron; `basis` is B (n, k), see `open_basis`."""
 
     target: Target
     polyhedron: Polyhedron
     basis: Tensor
 
-    def plan(self, steps: int, rng: torch.Generator) -> Tensor:
-        """The directions, (steps, n), drawn beforehand."""
+    def plan(self, steps: int, rng: torch.Generator) -> list[Tensor]:
+        """The directions, (n,) each, drawn beforehand."""
         z = torch.randn(steps, self.basis.shape[1], generator=rng, dtype=self.basis.dtype, device=rng.device)
-        return z.to(self.basis.device) @ self.basis.T
+        return list(z.to(self.basis.device) @ self.basis.T)
 
-    def run(self, x: Tensor, temperature: float, steps: int, rng: torch.Generator) -> Tensor:
-        """x (n, chains) after `steps` moves."""
-        return self.sweep(x, temperature, self.plan(steps, rng), rng)
-
-    def there_and_back(self, x: Tensor, temperature: float, steps: int, rng: torch.Generator) -> Tensor:
-        """x (n, chains) after `steps` moves and the same in reverse order: a reversible step."""
-        plan = self.plan(steps, rng)
-        return self.sweep(x, temperature, torch.cat([plan, plan.flip(0)]), rng)
-
-    def sweep(self, x: Tensor, temperature: float, plan: Tensor, rng: torch.Generator) -> Tensor:
+    def sweep(self, x: Tensor, temperature: float, plan: list[Tensor], rng: torch.Generator) -> Tensor:
         """x (n, chains) after the moves of `plan`, in order."""
         target = self.target
         uniforms = partial(torch.rand, x.shape[1], generator=rng, dtype=x.dtype, device=x.device)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.samplers.face_set import FaceTarget
+from portfolio_ebm.samplers.planned import Planned, by_chain
 from portfolio_ebm.samplers.polyhedron import side
 
 WINDOW = 8
@@ -46,7 +47,7 @@ class _Table(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LotGibbs:
+class LotGibbs(Planned[tuple[int, int, int, int]]):
     """The kernel for one energy, one set (no equation among its rows) and one grid of `step` (d,), all above zero.
 
     Example:
@@ -75,20 +76,9 @@ class LotGibbs:
             first.tolist(), up.tolist(), second.tolist(), down.tolist(), strict=True
         )]  # fmt: skip
 
-    def run(self, x: Tensor, temperature: float | Tensor, steps: int, rng: torch.Generator) -> Tensor:
-        """x (d, chains) after `steps` moves; the temperature is one, or one for each chain."""
-        return self.sweep(x, temperature, self.plan(steps, rng), rng)
-
-    def there_and_back(self, x: Tensor, temperature: float | Tensor, steps: int, rng: torch.Generator) -> Tensor:
-        """x (d, chains) after `steps` moves and the same in reverse order: a reversible step."""
-        plan = self.plan(steps, rng)
-        return self.sweep(x, temperature, plan + plan[::-1], rng)
-
     def sweep(self, x: Tensor, temperature: float | Tensor, plan: Plan, rng: torch.Generator) -> Tensor:
         """x (d, chains) after the moves of `plan`, in order."""
-        heat = torch.as_tensor(temperature, dtype=x.dtype, device=x.device).expand(x.shape[1])
-        x = x.clone()
-        tally = self._tally(x)
+        heat, tally = by_chain(temperature, x), self._tally(x)
         for i, up, j, down in plan:
             x, tally = self._moved(x, tally, (i, up, j, down), heat, rng)
         return self.on_grid(x)
@@ -103,17 +93,9 @@ class LotGibbs:
 
     def holds(self, x: Tensor) -> Tensor:
         """Whether x (d, chains) is in the set, (chains,)."""
-        p, faces = self.target.faces.polyhedron, self.target.faces
         found, _, counts = zip(*(self._modes(i, x[i]) for i in range(len(x))), strict=True)
-        tally = torch.stack(counts).sum(0)
-        inside = torch.stack(found).all(0) & self._counted(tally)
-        at = p.rows @ x
-        inside = inside & ((at >= p.row_lower[:, None] - NEAR) & (at <= p.row_upper[:, None] + NEAR)).all(0)
-        for ball in p.balls:
-            inside = inside & (ball.value(x) <= ball.limit + NEAR)
-        for limit in faces.heavy:
-            inside = inside & limit.holds(x)
-        return inside
+        fits: Tensor = torch.stack(found).all(0) & self._counted(torch.stack(counts).sum(0))
+        return fits & self.target.faces.within(x, NEAR)
 
     def _moved(
         self, x: Tensor, tally: Tensor, move: tuple[int, int, int, int], heat: Tensor, rng: torch.Generator

@@ -30,6 +30,7 @@ from torch import Tensor
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.chords import draw_on_chord
 from portfolio_ebm.samplers.heavy import Heavy
+from portfolio_ebm.samplers.planned import Planned
 from portfolio_ebm.samplers.polyhedron import Polyhedron, side
 
 BLOCK = 32
@@ -58,9 +59,14 @@ class Target:
             value = value + self.rate @ (x - self.centre.unsqueeze(-1)).abs()
         return value
 
+    @cached_property
+    def flat(self) -> float:
+        """A curvature that no digit of the energy sees."""
+        return max(1e-14 * float(self.matrix.diagonal().max()), 1e-300)
+
 
 @dataclass(frozen=True)
-class PairGibbs:
+class PairGibbs(Planned[tuple[int, int]]):
     """The kernel for one energy, one polyhedron and one choice of `activity` (n,); moves past a limit on heavy units
     are not taken.
 
@@ -105,15 +111,6 @@ class PairGibbs:
             second[near[some]] = torch.multinomial(mates[some], 1, generator=rng).squeeze(-1)
         useful = (first != second) & (classes[first] == classes[second])
         return list(zip(first[useful].tolist(), second[useful].tolist(), strict=True))
-
-    def run(self, x: Tensor, temperature: float, steps: int, rng: torch.Generator) -> Tensor:
-        """x (n, chains) after `steps` draws of a pair."""
-        return self.sweep(x, temperature, self.plan(steps, rng), rng)
-
-    def there_and_back(self, x: Tensor, temperature: float, steps: int, rng: torch.Generator) -> Tensor:
-        """x (n, chains) after `steps` draws of a pair and the same in reverse order: a reversible step."""
-        plan = self.plan(steps, rng)
-        return self.sweep(x, temperature, plan + plan[::-1], rng)
 
     def sweep(self, x: Tensor, temperature: float, plan: Pairs, rng: torch.Generator) -> Tensor:
         """x (n, chains) after the moves of `plan`, in order."""

@@ -31,6 +31,7 @@ from torch.nn.functional import pad
 from portfolio_ebm.samplers.chords import fresh_on_chord, log_mass
 from portfolio_ebm.samplers.pair_gibbs import Target
 from portfolio_ebm.samplers.pattern_set import HELD, PatternSet
+from portfolio_ebm.samplers.planned import Planned, by_chain
 from portfolio_ebm.samplers.polyhedron import side
 
 PAIR, RENAME, REDRAW = 0, 1, 2
@@ -50,7 +51,7 @@ class Slots(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PatternGibbs:
+class PatternGibbs(Planned[tuple[int, int, int]]):
     """The kernel for one energy and one set.
 
     Attributes:
@@ -74,19 +75,9 @@ class PatternGibbs:
         moves = zip(kinds.tolist(), first.tolist(), other.tolist(), strict=True)
         return [(kind, k, m) if slots > 1 else (RENAME, 0, 0) for kind, k, m in moves]
 
-    def run(self, x: Tensor, temperature: float | Tensor, steps: int, rng: torch.Generator) -> Tensor:
-        """x (n, chains) after `steps` moves; the temperature is one, or one for each chain."""
-        return self.sweep(x, temperature, self.plan(steps, rng), rng)
-
-    def there_and_back(self, x: Tensor, temperature: float | Tensor, steps: int, rng: torch.Generator) -> Tensor:
-        """x (n, chains) after `steps` moves and the same in reverse order: a reversible step."""
-        plan = self.plan(steps, rng)
-        return self.sweep(x, temperature, plan + plan[::-1], rng)
-
     def sweep(self, x: Tensor, temperature: float | Tensor, plan: Plan, rng: torch.Generator) -> Tensor:
         """x (n, chains) after the moves of `plan`, in order."""
-        heat = torch.as_tensor(temperature, dtype=x.dtype, device=x.device).expand(x.shape[1])
-        state = self.slotted(x, rng)
+        heat, state = by_chain(temperature, x), self.slotted(x, rng)
         for kind, k, m in plan:
             if kind == PAIR:
                 moved = self._pair(state, k, m, heat, rng)
@@ -210,7 +201,7 @@ class PatternGibbs:
         slope = slope - slope.gather(0, b.clamp_max(n - 1).unsqueeze(0))
         column = self._matrix[:n].index_select(1, b)
         curve = self._diagonal[:n].unsqueeze(-1) + self._diagonal[b] - 2.0 * column
-        curve = curve.clamp_min(self._flat)
+        curve = curve.clamp_min(self.target.flat)
         low, high = self._ends(x, b, total)
         size = (gone.names < n).sum(0)
         weight = log_mass(slope, curve, heat, low, high) + self._birth[size]
@@ -279,7 +270,7 @@ class PatternGibbs:
 
     def _curvature(self, a: Tensor, b: Tensor) -> Tensor:
         mixed = self._matrix.flatten()[a * (self.patterns.n + 1) + b]
-        found: Tensor = (self._diagonal[a] + self._diagonal[b] - 2.0 * mixed).clamp_min(self._flat)
+        found: Tensor = (self._diagonal[a] + self._diagonal[b] - 2.0 * mixed).clamp_min(self.target.flat)
         return found
 
     # Arrays with one more name, of no weight, which the empty slots hold.
@@ -291,11 +282,6 @@ class PatternGibbs:
     @cached_property
     def _diagonal(self) -> Tensor:
         return self._matrix.diagonal().clone()
-
-    @cached_property
-    def _flat(self) -> float:
-        """A curvature that no digit of the energy sees."""
-        return max(1e-14 * float(self._diagonal.max()), 1e-300)
 
     @cached_property
     def _linear(self) -> Tensor:

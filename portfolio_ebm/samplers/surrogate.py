@@ -11,32 +11,22 @@ Source: Liu, J. S. (2001), Monte Carlo Strategies in Scientific Computing, secti
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import SolverError
-
-
-class Moves(Protocol):
-    """A kernel for q = `target`, at one temperature or at one for each chain."""
-
-    @property
-    def target(self) -> Callable[[Tensor], Tensor]: ...
-
-    def there_and_back(self, x: Tensor, temperature: Any, steps: int, rng: torch.Generator) -> Tensor:
-        """x (n, chains) after `steps` moves and the same in reverse order: a reversible step."""
+from portfolio_ebm.samplers.planned import Planned
 
 
 @dataclass(frozen=True)
 class Surrogate:
     """The kernel: `moves` for q, the true `energy` (chains, n) -> (chains,), and the number L of moves there."""
 
-    moves: Moves
+    moves: Planned[Any]
     energy: Bound
     length: int
 
