@@ -22,7 +22,7 @@ from portfolio_ebm.constraints.envelope import Relaxed
 from portfolio_ebm.constraints.exposures import DollarNeutral, Group
 from portfolio_ebm.constraints.families import CapRule
 from portfolio_ebm.constraints.risk import VolatilityCap
-from portfolio_ebm.constraints.weights import Budget, LongOnly
+from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.energies.costs import TradingCost
@@ -146,3 +146,12 @@ def test_energies_without_a_minimum_say_why():
     # At the edge of its domain the entropy is finite: the one portfolio is found.
     only = minimize(NegativeEntropy() + Variance(), region_of(DollarNeutral(), ctx), ctx)
     assert abs(only.value) < 1e-12 and 0.0 <= float(only.weights.min()) <= float(only.weights.max()) < 1e-12
+
+
+def test_a_fall_without_end_is_refused_though_clarabel_calls_a_point_its_minimum():
+    # A direction of zero sum, and of zero weight in one sector, along which the return rises: there is no minimum.
+    case = problem((Return(), Return(forecast="alpha")), ("Group", "DollarNeutral"), 205606)
+    found = outcome(case)
+    assert found.kind == "refused" and "falls without end" in found.message and not found.wrong
+    # With an end, the same rules have a minimum, and a refusal would be wrong.
+    assert outcome(replace(case, rules=case.rules & Box(lower=-2.0, upper=2.0))).kind == "proven"
