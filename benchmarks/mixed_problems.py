@@ -50,8 +50,11 @@ def answers(count: int, seed: int, jobs: int) -> Iterator[tuple[str, str, str, f
     if jobs == 1:
         yield from map(one, seeds)
         return
-    with ProcessPoolExecutor(jobs) as pool:
-        yield from pool.map(one, seeds, chunksize=20)
+    pool = ProcessPoolExecutor(jobs)
+    try:
+        yield from pool.map(one, seeds, chunksize=4)
+    finally:  # whoever stops listening, when the seconds are over, does not wait for the rest
+        pool.shutdown(cancel_futures=True)
 
 
 def main() -> int:
