@@ -78,12 +78,13 @@ def test_tickets_cases_and_what_has_no_choice() -> None:
     assert "Nothing to branch on" in plain.status.message and plain.gap == pytest.approx(0.0, abs=1e-9)
 
 
-def test_whole_lots_keep_the_bound_of_fractions() -> None:
+def test_whole_lots_are_proven_by_their_columns() -> None:
     ctx = context(0)
     rules = Budget(1.0, 0.8) & LongOnly() & Box(upper=0.45) & RoundLots(lot=5.0)
     found = built(BranchAndBound(chains=8), ENERGY, rules, ctx)
-    assert found.bound is not None and found.bound <= found.energy
-    assert "; then whole lots" in found.status.message and ".;" not in found.status.message
+    assert found.bound == pytest.approx(found.energy, abs=1e-12)
+    said = found.status.message
+    assert "; then whole lots" in said and "proven best by columns of lots" in said and ".;" not in said
 
 
 def test_a_clock_leaves_a_true_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,7 +235,7 @@ def test_tickets_impact_lots_turnover_and_numbers_together(seed: int, on_grid: b
     assert found.bound is not None
     assert found.bound <= truth + 1e-12
     assert found.energy == pytest.approx(truth, abs=1e-10)
-    assert "nothing proves best" in str(found.status)
+    assert found.proven and "proven best by columns of lots" in str(found.status)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -22,7 +22,8 @@ class RoundLots(Constraint):
     """w_i = k_i lot_i price_i / capital with a whole k_i, for every name that can be traded.
 
     Whole lots seldom add up to exactly everything: leave room for cash, `Budget(at_least=0.98)`. Short lots are whole
-    numbers too. The nearest and the best portfolio are searched for on the grid and not proven.
+    numbers too. The nearest portfolio is searched for on the grid and not proven; the best is proven, or bounded by
+    what lots can be, under a convex quadratic with costs of trading (construction/lots.py), else bounded by fractions.
 
     Attributes:
         lot: shares in a lot. lots: (name, shares) where a name's lot is another.

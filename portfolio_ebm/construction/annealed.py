@@ -7,7 +7,8 @@
     both convex                      one exact solve
     a ratio alone, rules convex      the same, by its homogeneous form or by Dinkelbach's steps (ratio.py)
 
-Whole lots follow, by branch and bound and by moves of lots, and of the cases of `Either` the best is kept. The status
+Whole lots follow, by branch and bound and by moves of lots, and are proven or bounded by their columns where the energy
+is quadratic but for its trades; of the cases of `Either` the best is kept. The status
 names the engine; the ablation says what each stage was worth; the bound, where the energy is convex or such a ratio,
 how far from optimal the result is.
 """
@@ -28,6 +29,7 @@ from portfolio_ebm.construction.chains import PROBES, random_portfolios, starts,
 from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.formula import take_apart, without_tickets
+from portfolio_ebm.construction.lots import LotWork
 from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.construction.sparing import spared
 from portfolio_ebm.construction.stages import (
@@ -39,6 +41,9 @@ from portfolio_ebm.construction.stages import (
 )
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
+
+LOT_SHARE = 4
+"""A node of whole lots takes the time of so many of a quadratic."""
 
 
 class AnnealedLangevin(Constructor):
@@ -57,7 +62,8 @@ class AnnealedLangevin(Constructor):
         walkers: how many patterns, best first, are walked from.
         candidates, polish: moves evaluated a walker and sweep, and patterns solved at the end, where a choice meets an
             energy that is not convex.
-        nodes: relaxations that branch and bound may solve to prove, or raise the bound on, what the walkers found.
+        nodes: relaxations that branch and bound may solve to prove, or raise the bound on, what the walkers found; for
+            whole lots a quarter of it.
 
     Example:
         >>> AnnealedLangevin(chains=64).build(energy, Budget() & LongOnly() & Cardinality(8), ctx, generator(0, "now"))
@@ -82,7 +88,8 @@ class AnnealedLangevin(Constructor):
             InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
             SolverError: the energy is NaN on a feasible portfolio.
         """
-        return best_case(energy, constraint, ctx, rng, lambda region, _: self._find(energy, region, ctx, rng))
+        work = LotWork(self.nodes // LOT_SHARE)
+        return best_case(energy, constraint, ctx, rng, lambda region, _: self._find(energy, region, ctx, rng), work)
 
     def _find(self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator) -> Bounded:
         energy, ticket = without_tickets(energy, ctx)

@@ -18,6 +18,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.lots import LotWork
 from portfolio_ebm.construction.shadow import told
 from portfolio_ebm.construction.stages import Found, in_lots
 from portfolio_ebm.context import Context
@@ -32,8 +33,10 @@ Solve = Callable[[Region, int], Bounded]
 """A region of fractions, and how many cases are left with it; raises InfeasibleError where it is empty."""
 
 
-def best_case(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator, solve: Solve) -> Solution:
-    """The portfolio of least energy over all cases, certified.
+def best_case(
+    energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator, solve: Solve, work: LotWork
+) -> Solution:
+    """The portfolio of least energy over all cases, certified; `work` is what whole lots may take.
 
     Raises:
         InfeasibleError: no case has a portfolio; names the rules in conflict.
@@ -43,7 +46,7 @@ def best_case(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.G
     try:
         regions = regions_of(constraint, ctx)
         for place, region in enumerate(regions):
-            one, bound = _case(energy, region, ctx, rng, solve, len(regions) - place)
+            one, bound = _case(energy, region, ctx, rng, solve, len(regions) - place, work)
             found += [] if one is None else [one]
             bounds.append(bound)
     except InfeasibleError as error:
@@ -66,13 +69,15 @@ def best_case(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.G
     )  # fmt: skip
 
 
-def _case(energy: Energy, region: Region, ctx: Context, rng: torch.Generator, solve: Solve, left: int) -> Bounded:
-    """The best of one case and its bound: that of fractions where whole lots are asked for, and also where they were
-    not found, which proves nothing of them."""
+def _case(
+    energy: Energy, region: Region, ctx: Context, rng: torch.Generator, solve: Solve, left: int, work: LotWork
+) -> Bounded:
+    """The best of one case and its bound: that of lots where whole lots are asked for and their columns are known, else
+    that of fractions, also where no lots were found, which proves nothing of them."""
     try:
         found, bound = solve(region.ungridded(), left)
     except InfeasibleError:
         return None, float("inf")
     if found is None or region.grid is None:
         return found, bound
-    return in_lots(found, energy, region, ctx, rng), bound
+    return in_lots(found, bound, energy, region, ctx, rng, work)

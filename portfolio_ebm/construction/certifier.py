@@ -28,6 +28,7 @@ from portfolio_ebm.construction.cases import Bounded, best_case
 from portfolio_ebm.construction.choosing import FIRST_LOOK, Chosen, choose, mixed_of
 from portfolio_ebm.construction.convex import minimize, size_of
 from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
+from portfolio_ebm.construction.lots import LotWork
 from portfolio_ebm.construction.stages import Found, nearby
 from portfolio_ebm.construction.swaps import Plan
 from portfolio_ebm.context import Context
@@ -107,7 +108,9 @@ class BranchAndBound(Constructor):
                 return self._tree(task, region, rng, stop)
             return _one_solve(rest, region, ctx)
 
-        return best_case(energy, constraint, ctx, rng, solve)
+        clock = task.clock
+        work = LotWork(10**9, self.gap, lambda: time.monotonic() >= clock.end)
+        return best_case(energy, constraint, ctx, rng, solve, work)
 
     def _tree(self, task: Task, region: Region, rng: torch.Generator, stop: Callable[[], bool]) -> Bounded:
         formula = take_apart(task.rest, task.ctx)

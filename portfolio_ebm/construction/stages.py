@@ -28,7 +28,7 @@ from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
 from portfolio_ebm.construction.formula import Formula, without_tickets
 from portfolio_ebm.construction.later import Later
-from portfolio_ebm.construction.lots import exact_lots
+from portfolio_ebm.construction.lots import LotProgram, LotWork, exact_lots, proven_lots
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
@@ -43,6 +43,7 @@ EXACT = 1e-9
 """The most by which whole lots may break another rule."""
 LOT_STARTS, SHAKES = 6, 12
 """Under an energy that is not convex: points brought to whole lots, and shakes of the best."""
+COLUMNS = "branch and bound over columns of lots"
 LOCAL = "the energy is not convex, so this is a local minimum and nothing bounds it from below"
 
 
@@ -189,23 +190,44 @@ def nearby(w: NDArray[np.float64], region: Region) -> NDArray[np.float64] | None
     return np.asarray(found.detach().cpu().numpy(), dtype=np.float64)
 
 
-def in_lots(found: Found, energy: Energy, region: Region, ctx: Context, rng: torch.Generator) -> Found | None:
-    """The portfolio brought to whole lots; None where no whole lots obey the rules.
+def in_lots(
+    found: Found, bound: float | None, energy: Energy, region: Region, ctx: Context, rng: torch.Generator, work: LotWork
+) -> tuple[Found | None, float | None]:  # fmt: skip
+    """The portfolio brought to whole lots, None where none that obey the rules were found, and the bound: that of
+    fractions, `bound`, or of lots where that is above it.
 
     By branch and bound and exact moves where they know the energy and the rules, else by moves of single lots: under an
     energy that is not convex from the other low points too, and the best is shaken.
     """
     loose, value, near = region.ungridded(), energy.bind(ctx), found.weights.unsqueeze(0)
+    program = LotProgram.of(energy, region, ctx)
     others = near if found.others is None else torch.cat([near, torch.as_tensor(found.others()).to(near)])
-    w, how = exact_lots(energy, region, ctx, others), "branch and bound and exact moves of lots"
+    w, how = None if program is None else exact_lots(program, others), "branch and bound and exact moves of lots"
     if w is None or float(region_residual(w, loose)) > EXACT:
         how, start, shakes = "moves of single lots", found.weights, 0
         if curvature(without_tickets(energy, ctx)[0]) == "none":
             every = torch.cat([near, found.ensemble.to(near)])
             start, shakes = every[value(every).argsort(stable=True)[:LOT_STARTS]], SHAKES
         w = best_lots(value, partial(region_residual, region=loose), start, region, shakes, rng)
+    proof = None if program is None else proven_lots(program, energy, region, ctx, w, found.weights, work)
+    said, size = "which nothing proves best", found.size
+    known = {**found.diagnostics, "proven": 0.0}
+    if proof is not None:
+        bound = proof.bound if bound is None else max(bound, proof.bound)
+        if proof.weights is not None and (w is None or proof.value < float(value(w))):
+            w, how = torch.as_tensor(proof.weights).to(near), f"{how} and columns of lots" if w is not None else COLUMNS
+        said = (
+            f"proven best by columns of lots ({proof.nodes} nodes)"
+            if proof.finished
+            else f"which columns of lots bound and do not prove best ({proof.nodes} nodes)"
+        )
+        known |= {"lot nodes": float(proof.nodes), "proven": float(proof.finished)}
+    elif bound is not None:
+        said += ": the bound is that of fractions"
     if w is None:
-        return None
-    message = f"{found.message}; then whole lots by {how}, which nothing proves best"
+        return None, bound
+    message = f"{found.message}; then whole lots by {how}, {said}"
     ablation = {**found.ablation, FRACTIONS: found.ablation[FINAL], FINAL: float(value(w))}
-    return replace(found, weights=w, message=message, ablation=ablation, exact=None)
+    return replace(
+        found, weights=w, message=message, ablation=ablation, exact=None, diagnostics=known, size=size
+    ), bound  # fmt: skip

@@ -275,6 +275,12 @@ def _violated(mixed: Mixed, sides: Sequence[Side], w: Array) -> list[Cut]:
     return [*found, *_broken(mixed.caps, w)]
 
 
+def broken_cuts(mixed: Mixed, allowed: Mask, w: Array) -> list[Cut]:
+    """Rows that hold for all portfolios of the open modes and that w (n,) breaks: of caps and of limits."""
+    ends = mixed.choices.ends(allowed)
+    return _violated(mixed, [Side.of(ends, allowed, limit) for limit in mixed.choices.limits], w)
+
+
 def met(caps: Sequence[Cap], w: Array) -> bool:
     """Whether w (n,) obeys every cap."""
     return not _broken(caps, w)
