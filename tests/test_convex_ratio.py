@@ -133,7 +133,7 @@ def test_a_ratio_that_no_proof_covers_is_still_searched():
     ctx = gaining(3)
     losing = replace(ctx, market=replace(ctx.market, mean=-ctx.mean))
     search = AnnealedLangevin(chains=4, steps=3)
-    for rules, where in ((RULES[0], losing), (RULES[0] & Cardinality(3), ctx)):
+    for rules, where in ((RULES[0], losing), (RULES[0] & Cardinality(3), losing)):
         found = search.build(MaxRatio(), rules, where, generator(0, "x"))
         assert found.bound is None and "local minimum" in str(found.status)
     # Whole lots: the bound of fractions holds, and nothing says that the lots are the best.

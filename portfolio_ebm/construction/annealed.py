@@ -6,6 +6,7 @@
     the same under a choice          chains and hops over slices -> annealed swaps -> kicks -> polish
     both convex                      one exact solve
     a ratio alone, rules convex      the same, by its homogeneous form or by Dinkelbach's steps (ratio.py)
+    a ratio alone under a choice     Dinkelbach's steps, each a choice under a convex energy (ratio_choices.py)
 
 Whole lots follow, by branch and bound and by moves of lots, and are proven or bounded by their columns where the energy
 is quadratic but for its trades; of the cases of `Either` the best is kept. The status
@@ -30,6 +31,7 @@ from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.formula import take_apart, without_tickets
 from portfolio_ebm.construction.lots import LotWork
+from portfolio_ebm.construction.ratio_choices import ratio_of_choice
 from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.construction.sparing import spared
 from portfolio_ebm.construction.stages import (
@@ -99,8 +101,15 @@ class AnnealedLangevin(Constructor):
         )
         energy, effort, said = spared(energy, effort, ctx)
         choice = region.discrete or ticket > 0.0
-        if convex and choice:
+
+        def chosen(energy: Energy) -> Bounded:
             return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng) or (None, float("inf"))
+
+        if convex and choice:
+            return chosen(energy)
+        ratio = ratio_of_choice(energy, region, ctx, chosen) if choice and ticket == 0.0 else None
+        if ratio is not None:
+            return ratio
         whole, value = tightened(region.relaxed()), energy.bind(ctx)
         probes = random_portfolios(whole, region.lower, PROBES, rng)
         exact = minimize if convex else proven_ratio

@@ -29,10 +29,13 @@ from portfolio_ebm.construction.choosing import FIRST_LOOK, Chosen, choose, mixe
 from portfolio_ebm.construction.convex import minimize, size_of
 from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
 from portfolio_ebm.construction.lots import LotWork
+from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.construction.ratio_choices import ratio_of_choice
 from portfolio_ebm.construction.stages import Found, nearby
 from portfolio_ebm.construction.swaps import Plan
 from portfolio_ebm.context import Context
-from portfolio_ebm.energy import Energy, breakdown
+from portfolio_ebm.energy import Energy, Scaled, Sum, breakdown
+from portfolio_ebm.errors import SolverError
 
 WALKERS, SWEEPS = 8, 6
 
@@ -66,9 +69,10 @@ class Task:
 class BranchAndBound(Constructor):
     """Branch and bound under a clock, from an incumbent of the chains: for proofs that AnnealedLangevin leaves open.
 
-    Takes convex formulas, `FixedCost` included, under any rule. The Solution's `bound` is a true lower bound however
-    the tree ended, and the status says how. KeyboardInterrupt ends the search once there is an incumbent and hands
-    both back; before that, and after it, it is raised as ever. In a walk-forward it ends the tree of the date at hand.
+    Takes convex formulas, `FixedCost` included, and a ratio that stands alone (MaxRatio), under any rule. The
+    Solution's `bound` is a true lower bound however the tree ended, and the status says how. KeyboardInterrupt ends the
+    search once there is an incumbent and hands both back; before that, and after it, it is raised as ever. In a
+    walk-forward it ends the tree of the date at hand.
 
     Stopped by its clock, the same seed does not give the same bits; AnnealedLangevin counts its nodes instead.
 
@@ -96,19 +100,32 @@ class BranchAndBound(Constructor):
         Raises:
             SpecError: a term is not convex; names it.
             InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
-            SolverError: no minimum was reached.
+            SolverError: no minimum was reached, or a ratio's portfolios do not gain or have no risk.
         """
         rest, ticket = without_tickets(energy, ctx)
-        refuse_non_convex(rest, "BranchAndBound()")
-        task = Task(rest, ticket, ctx, Clock(time.monotonic() + self.time_limit))
+        ratio = lone_ratio(rest) if ticket == 0.0 else None
+        refuse_non_convex(Sum() if ratio else rest, "BranchAndBound()")
+        clock = Clock(time.monotonic() + self.time_limit)
 
         def solve(region: Region, left: int) -> Bounded:
-            stop = task.clock.share(left)
-            if region.discrete or ticket > 0.0:
-                return self._tree(task, region, rng, stop)
-            return _one_solve(rest, region, ctx)
+            stop = clock.share(left)
 
-        clock = task.clock
+            def tree(energy: Energy) -> Bounded:
+                return self._tree(Task(energy, ticket, ctx, clock), region, rng, stop)
+
+            if not region.discrete and ticket == 0.0:
+                return _one_solve(rest, ratio, region, ctx)
+            if ratio is None:
+                return tree(rest)
+            found = ratio_of_choice(rest, region, ctx, tree)
+            if found is None:
+                raise SolverError(
+                    f"{rest!r}{ctx.at}: a ratio is proven under a choice of names where weights are bounded, every "
+                    "portfolio has some risk and one of those allowed gains; bound the weights (Box), or use "
+                    "AnnealedLangevin, which searches without proof."
+                )
+            return found
+
         work = LotWork(10**9, self.gap, lambda: time.monotonic() >= clock.end)
         return best_case(energy, constraint, ctx, rng, solve, work)
 
@@ -159,9 +176,9 @@ def _grown(mixed: Mixed, seen: Chosen, tolerance: float, stop: Callable[[], bool
     return replace(proof, nodes=proof.nodes + seen.proof.nodes)
 
 
-def _one_solve(rest: Energy, region: Region, ctx: Context) -> Bounded:
-    """Nothing to branch on: the convex minimum."""
-    found = minimize(rest, region, ctx)
+def _one_solve(rest: Energy, ratio: Scaled | None, region: Region, ctx: Context) -> Bounded:
+    """Nothing to branch on: the convex minimum, or that of a ratio alone."""
+    found = minimize(rest, region, ctx) if ratio is None else minimize_ratio(ratio, region, ctx)
     message = "nothing to branch on: energy and rules are convex"
     only = found.weights.unsqueeze(0)
     return Found(found.weights, message, {FINAL: found.value}, only, {}, size=found.size, exact=found), found.bound

@@ -1,0 +1,91 @@
+"""The least ratio G(w) / R(w) where names are a choice: Dinkelbach's steps, each a choice under a convex energy.
+
+    F(c) = min over choices and their weights of  G(w) + c R(w)
+
+is below zero exactly where some portfolio has G/R < -c, whatever the set of portfolios is, convex or not (Dinkelbach
+1967). Each step is what the pattern engine knows: at the ratio r known so far it looks for the least of G - r R, which
+is zero at a portfolio of that ratio, and either a portfolio of a lower one is found or, where the tree closed, none is.
+With F(-r) >= f (f <= 0, the tree's own bound) and R >= R_0 > 0 on the rules without the choice,
+
+    G(w) / R(w) >= r + f / R_0      for every portfolio: the bound, also where the tree did not close.
+
+The steps set out from the best ratio without the choice, which is below all others: its own bound holds too.
+
+Source: Dinkelbach, W. (1967), On nonlinear fractional programming, Management Science 13(7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.ablation import FINAL
+from portfolio_ebm.construction.cases import Bounded
+from portfolio_ebm.construction.chains import tightened
+from portfolio_ebm.construction.convex import minimize
+from portfolio_ebm.construction.ratio import PROVEN, STEPS, TIGHT, lone_ratio, minimize_ratio
+from portfolio_ebm.context import Context
+from portfolio_ebm.energies.ratio import Ratio
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.errors import SolverError
+
+Choose = Callable[[Energy], Bounded]
+"""The best portfolio over the choices for a convex energy, None where no choice has one, and the bound."""
+
+
+def ratio_of_choice(energy: Energy, region: Region, ctx: Context, choose: Choose) -> Bounded | None:
+    """The least value of a ratio that stands alone over a choice, and its bound; None for another formula, and where no
+    portfolio gains or the risk of some is zero. (None, inf): no choice has a portfolio.
+
+    Raises:
+        InfeasibleError: the region is empty without its choice.
+    """
+    part = lone_ratio(energy)
+    if part is None:
+        return None
+    hull = tightened(region.relaxed())
+    if not bool((hull.lower.isfinite() & hull.upper.isfinite()).all()):
+        return None
+    one = part.energy
+    assert isinstance(one, Ratio)
+    try:
+        loose, least = minimize_ratio(part.replace(coefficient=1.0), hull, ctx), minimize(one.denominator, hull, ctx)
+    except SolverError:
+        return None
+    if loose.bound is None or least.bound is None or not least.bound > 0.0:
+        return None
+    return _steps(one, part.coefficient, (loose.value, loose.bound, least.bound), ctx, choose)
+
+
+def _steps(
+    one: Ratio, coefficient: float, known: tuple[float, float, float], ctx: Context, choose: Choose
+) -> Bounded | None:
+    """Dinkelbach's steps from `known`: the least ratio without the choice, its bound, and the least risk."""
+    asked, bound, least = known
+    ratio, best, value = one.bind(ctx), None, float("inf")
+    for steps in count(1):
+        found, low = choose(one.numerator if asked == 0.0 else one.numerator - asked * one.denominator)
+        if found is None:
+            return None, float("inf")
+        # The first ratio asked about is below all: there the least of G - r R is above zero, and says no more.
+        bound = bound if low is None else max(bound, asked + min(low, 0.0) / least)
+        reached = float(ratio(found.weights))
+        if not reached < 0.0:
+            # G - r R is convex for r < 0 alone: what gains most is the last to be asked.
+            if asked == 0.0:
+                return None
+            asked = 0.0
+            continue
+        gained = value - reached
+        if gained > 0.0:
+            best, value = found, reached
+        if gained <= TIGHT * abs(value) or steps == STEPS:
+            break
+        asked = value
+    assert best is not None
+    bound = min(bound, value)
+    ended = "" if value - bound <= PROVEN * abs(value) else ", not proven"
+    message = f"ratio in {steps} steps{ended}, the last by {best.message}"
+    return replace(best, message=message, ablation={FINAL: coefficient * value}, size=0.0), coefficient * bound
