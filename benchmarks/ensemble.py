@@ -245,7 +245,8 @@ def main() -> None:
     for n in sizes:
         if n <= args.choices:
             table.add_row(*run_choices(returns, n, args.choice or (5 if n <= 20 else 10), args.seconds))
-    Console(width=130).print(table)
+    if table.row_count:
+        Console(width=130).print(table)
 
 
 if __name__ == "__main__":

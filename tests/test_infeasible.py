@@ -288,6 +288,22 @@ def test_rules_that_can_be_obeyed_say_so():
     assert error.conflict == () and "can be obeyed" in str(error)
 
 
+@pytest.mark.parametrize("hair", [1e-5, 1e-7, 1e-8])
+def test_rules_that_miss_one_another_by_a_hair_are_named(hair: float, capfd: pytest.CaptureFixture[str]) -> None:
+    # Less than HiGHS's own tolerance for a mixed-integer program, which is 1e-6.
+    box, count, ctx = Box(upper=0.2 - hair), Cardinality(5), market(10)
+    rules = Budget() & LongOnly() & box & count & Group("sector", "odd", lower=0.1)
+    error = explain_infeasible(rules, ctx)
+    assert set(error.conflict) == {"Budget()", repr(box), repr(count)}
+    assert f"at most {1.0 - 5.0 * hair:.10g} of the 1 that Budget() needs" in str(error)
+    with pytest.raises(InfeasibleError, match=r"at most 0\.999"):
+        AnnealedLangevin().build(Variance(), rules, ctx, generator(0, "hair"))
+    assert capfd.readouterr().out == ""
+    least = Cardinality(exactly=5, min_weight=0.2 + hair)
+    assert set(explain_infeasible(Budget() & least & LongOnly(), ctx).conflict) == {"Budget()", repr(least)}
+    assert possible(region_of(Budget() & LongOnly() & Box(upper=0.2) & count, ctx))
+
+
 def test_convex_raises_the_conflict():
     ctx = context()
     with pytest.raises(InfeasibleError, match=r"Box\(upper=0.05\) on 10 tradeable names") as caught:

@@ -38,6 +38,9 @@ _MOST_CUTS = 300
 _CLOSE = 1e-7
 _SECONDS, _NODES = 30.0, 2000
 """What a mixed-integer question may take; nodes where there are lots, whose sums may never be exact."""
+_UNITS = 1.0, 1e-3
+"""What weights are in, for HiGHS, whose tolerance for integers and rows is 1e-6: the second where the first gives a
+point that is lost when its integers are fixed."""
 _OPEN = 1e4  # stands for an open end of the box where names are a choice; far beyond any weight
 
 
@@ -61,6 +64,11 @@ class _Program:
     @property
     def width(self) -> int:
         return sum(self.sizes.values())
+
+    @property
+    def whole(self) -> Array:
+        """Which columns are integers, as 1."""
+        return self.filled({name: float(name in ("z", "y", "lots")) for name in self.sizes}, 0.0)
 
     def filled(self, values: Mapping[str, Array | float | None], other: float) -> Array:
         """One number a column, block by block; `other` where a block has none."""
@@ -255,36 +263,56 @@ def _solved(program: _Program, price: Array, low: Array, high: Array, choice: bo
     """The optimum and its point: a mixed-integer one first where names are a choice, then exact on its names."""
     rows = sp.vstack(program.rows, format="csr") if program.rows else sp.csr_matrix((0, program.width))
     down, up = (np.concatenate(x) if x else np.zeros(0) for x in (program.low, program.high))
-    if choice:
-        whole = np.zeros(program.width)
-        at = 0
-        for name, width in program.sizes.items():
-            whole[at : at + width] = float(name in ("z", "y", "lots"))
-            at += width
-        found = milp(
-            price, constraints=[LinearConstraint(rows, down, up)] if len(down) else [], bounds=Bounds(low, high),
-            integrality=whole, options={"node_limit": _NODES} if "lots" in program.sizes else {"time_limit": _SECONDS},
-        )  # fmt: skip
+    if not choice:
+        exact = _linear(price, rows, (down, up), low, high)
+        if exact.status == 0:
+            return float(exact.fun), np.asarray(exact.x)
+        return _without_optimum(program, price, low, high, choice, exact)
+    loose = None
+    for unit in _UNITS:
+        found = _mixed(program, price, rows, (down, up), (low, high), unit)
         if found.x is None:
-            return _without_optimum(program, price, low, high, choice, found)
-        low, high = low.copy(), high.copy()
-        chosen = whole > 0.0
-        low[chosen] = high[chosen] = np.round(found.x[chosen])
+            # Weights within HiGHS's tolerance of the rules in larger units are none in finer ones.
+            return None if loose is not None else _without_optimum(program, price, low, high, choice, found)
+        point = np.asarray(found.x)
+        chosen = program.whole > 0.0
+        fixed = np.where(chosen, np.round(point), low), np.where(chosen, np.round(point), high)
+        exact = _linear(price, rows, (down, up), *fixed)
+        if exact.status == 0:
+            return float(exact.fun), np.asarray(exact.x)
+        loose = loose or (float(price @ point), point)
+    # HiGHS accepts a mixed-integer point to a tolerance of its own; its value stands where the exact one is lost.
+    return loose
+
+
+def _mixed(
+    program: _Program, price: Array, rows: sp.csr_matrix, ends: tuple[Array, Array], box: tuple[Array, Array],
+    unit: float,
+) -> Any:  # fmt: skip
+    """The mixed-integer program, with weights and rows in so small a unit; its point in ones."""
+    size = np.where(program.whole > 0.0, 1.0, 1.0 / unit)
+    scaled = (rows @ sp.diags(1.0 / size, format="csr")) / unit
+    found = milp(
+        price / size, bounds=Bounds(box[0] * size, box[1] * size), integrality=program.whole,
+        constraints=[LinearConstraint(scaled, ends[0] / unit, ends[1] / unit)] if len(ends[0]) else [],
+        # In the finer unit without presolve, whose points HiGHS mends with a line to stdout.
+        options=({"node_limit": _NODES} if "lots" in program.sizes else {"time_limit": _SECONDS})
+        | {"presolve": unit == 1.0},
+    )  # fmt: skip
+    if found.x is not None:
+        found.x = found.x / size
+    return found
+
+
+def _linear(price: Array, rows: sp.csr_matrix, ends: tuple[Array, Array], low: Array, high: Array) -> Any:
+    down, up = ends
     equal, above, below = down == up, (down != up) & np.isfinite(up), (down != up) & np.isfinite(down)
     tight = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
     one_sided, limits = sp.vstack([rows[above], -rows[below]], format="csr"), np.concatenate([up[above], -down[below]])
-    exact = linprog(
+    return linprog(
         price, A_ub=one_sided, b_ub=limits,
         A_eq=rows[equal], b_eq=up[equal], bounds=np.column_stack([low, high]), method="highs", options=tight,
     )  # fmt: skip
-    if exact.status == 0:
-        return float(exact.fun), np.asarray(exact.x)
-    # HiGHS accepts a mixed-integer point to a tolerance of its own; its value stands where the exact one is lost.
-    return (
-        (float(found.fun), np.asarray(found.x))
-        if choice
-        else _without_optimum(program, price, low, high, choice, exact)
-    )
 
 
 def _without_optimum(

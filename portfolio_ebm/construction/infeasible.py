@@ -197,9 +197,11 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
             who = others_named + (_on(row, ctx) if rest else "")
             smallest, largest = least(others, cost=direction), least(others, cost=-direction)
             if largest is not None and -largest < low - 1e-12:
-                return f"{who} allow{s} at most {-largest + 0.0:.4g} of the {low:.4g} that {rule!r} needs."
+                said = _digits(-largest + 0.0, low)
+                return f"{who} allow{s} at most {said[0]} of the {said[1]} that {rule!r} needs."
             if smallest is not None and smallest > high + 1e-12:
-                return f"{who} need{s} at least {smallest:.4g}, and {rule!r} allows {high:.4g}."
+                said = _digits(smallest, high)
+                return f"{who} need{s} at least {said[0]}, and {rule!r} allows {said[1]}."
         who = others_named + (f" on {int(ctx.tradeable.sum())} tradeable names" if rest else "")
         if alone.turnover is not None and alone.anchor is not None:
             traded = least(others, moved=alone.anchor.cpu().numpy().astype(np.float64))
@@ -219,6 +221,15 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
             if count is not None and round(count) > alone.at_most:
                 return f"{who} need{s} at least {round(count)} names, and {rule!r} allows {alone.at_most}."
     return _clash(rules, ctx)
+
+
+def _digits(one: float, other: float) -> tuple[str, str]:
+    """Both with as many digits as tell them apart, four at least."""
+    for digits in (4, 7, 10, 13):
+        said = f"{one:.{digits}g}", f"{other:.{digits}g}"
+        if said[0] != said[1]:
+            break
+    return said
 
 
 def _on(row: Tensor, ctx: Context) -> str:
