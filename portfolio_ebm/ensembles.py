@@ -17,7 +17,6 @@ from pydantic import Field
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.constraints.weights import Box
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certificate import FEASIBLE
 from portfolio_ebm.construction.convex import Minimum, minimum_under
@@ -28,6 +27,7 @@ from portfolio_ebm.construction.mixing_patterns import draw_patterns
 from portfolio_ebm.construction.near_laws import ChoiceLaw, NearLaw
 from portfolio_ebm.construction.near_optimal import Law, law_of
 from portfolio_ebm.construction.near_patterns import law_with_choices
+from portfolio_ebm.construction.near_unions import UnionLaw, law_on_union, left_still
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.fixed import STILL
 from portfolio_ebm.energies.returns import Return
@@ -42,8 +42,8 @@ NEAR = 0.01
 PLACES = 6
 """Portfolios found elsewhere, that random starts come from where names are a choice."""
 
-WIDE = 1e3
-"""A limit on weights that limits nothing."""
+QUICK = AnnealedLangevin(nodes=0, sweeps=1, walkers=1, candidates=1, polish=1)
+"""Who finds them."""
 
 HELD = 1e-3
 """A weight above this counts as held."""
@@ -99,6 +99,8 @@ class Distribution:
             (Good and Turing).
         r_hat: the largest of all weights and the energy; ess: the least of all weights that move. With a choice of
             names both are of the energy, and of the names and patterns in 1 % of the draws or more.
+        cases: where `Either` leaves several, the rules of each beside those that all share: rule, share of the draws
+            that obey it, its standard error. Cases may overlap. Empty without.
         apart: with a choice of names, the largest difference of any share or mean between chains that started at the
             best portfolio and at random ones, in standard errors; 0 without.
         status: which kernel, the measure, how it ended.
@@ -119,6 +121,7 @@ class Distribution:
     choices: pd.DataFrame
     patterns: int
     coverage: float
+    cases: pd.DataFrame
     r_hat: float
     ess: float
     apart: float
@@ -151,11 +154,17 @@ def ensemble(
 
     Under `RoundLots` every portfolio of whole lots that obeys the rules counts once.
 
+    `Either` makes the rules a union of cases, on which each portfolio counts once, also one that is in several; `cases`
+    says how likely each is. One measure serves all: Lebesgue's where they have one dimension; else, or where a name may
+    be out in one of them, each choice of names counts the same in all of them, names out of choice among them, uniform
+    on the simplex of the least weight that any case allows. A case with an equation that others lack would have no
+    mass beside them and is refused.
+
     5/10/40, 25/50 and 75-5-10 leave one dimension and Lebesgue measure; chains jump over the thresholds.
 
     Args:
         energy, constraint: a convex formula, with FixedCost or without; convex rules, Cardinality, MinPosition,
-            RoundLots, and limits on heavy issuers.
+            RoundLots, limits on heavy issuers, and Either of these.
         law: how near to the optimum.
         inputs: mean, covariance, scenarios, assets, held, groups and what else `optimize` takes.
 
@@ -165,8 +174,8 @@ def ensemble(
         InfeasibleError: no portfolio obeys the rules.
         SolverError: the chains did not mix, and R-hat says so; nothing is reported.
 
-    Source: for the law and its temperature, construction/near_optimal.py, near_patterns.py and near_faces.py; for the
-    kernels, samplers/pair_gibbs.py, pattern_gibbs.py, face_gibbs.py and lot_gibbs.py.
+    Source: for the law and its temperature, construction/near_optimal.py, near_patterns.py, near_faces.py and
+    near_unions.py; for the kernels, samplers/pair_gibbs.py, pattern_gibbs.py, face_gibbs.py and lot_gibbs.py.
     """
     law = law or Ensemble()
     ctx, names, _ = given_context(energy, constraint, **inputs)
@@ -175,11 +184,17 @@ def ensemble(
     rng, least = generator(seed, "ensemble", ctx.tradeable.device), NEAR if law.support == "near" else 0.0
     region, best = _best(energy, constraint, ctx, rng)
     excess = allowed_excess(law.tolerance, law.unit, energy, best.weights, ctx)
-    of = law_with_choices if region.discrete or _ticketed(energy, ctx) else law_of
-    prepared = of(energy, region, ctx, best, excess, least)
+    prepared: NearLaw
+    if region is None:
+        cases = generator(seed, "cases", rng.device)
+        prepared = law_on_union(energy, constraint, ctx, best, excess, least, lambda rules: _anyone(rules, ctx, cases))
+    else:
+        of = law_with_choices if region.discrete or _ticketed(energy, ctx) else law_of
+        prepared = of(energy, region, ctx, best, excess, least)
     if isinstance(prepared, Law):
         found = draw(prepared, law.chains, rng, moves=law.moves)
     else:
+        assert isinstance(prepared, ChoiceLaw)
         found = draw_patterns(
             prepared, law.chains, rng, moves=law.moves, elsewhere=_elsewhere(prepared, constraint, ctx, seed)
         )
@@ -191,43 +206,47 @@ def _ticketed(energy: Energy, ctx: Context) -> bool:
     return ctx.held is not None and without_tickets(energy, ctx)[1] > 0.0
 
 
-def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> tuple[Region, Minimum]:
-    """The rules as one region, and the optimum; where names are a choice, the best portfolio found."""
+def _best(energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> tuple[Region | None, Minimum]:
+    """The rules as one region, None where `Either` leaves several, and the optimum; where names are a choice, the best
+    portfolio found."""
     if constraint.convex and not _ticketed(energy, ctx):
         region, best = minimum_under(energy, constraint, ctx, *ASKED)
         if not best.status.ok:
             raise SolverError(f"No optimum is proven, so that a tolerance around it means nothing. {best.status}")
         return region, best
     refuse_non_convex(without_tickets(energy, ctx)[0], *ASKED)
-    if len(constraint.cases()) > 1:
-        raise SpecError("Either leaves sets that may overlap; ask for the distribution of each case by itself.")
     found = AnnealedLangevin().build(energy, constraint, ctx, rng)
     gap = "with no bound" if found.bound is None else f"proven within {max(found.energy - found.bound, 0.0):.1e}"
     told = Status(True, gap)
-    return region_of(constraint, ctx), Minimum(found.weights, found.energy, found.bound, None, told, size=found.size)
+    best = Minimum(found.weights, found.energy, found.bound, None, told, size=found.size)
+    return (region_of(constraint, ctx) if len(constraint.cases()) == 1 else None), best
 
 
 def _elsewhere(law: ChoiceLaw, constraint: Constraint, ctx: Context, seed: int) -> torch.Tensor:
     """Portfolios that obey the rules, best by random slopes, which no kernel has led to, (m, n): of a law in pieces
-    that moves do not join, chains would otherwise show the piece of the best portfolio alone."""
-    assert ctx.market is not None
-    left = sorted(set(range(ctx.n_assets)) - set(law.kept.tolist()))
-    if left:
-        # Names that are left out stand where the best portfolio has them.
-        still = tuple((ctx.assets[i], float(law.best.weights[i])) for i in left)
-        constraint = constraint & Box(lower=-WIDE, upper=WIDE, caps=still, floors=still)
+    that moves do not join, chains would otherwise show the piece of the best portfolio alone. The cases of `Either`
+    come by turns."""
+    # Names that are left out stand where the best portfolio has them.
+    still, cases = left_still(law, ctx), constraint.cases()
     rng = generator(seed, "elsewhere", law.best.weights.device)
-    # Any portfolio far away will do: nothing is proven, and little searched.
-    quick = AnnealedLangevin(nodes=0, sweeps=1, walkers=1, candidates=1, polish=1)
     found = [torch.zeros(0, ctx.n_assets, dtype=torch.float64)]
-    for _ in range(PLACES):
-        slope = torch.randn(ctx.n_assets, generator=rng, dtype=torch.float64, device=rng.device)
-        there = replace(ctx, market=replace(ctx.market, mean=slope))
-        try:
-            found.append(quick.build(Return(), constraint, there, rng).weights.unsqueeze(0))
-        except (InfeasibleError, SolverError):
-            continue  # with what is left out fixed, to rounding, nothing else need be found
+    for k in range(max(PLACES, len(cases))):
+        case = cases[k % len(cases)]
+        w = _anyone(case if still is None else case & still, ctx, rng)
+        found += [] if w is None else [w.unsqueeze(0)]
     return torch.cat(found)
+
+
+def _anyone(rules: Constraint, ctx: Context, rng: torch.Generator) -> torch.Tensor | None:
+    """The best portfolio by a random slope, (n,); None where none was found."""
+    assert ctx.market is not None
+    slope = torch.randn(ctx.n_assets, generator=rng, dtype=torch.float64, device=rng.device)
+    there = replace(ctx, market=replace(ctx.market, mean=slope))
+    try:
+        # Any portfolio far away will do: nothing is proven, and little searched.
+        return QUICK.build(Return(), rules, there, rng).weights
+    except (InfeasibleError, SolverError):
+        return None  # with what is left out fixed, to rounding, nothing else need be found
 
 
 def _told(law: NearLaw, found: Draws, constraint: Constraint, ctx: Context, names: tuple[str, ...]) -> Distribution:
@@ -250,20 +269,21 @@ def _told(law: NearLaw, found: Draws, constraint: Constraint, ctx: Context, name
         weights["traded"] = ((w - ctx.held.to(w)).abs() > STILL).to(w.dtype).mean(0).numpy()
     excess = found.energy.flatten() - law.best.value
     choices, times = _choices(held, excess, found.energy.shape[1], names)
+    cases = _cases(law, found)
     out = tuple(name for i, name in enumerate(names) if bool(ess[i].isnan()))
     status = Status(
         True,
         f"{len(w)} portfolios from exp(-E/T) by {found.kernel}, with respect to {law.measure}, within "
         f"{len(names) - len(out)} of {len(names)} names: R-hat {found.r_hat:.3f}, worth {found.least:.0f} independent "
-        f"draws.{_beside(law, found, excess)}",
+        f"draws.{_beside(law, found, excess)}{_odds(cases, law)}",
     )
     return Distribution(
         weights=weights, groups=_groups(w, law, ctx), draws=pd.DataFrame(w.numpy(), columns=list(names)),
         excess=excess.numpy(), tolerated=law.excess,
         temperature=found.temperature, diversity=0.5 * float((w - w.roll(len(w) // 2 + 1, 0)).abs().sum(-1).mean()),
         dust=float(torch.where(held, 0.0, w.abs()).sum(-1).mean()), left_out=out, choices=choices,
-        patterns=len(times), coverage=1.0 - float((times == 1).sum()) / len(w), r_hat=found.r_hat, ess=found.least,
-        apart=found.apart, status=status,
+        patterns=len(times), coverage=1.0 - float((times == 1).sum()) / len(w), cases=cases,
+        r_hat=found.r_hat, ess=found.least, apart=found.apart, status=status,
     )  # fmt: skip
 
 
@@ -289,6 +309,30 @@ def _choices(
         who = ", ".join(name for name, here in zip(names, found[k].tolist(), strict=True) if here)
         rows.append((who, float(share[k]), float(each.std()) / chains**0.5, float(excess[code == k].min())))
     return pd.DataFrame(rows, columns=["names", "share", "error", "excess"]), times
+
+
+def _cases(law: NearLaw, found: Draws) -> pd.DataFrame:
+    """Which share of the law each case of `Either` has, and its standard error from the chains."""
+    rows: list[tuple[str, float, float]] = []
+    if isinstance(law, UnionLaw):
+        inside = law.inside(found.x.flatten(0, 1).T).to(found.energy.dtype).reshape(-1, *found.energy.shape)
+        each = inside.mean(1)
+        errors = each.std(-1) / each.shape[-1] ** 0.5
+        names = [branch.name for branch in law.branches]
+        rows = list(zip(names, each.mean(-1).tolist(), errors.tolist(), strict=True))
+        rows += [(name, 0.0, 0.0) for name in law.empty]
+    return pd.DataFrame(rows, columns=["rule", "share", "error"])
+
+
+def _odds(cases: pd.DataFrame, law: NearLaw) -> str:
+    """The same in words."""
+    if not isinstance(law, UnionLaw):
+        return ""
+    told = [
+        f"{rule} none, no portfolio was found there" if rule in law.empty else f"{rule} {share:.1%} (error {error:.1%})"
+        for rule, share, error in zip(cases["rule"], cases["share"], cases["error"], strict=True)
+    ]
+    return f" Of the cases of Either: {', '.join(told)}; portfolios of several are in each of them."
 
 
 def _groups(w: torch.Tensor, law: NearLaw, ctx: Context) -> pd.DataFrame:

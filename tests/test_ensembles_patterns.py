@@ -109,7 +109,8 @@ def planted() -> np.ndarray:
 
 def test_planted_modes_have_their_masses() -> None:
     cov = planted()
-    found = sampled(pe.Cardinality(exactly=2, min_weight=0.05), cov, 0.02)
+    # Moves to spare, for a longer stride where R-hat comes near its limit.
+    found = sampled(pe.Cardinality(exactly=2, min_weight=0.05), cov, 0.02, chains=1000, moves=80_000)
     grid, masses = np.linspace(0.05, 0.95, 20_001), {}
     for i, j in combinations(range(6), 2):
         value = cov[i, i] * grid**2 + cov[j, j] * (1 - grid) ** 2 + 2 * cov[i, j] * grid * (1 - grid)
@@ -173,9 +174,6 @@ HELD = pd.Series([0.5, 0.3, 0.2, 0.0, 0.0, 0.0], index=NAMES)
             "the number a range", id="an exact number and another equation",
         ),
         pytest.param(pe.Budget() & pe.Cardinality(at_most=3), None, "give Box", id="shorts without an end"),
-        pytest.param(
-            pe.Budget() & pe.LongOnly() & pe.Either(CARD, pe.Box(upper=0.3)), None, "each case", id="either",
-        ),
         pytest.param(pe.Budget() & pe.LongOnly() & CARD, -1.0 * pe.Variance(), "not convex", id="not convex"),
     ],
 )  # fmt: skip

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.construction.mixing import BURN, KEPT, R_HAT, Draws
-from portfolio_ebm.construction.near_laws import ChoiceLaw
+from portfolio_ebm.construction.near_laws import HARD, ChoiceLaw
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.diagnostics import effective_size, r_hat
 from portfolio_ebm.samplers.exchange import exchanged
-from portfolio_ebm.samplers.surrogate import Surrogate
 
 RISE = 2.0
 """Each temperature is so many times the one below."""
@@ -42,20 +41,20 @@ HOT = 1000.0
 
 @dataclass
 class _Families:
-    """Where the chains are: x (k, levels * families), E by column."""
+    """Where the chains are: x (k, levels * families), E by column; and how stiff walls are, by level, (levels,)."""
 
     law: ChoiceLaw
     x: Tensor
     value: Tensor
     rng: torch.Generator
-    levels: int
+    stiffness: Tensor
     odd: bool = False
     accepted: list[float] = field(default_factory=list)
     spent: int = 0
 
     @property
     def families(self) -> int:
-        return self.x.shape[1] // self.levels
+        return self.x.shape[1] // len(self.stiffness)
 
     @property
     def cold(self) -> tuple[Tensor, Tensor]:
@@ -64,26 +63,18 @@ class _Families:
 
     def run(self, temperature: float, segments: int) -> None:
         """So many segments, each of moves worth a look at every slot, and one exchange."""
-        levels = temperature * RISE ** torch.arange(self.levels, dtype=self.x.dtype)
-        heat = levels.repeat_interleave(self.families)
-        for _ in range(segments):
-            self.x, self.value = self._moved(heat)
-            order = exchanged(self.value, levels, self.odd, self.rng)
-            self.x, self.value, self.odd = self.x[:, order], self.value[order], not self.odd
-
-    def _moved(self, heat: Tensor) -> tuple[Tensor, Tensor]:
+        hard = int((self.stiffness == HARD).sum())
+        levels = temperature * RISE ** torch.arange(len(self.stiffness), dtype=self.x.dtype).clamp_max(hard - 1)
+        heat, stiffness = (one.repeat_interleave(self.families) for one in (levels, self.stiffness))
         moves = segment(self.law)
-        self.spent += moves
-        if self.law.energy is None:
-            x = self.law.kernel.run(self.x, heat, moves, self.rng)
-            return x, self.law.energies(x)
-        length = max(self.law.pace // 2, 2)
-        over = Surrogate(self.law.kernel, lambda w: self.law.energies(w.T), length)
-        x, value = self.x, self.value
-        for _ in range(max(moves // (2 * length), 1)):
-            x, value, chance = over.step(x, value, heat, self.rng)
-            self.accepted.append(float(chance[: self.families].mean()))
-        return x, value
+        for _ in range(segments):
+            self.x, self.value, chance = self.law.moved(self.x, self.value, heat, stiffness, moves, self.rng)
+            if chance is not None:
+                self.accepted.append(float(chance[: self.families].mean()))
+            self.spent += moves
+            walls = (self.law.walls(self.x), self.stiffness)
+            order = exchanged(self.value, levels, self.odd, self.rng, walls)
+            self.x, self.value, self.odd = self.x[:, order], self.value[order], not self.odd
 
 
 def segment(law: ChoiceLaw) -> int:
@@ -114,7 +105,7 @@ def draw_patterns(
     best = law.best.weights.unsqueeze(0)
     run = _started(law, best if elsewhere is None else torch.cat([best, elsewhere]), chains, rng)
     temperature = _tempered(run, budget)
-    stride = max(min(8, (budget - run.spent) // ((BURN + KEPT) * segment(law))), 1)
+    stride = max(min(law.stride, (budget - run.spent) // ((BURN + KEPT) * segment(law))), 1)
     while True:
         run.run(temperature, BURN * stride)
         run.accepted.clear()
@@ -134,8 +125,7 @@ def draw_patterns(
                 f"The chains did not mix over choices of names: R-hat is {worst:.3f} (limit {limit:g}), chains from "
                 f"the best portfolio and from random ones differ by {apart:.1f} standard errors (limit {APART:g}) "
                 f"after {run.spent:,} moves, so that nothing is said of the distribution; raise the tolerance or the "
-                "budget of moves, or ask for fewer names. Where a name that comes in takes more than one other can "
-                "give (a largest weight below twice the least), no move joins such portfolios: give weights more room."
+                f"budget of moves, {law.advice}"
             )
     return Draws(
         x=x, energy=value, temperature=temperature, r_hat=worst, sizes=effective_size(x),
@@ -154,17 +144,19 @@ def _started(law: ChoiceLaw, places: Tensor, chains: int, rng: torch.Generator) 
     # The hottest level is to find no wall anywhere: there the excess is that of random portfolios.
     levels = math.ceil(math.log(max(spread / law.excess, 1.0)) / math.log(RISE)) + 1
     levels = min(max(levels, LEAST_LEVELS), MOST_LEVELS)
-    families = max(chains // (2 * levels) * 2, 16)
-    columns = torch.arange(levels * families)
+    top = law.excess / law.k * RISE ** (levels - 1)
+    stiffness = torch.cat([random.new_full((levels,), HARD), law.ladder(random, top, segment(law), rng)])
+    families = max(chains // (2 * len(stiffness)) * 2, 16)
+    columns = torch.arange(len(stiffness) * families)
     other = (columns % families % 2 == 1) & usable[columns % chains]
-    x = torch.where(other, random[:, columns % chains], law.start(levels * families))
-    return _Families(law, x, law.energies(x), rng, levels)
+    x = torch.where(other, random[:, columns % chains], law.start(len(columns)))
+    return _Families(law, x, law.energies(x), rng, stiffness)
 
 
 def _tempered(run: _Families, budget: int) -> float:
     """T at which the excess is what is tolerated, on average."""
     law, pilots = run.law, 8
-    temperature, each = law.excess / law.k, max(min(10, budget // (4 * pilots * segment(run.law))), 1)
+    temperature, each = law.excess / law.k, max(min(law.stride + 2, budget // (4 * pilots * segment(run.law))), 1)
     for pilot in range(pilots):
         run.run(temperature, each)
         found = []
@@ -179,8 +171,8 @@ def _tempered(run: _Families, budget: int) -> float:
 
 def watched(law: ChoiceLaw, x: Tensor, value: Tensor) -> Tensor:
     """What has to have mixed, (draws, chains, quantities): the energy, the weights of names that often have a range,
-    the weight of all others together, and which modes names and whole portfolios are often in. x (draws, chains, k),
-    value (draws, chains).
+    the weight of all others together, and which modes names and whole portfolios are often in, and in which case of
+    `Either` they are. x (draws, chains, k), value (draws, chains).
     """
     mode, free = (found.T.reshape(x.shape) for found in law.modes(x.flatten(0, 1).T))
     often = free.to(x.dtype).mean((0, 1)) >= OFTEN
@@ -190,7 +182,8 @@ def watched(law: ChoiceLaw, x: Tensor, value: Tensor) -> Tensor:
     rest = torch.where(often, 0.0, x).sum(-1, keepdim=True)
     present = torch.cat([mode == k for k in range(1, max(int(mode.max()), 1) + 1)], dim=-1).to(x.dtype)
     met = present.mean((0, 1)) >= OFTEN
-    return torch.cat([value.unsqueeze(-1), x[..., often], present[..., met], rest, patterns], dim=-1)
+    cases = law.inside(x.flatten(0, 1).T).T.reshape(*value.shape, -1).to(x.dtype)
+    return torch.cat([value.unsqueeze(-1), x[..., often], present[..., met], rest, patterns, cases], dim=-1)
 
 
 def _apart(looked: Tensor) -> float:

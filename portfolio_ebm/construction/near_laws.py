@@ -1,6 +1,7 @@
 """What laws exp(-E/T) near an optimum have in common: the names they are on, E, the measure, where chains start.
 
-near_optimal.py is the law on convex rules; near_patterns.py, near_faces.py and near_lots.py those with a choice.
+near_optimal.py is the law on convex rules; near_patterns.py, near_faces.py, near_lots.py and near_unions.py those with
+a choice.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from portfolio_ebm.construction.convex import Minimum
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.samplers.planned import Planned
 from portfolio_ebm.samplers.polyhedron import Polyhedron
+from portfolio_ebm.samplers.surrogate import Surrogate
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class NearLaw(ABC):
         return self.placed(self.best.weights.unsqueeze(0)).repeat(1, chains)
 
 
+HARD = 1e30
+"""The stiffness of a wall that nothing passes."""
+
+
 @dataclass(frozen=True)
 class ChoiceLaw(NearLaw):
     """A law where names, or their modes, are a choice; `kernel` draws from all of it, or from what it knows of E."""
@@ -68,6 +74,13 @@ class ChoiceLaw(NearLaw):
     kernel: Planned[Any]
     title: ClassVar[str]
     """The kernel's name."""
+    stride: ClassVar[int] = 8
+    """Segments between draws at first, and about those between looks of the pilot run."""
+    advice: ClassVar[str] = (
+        "or ask for fewer names. Where a name that comes in takes more than one other can give (a largest weight below "
+        "twice the least), no move joins such portfolios: give weights more room."
+    )
+    """What else to do where chains did not mix."""
 
     @property
     @abstractmethod
@@ -83,6 +96,33 @@ class ChoiceLaw(NearLaw):
         """The mode of every name in x (k, chains), here whether it is held; and whether its weight may move there."""
         held = x != 0.0
         return held.long(), held
+
+    def moved(
+        self, x: Tensor, value: Tensor, heat: Tensor, stiffness: Tensor, moves: int, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x (d, chains) and its energies after about so many moves at temperatures `heat` (chains,), and the chance
+        that a Metropolis step was taken; None where every move is exact. `stiffness` (chains,) is of the `walls`."""
+        if self.energy is None:
+            x = self.kernel.run(x, heat, moves, rng)
+            return x, self.energies(x), None
+        length, chances = max(self.pace // 2, 2), []
+        over = Surrogate(self.kernel, lambda w: self.energies(w.T), length)
+        for _ in range(max(moves // (2 * length), 1)):
+            x, value, chance = over.step(x, value, heat, rng)
+            chances.append(chance)
+        return x, value, torch.stack(chances).mean(0)
+
+    def walls(self, x: Tensor) -> Tensor:
+        """By how much x (d, chains) is outside of what exchange may leave for a while, (chains,)."""
+        return torch.zeros_like(x[0])
+
+    def ladder(self, x: Tensor, heat: float, moves: int, rng: torch.Generator) -> Tensor:
+        """The stiffness of the walls above the hottest chains x (d, chains), falling; none where there are no walls."""
+        return torch.zeros_like(x[0, :0])
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Which cases of `Either` x (d, chains) is in, bool (K, chains); no rows where there are none."""
+        return torch.zeros(0, x.shape[1], dtype=torch.bool, device=x.device)
 
     def strangers(self, places: Tensor, chains: int, heat: float, moves: int, rng: torch.Generator) -> Tensor:
         """Starts that know little of the best portfolio, (d, chains): from `places` (m, n) by turns, and then hot."""

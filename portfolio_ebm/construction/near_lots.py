@@ -12,13 +12,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from portfolio_ebm.construction.near_faces import FaceLaw
+from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.choosing import with_tickets
+from portfolio_ebm.construction.convex import Minimum
+from portfolio_ebm.construction.duality import Box
+from portfolio_ebm.construction.formula import without_tickets
+from portfolio_ebm.construction.near_faces import FaceLaw, law_with_faces
 from portfolio_ebm.construction.near_laws import ChoiceLaw
+from portfolio_ebm.construction.near_optimal import polyhedron_of
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import SolverError, SpecError
 from portfolio_ebm.samplers.face_set import FaceTarget
 from portfolio_ebm.samplers.lot_gibbs import LotGibbs
 from portfolio_ebm.samplers.pair_gibbs import Target
 from portfolio_ebm.samplers.polyhedron import Polyhedron
+from portfolio_ebm.types import as_numpy
 
 TRIES = 20
 
@@ -71,6 +81,22 @@ class LotLaw(ChoiceLaw):
             )
         every = torch.cat(found, dim=1)
         return every[:, torch.arange(chains) % count]
+
+
+def law_with_modes(
+    energy: Energy, region: Region, ctx: Context, best: Minimum, excess: float, least: float
+) -> FaceLaw | LotLaw:
+    """The law by modes, whatever the rules, and on whole lots where they ask for these. Errors as `law_with_faces`."""
+    convex, ticket = without_tickets(energy, ctx)
+    hull = hull_of(region.ungridded()).folded()
+    box, held = Box.of(hull), None if ctx.held is None else as_numpy(ctx.held)
+    choices = with_tickets(choices_of(region), region, held, ticket).clipped(box.lower, box.upper)
+    free = law_with_faces(energy, convex, hull, choices, ctx, best, excess, least)
+    if region.grid is None:
+        return free
+    base = best.weights.clone()
+    base[free.kept] = 0.0
+    return law_on_lots(free, polyhedron_of(hull, box, free.kept, base), region.grid)
 
 
 def law_on_lots(free: FaceLaw, polyhedron: Polyhedron, step: Tensor) -> LotLaw:

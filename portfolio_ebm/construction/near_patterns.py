@@ -37,7 +37,7 @@ from portfolio_ebm.construction.formula import without_tickets
 from portfolio_ebm.construction.near_choices import heavy_of, within_modes
 from portfolio_ebm.construction.near_faces import FaceLaw, law_with_faces
 from portfolio_ebm.construction.near_laws import ChoiceLaw
-from portfolio_ebm.construction.near_lots import LotLaw, law_on_lots
+from portfolio_ebm.construction.near_lots import LotLaw, law_with_modes
 from portfolio_ebm.construction.near_optimal import (
     TOUCH,
     Law,
@@ -91,15 +91,12 @@ def law_with_choices(
     Raises:
         SpecError: rules for which no exact kernel is offered, by name, with what to do; or no name is free to move.
     """
+    if region.grid is not None:
+        return law_with_modes(energy, region, ctx, best, excess, least)
     convex, ticket = without_tickets(energy, ctx)
-    hull = hull_of(region.ungridded()).folded()
+    hull = hull_of(region).folded()
     box, w, held = Box.of(hull), best.weights, None if ctx.held is None else as_numpy(ctx.held)
     choices = with_tickets(choices_of(region), region, held, ticket).clipped(box.lower, box.upper)
-    if region.grid is not None:
-        free = law_with_faces(energy, convex, hull, choices, ctx, best, excess, least)
-        base = w.clone()
-        base[free.kept] = 0.0
-        return law_on_lots(free, polyhedron_of(hull, box, free.kept, base), region.grid)
     bounds = None if choices.priced else _bounds(choices, box)
     if bounds is None:
         return law_with_faces(energy, convex, hull, choices, ctx, best, excess, least)

@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 
-def exchanged(energy: Tensor, levels: Tensor, odd: bool, rng: torch.Generator) -> Tensor:
+def exchanged(
+    energy: Tensor, levels: Tensor, odd: bool, rng: torch.Generator, walls: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Which chain stands in each column after neighbours traded, (L * families,): levels (0, 1), (2, 3), ..., or,
-    where `odd`, (1, 2), (3, 4), ...; `energy` is by column.
+    where `odd`, (1, 2), (3, 4), ...; `energy` is by column. `walls`: V by column and lambda by level, where the levels'
+    laws are exp(-E / T_l - lambda_l V); the chance then has (lambda_l - lambda_{l+1}) (V_l - V_{l+1}) too.
 
     Example:
         >>> order = exchanged(energy, levels, odd=False, rng=rng)
@@ -30,6 +33,9 @@ def exchanged(energy: Tensor, levels: Tensor, odd: bool, rng: torch.Generator) -
     value = energy.reshape(count, families)
     low = torch.arange(count - 1, device=energy.device)[int(odd) :: 2]
     gain = (1.0 / levels[low] - 1.0 / levels[low + 1]).unsqueeze(-1) * (value[low] - value[low + 1])
+    if walls is not None:
+        wall, stiff = walls[0].reshape(count, families), walls[1]
+        gain = gain + (stiff[low] - stiff[low + 1]).unsqueeze(-1) * (wall[low] - wall[low + 1])
     uniform = torch.rand(gain.shape, generator=rng, dtype=energy.dtype, device=energy.device)
     traded = uniform < torch.exp(gain.clamp_max(0.0))
     found = order.clone()
