@@ -412,16 +412,19 @@ def test_where_no_question_with_a_cap_is_settled_a_conflict_is_named_and_not_cal
 @pytest.mark.parametrize("primes", [(2, 3, 5), (2, 3, 5, 7, 11, 13)])
 def test_lots_that_never_add_up_are_said_so(primes: tuple[int, ...]) -> None:
     """Whole multiples of square roots of different primes add up to no whole number: lots of such weights never make
-    up exactly everything, however near they come; with a little cash they do."""
+    up exactly everything. Three names do not come nearer than the rules' tolerance either, six do, and with a little
+    cash all do."""
     ctx = market(len(primes))
     prices = 10.0 * torch.tensor(primes, dtype=torch.float64).sqrt()
     ctx = replace(ctx, prices=prices, capital=4000.0)
-    with pytest.raises((InfeasibleError, SolverError), match=r"Budget\(\)") as caught:
-        AnnealedLangevin(chains=4, steps=5).build(
-            Variance(), Budget() & LongOnly() & RoundLots(), ctx, torch.Generator().manual_seed(0)
-        )
-    # Three names are few enough to prove it.
-    assert ("RoundLots()" if len(primes) == 3 else "give a range, Budget(at_least=...)") in str(caught.value)
+    exact, chains = Budget() & LongOnly() & RoundLots(), AnnealedLangevin(chains=4, steps=5)
+    if len(primes) == 3:
+        with pytest.raises(InfeasibleError, match=r"Budget\(\)") as caught:
+            chains.build(Variance(), exact, ctx, torch.Generator().manual_seed(0))
+        assert {"RoundLots()", "Budget()"} <= set(caught.value.conflict)
+    else:
+        near = chains.build(Variance(), exact, ctx, torch.Generator().manual_seed(0))
+        assert 0.0 < max(near.residuals.values()) <= 1e-9
     room = Budget(at_least=0.97) & LongOnly() & RoundLots()
     found = AnnealedLangevin(chains=4, steps=5).build(Variance(), room, ctx, torch.Generator().manual_seed(0))
     lots = found.weights * 4000.0 / prices

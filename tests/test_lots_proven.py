@@ -82,8 +82,8 @@ def test_whole_lots_are_the_best_of_all_and_proven(seed: int, rule: str) -> None
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_search_that_ends_early_leaves_a_true_bound_above_that_of_fractions(seed: int) -> None:
-    """Least variance of two dozen names in coarse lots: a search of few nodes says that it proves nothing."""
-    given, rules = problem(seed, 24), RULES["budget"]
+    """Least variance of forty names in coarse lots: a search of few nodes says that it proves nothing."""
+    given, rules = problem(seed, 40), RULES["budget"]
     energy, one = pe.Variance(), pe.AnnealedLangevin(nodes=4)
     short = pe.optimize(energy, rules & pe.RoundLots(), constructor=one, **given)
     longer = pe.optimize(energy, rules & pe.RoundLots(), **given)
@@ -135,6 +135,7 @@ def test_the_search_finds_the_best_with_or_without_an_incumbent(
 ) -> None:
     """Few portfolios are looked at at once, so that lattices are split."""
     monkeypatch.setattr("portfolio_ebm.constraints.mixed.lattice_tree.FEW", 12)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.matching.HALF", 2)
     found, energy, taken = lattice(seed)
     worst = int(energy.argmax())
 

@@ -14,6 +14,7 @@ import torch
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import regions_of
+from portfolio_ebm.constraints.mixed.sums import never
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Solution
 from portfolio_ebm.construction.certificate import certify
@@ -52,7 +53,8 @@ def best_case(
     except InfeasibleError as error:
         raise explain_infeasible(constraint, ctx) from error
     if not found:
-        raise explain_infeasible(constraint, ctx)
+        lots = any(region.grid is not None for region in regions)
+        raise explain_infeasible(constraint, ctx, looked=lots and all(bound == float("inf") for bound in bounds))
     best = found[0] if len(found) == 1 else min(found, key=lambda one: float(energy.bind(ctx)(one.weights)))
     # Where weights have no end and the energy no curvature, multipliers bound nothing.
     lows = [bound for bound in bounds if bound is not None and bound > -float("inf")]
@@ -74,6 +76,8 @@ def _case(
 ) -> Bounded:
     """The best of one case and its bound: that of lots where whole lots are asked for and their columns are known, else
     that of fractions, also where no lots were found, which proves nothing of them."""
+    if never(region) is not None:
+        return None, float("inf")
     try:
         found, bound = solve(region.ungridded(), left)
     except InfeasibleError:

@@ -25,6 +25,7 @@ from portfolio_ebm.constraints.capped import least_excess
 from portfolio_ebm.constraints.caps import Ball, Tail
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.of_region import choices_of, reaching
+from portfolio_ebm.constraints.mixed.sums import never
 from portfolio_ebm.constraints.region import Region, curved_names
 from portfolio_ebm.construction.conic import least_by_cone
 from portfolio_ebm.errors import SolverError
@@ -136,7 +137,7 @@ def _least(
     """`least` without the curved caps: the value and where it is taken."""
     n = region.n
     lower, upper = (as_numpy(x) for x in (region.lower, region.upper))
-    if (lower > upper).any():
+    if (lower > upper).any() or never(region) is not None:
         return None
     choice = region.discrete or (counted is not None and bool(counted.any()))
     balls = [*_balls(region), *_balls(loose)]

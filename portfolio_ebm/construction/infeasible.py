@@ -20,6 +20,7 @@ from torch import Tensor
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import All, region_of, regions_of
 from portfolio_ebm.constraints.families import per_of
+from portfolio_ebm.constraints.mixed.sums import never
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.conflicts import smallest_conflict
 from portfolio_ebm.construction.feasible import least, possible
@@ -41,8 +42,10 @@ _CHEAP: tuple[set[str], ...] = (set(), {"curved"}, {"choice"}, {"curved", "choic
 ones, and those with cuts. Whole lots come last: they are blamed for nothing that the others rule out without them."""
 
 
-def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
+def explain_infeasible(constraint: Constraint, ctx: Context, *, looked: bool = False) -> InfeasibleError:
     """The error to raise for rules that no portfolio satisfies: the smallest conflict, with numbers.
+
+    `looked` says that every number of lots was looked at and none obeys the rules, whatever HiGHS's tolerance says.
 
     `conflict` holds the repr of each rule in it. Where the rules can be obeyed after all, to the solver's tolerance,
     the message says so and the conflict is empty. Past ASKED questions, or where some stay open, there may be a
@@ -61,9 +64,16 @@ def explain_infeasible(constraint: Constraint, ctx: Context) -> InfeasibleError:
         try:
             can = _possible(rules, ctx)
         except SolverError as error:
-            if not any(_in_lots(rule, ctx) for rule in rules):
-                raise
-            raise SolverError(f"{_not_found(constraint, ctx)} Whether there is one was not settled.") from error
+            if not looked:
+                if not any(_in_lots(rule, ctx) for rule in rules):
+                    raise
+                raise SolverError(f"{_not_found(constraint, ctx)} Whether there is one was not settled.") from error
+            can = True
+        if can and looked:
+            return InfeasibleError(
+                f"{_not_found(constraint, ctx)} There is none: every number of lots was ruled out. Whether fewer rules "
+                f"than {len(rules)} contradict one another too was not settled.", [repr(rule) for rule in rules],
+            )  # fmt: skip
         if can:
             return InfeasibleError(_not_found(constraint, ctx))
     rules, smallest = _conflict(rules, cheap, ctx)
@@ -187,6 +197,11 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
     """One sentence with the numbers of the conflict, from the first rule that can be measured against the others."""
     if any(len(rule.cases()) > 1 for rule in rules):
         return None
+    sums = never(_region(rules, ctx))
+    if sums is not None:
+        name, low, high, unit = sums
+        asked = f"{low:.10g}" if low == high else f"between {low:.10g} and {high:.10g}"
+        return f"Every sum of whole lots is a multiple of {unit:.6g} of the capital, and {name} asks for {asked}."
     for rule in rules:
         rest = [other for other in rules if other != rule]
         alone, others = _region([rule], ctx), _region(rest, ctx)

@@ -3,7 +3,7 @@
 A node is a lattice (lattice.py): the columns that each name has left. Its relaxation (lattice_bound.py) bounds it and
 leaves out columns that no better portfolio takes; names with one column left are settled, and of the others more can be
 split off. The name whose columns are furthest apart in the mixture is split at its weight; few portfolios are looked at
-one and all.
+one and all, and of many those whose lots add up to what an equation asks for (matching.py).
 
 Source: Land, A. H. and Doig, A. G. (1960), Econometrica 28; Li, D., Sun, X. and Wang, J. (2006), Optimal lot solution
 to cardinality constrained mean-variance formulation for portfolio selection, Mathematical Finance 16.
@@ -20,6 +20,7 @@ import numpy as np
 
 from portfolio_ebm.constraints.mixed.lattice import Lattice
 from portfolio_ebm.constraints.mixed.lattice_bound import Mixture, mixed_columns
+from portfolio_ebm.constraints.mixed.matching import matched
 from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Cut, Ints, Mask
 
 FEW = 16_384
@@ -173,6 +174,11 @@ class LotTree:
         part = lattice.restricted(here)
         if float(np.prod(part.count(np.ones(len(part.x), dtype=bool)).astype(np.float64))) <= FEW:
             self._enumerate(part)
+            return None
+        pairs = matched(part)
+        if pairs is not None:
+            self._count += 1
+            self._try(part, pairs)
             return None
         open_ = here & (lattice.count(here) > 1)[lattice.name]
         played = (parent.played & open_)[open_]
