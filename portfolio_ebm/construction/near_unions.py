@@ -187,8 +187,8 @@ def law_on_union(
     regions = [region_of(case, ctx) for case in cases]
     outer = _around(region_of(All(parts=tuple(shared)), ctx), regions)
     whole = _whole_lots(outer, regions)
-    pointed = not whole and _pointed(energy, outer, regions, ctx)
-    if pointed:
+    optional = not whole and _out_by_choice(outer, regions)
+    if optional:
         outer, *regions = (_optional(region) for region in (outer, *regions))
     law = law_with_modes(energy, outer, ctx, best, excess, least)
     still = left_still(law, ctx)
@@ -208,7 +208,8 @@ def law_on_union(
         branches.append(found)
     measure = law.measure
     if isinstance(law, FaceLaw):
-        reference, measure = _reference(law, branches, pointed)
+        ticketed = ctx.held is not None and without_tickets(energy, ctx)[1] > 0.0
+        reference, measure = _reference(law, branches, optional or ticketed)
         branches = [replace(one, law=_measured(one.law, law, reference)) for one in branches]
         law = _measured(law, law, reference)
     return UnionLaw(
@@ -233,11 +234,14 @@ def _whole_lots(outer: Region, regions: Sequence[Region]) -> bool:
 
 
 def _around(shared: Region, regions: Sequence[Region]) -> Region:
-    """The shared rules within the smallest box that holds all cases."""
+    """The shared rules within the smallest box that holds all cases, and what the budget leaves of it."""
     hulls = [hull_of(region.ungridded()).folded() for region in regions]
-    return shared.with_box(
-        torch.stack([one.lower for one in hulls]).amin(0), torch.stack([one.upper for one in hulls]).amax(0)
-    )
+    lower = torch.stack([one.lower for one in hulls]).amin(0)
+    upper = torch.stack([one.upper for one in hulls]).amax(0)
+    total = shared.row_upper[(shared.rows == 1.0).all(-1)]
+    if len(total) and bool(lower.isfinite().all()):
+        upper = upper.minimum(total.min() - lower.sum() + lower)
+    return shared.with_box(lower, upper)
 
 
 def _optional(region: Region) -> Region:
@@ -245,10 +249,8 @@ def _optional(region: Region) -> Region:
     return region if region.at_most is not None else replace(region, at_most=int((~region.frozen).sum()))
 
 
-def _pointed(energy: Energy, outer: Region, regions: Sequence[Region], ctx: Context) -> bool:
-    """Whether some name rests at a point in some case: out by choice, as it is held, or kept out."""
-    if ctx.held is not None and without_tickets(energy, ctx)[1] > 0.0:
-        return True
+def _out_by_choice(outer: Region, regions: Sequence[Region]) -> bool:
+    """Whether some name is out in some case by choice, or because the case keeps it out."""
     free = outer.upper - outer.lower > TOUCH
     for region in regions:
         c = choices_of(region)
