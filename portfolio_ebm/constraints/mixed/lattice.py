@@ -31,7 +31,7 @@ from portfolio_ebm.constraints.mixed.node import Mixed, hull, node_box
 from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Cut, Ints, Mask
 from portfolio_ebm.constraints.mixed.splitting import Split
 
-MOST_COLUMNS = 300_000
+MOST_COLUMNS = 1_000_000
 """Beyond so many numbers of lots they are as good as fractions."""
 ROUNDING = 1e-7
 """Of a lot: how far beyond an end of a box a number of lots may be."""
@@ -76,6 +76,11 @@ class Lattice:
         """cost + d x^2, (N,)."""
         return np.asarray(self.cost + self.split[self.name] * self.x**2)
 
+    @cached_property
+    def dearest(self) -> float:
+        """The largest size of what a column costs."""
+        return max(float(np.abs(self.own).max(initial=0.0)), 1e-300)
+
     def each(self, values: Array, alive: Mask) -> Array:
         """The least of the open columns, by name, (m,)."""
         return np.asarray(np.minimum.reduceat(np.where(alive, values, np.inf), self.first))
@@ -111,6 +116,11 @@ class Lattice:
     def count(self, alive: Mask) -> Ints:
         """How many columns each name has left, (m,)."""
         return np.asarray(np.add.reduceat(alive.astype(np.int64), self.first))
+
+    def portfolios(self, names: Ints | None = None) -> float:
+        """How many portfolios there are of all columns, or of those of some names; infinite where too many."""
+        many = self.count(np.ones(len(self.x), dtype=bool))
+        return float(np.exp(min(np.log(many if names is None else many[names]).sum(), 700.0)))
 
     def restricted(self, alive: Mask) -> Lattice:
         """The same on the columns `alive`: names with one left join the base, and more is split off the others."""
@@ -164,6 +174,8 @@ def lattice_of(mixed: Mixed, step: Array) -> Lattice | None:
     if root is None or not known(p):
         return None
     low, high, rows, bottom, top = node_box(mixed, *hull(c, root))
+    if p.held is not None:
+        low, high = np.maximum(low, p.held - mixed.reach[:, 0]), np.minimum(high, p.held + mixed.reach[:, 1])
     size = np.where(step > 0.0, step, 1.0)
     # The nearest lots beyond the box by rounding are on its end.
     least = np.where(step > 0.0, np.ceil(low / size - ROUNDING), 0.0)

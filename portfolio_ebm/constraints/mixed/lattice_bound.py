@@ -28,8 +28,11 @@ CLOSE = 0.02
 """Of the gap to what is enough: what columns outside may still be worth where a search for multipliers ends."""
 EXACT = 1e-12
 """The same of the size of the energies, where nothing is enough."""
+RIDGE = 1e-7
+FINE = 1e-4
+"""Of the dearest column's cost: the least unit that costs are counted in first."""
 DEAR = 100.0
-"""What buying off the largest use of a rule costs, in largest costs of a column."""
+"""What buying off the largest use of a rule costs, in costs of the dearest column."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def mixed_columns(lattice: Lattice, played: Mask, enough: float = np.inf) -> Mix
     alive, best = np.ones(len(played), dtype=bool), None
     size = float(np.abs(lattice.own).max())
     for _ in range(ROUNDS):
-        solved = _master(lattice, np.flatnonzero(played))
+        at = np.flatnonzero(played)
+        solved = _master(lattice, at, FINE) or _master(lattice, at, 1.0)
         if solved is None:
             return best
         share, y, mu = solved
@@ -89,40 +93,45 @@ def mixed_columns(lattice: Lattice, played: Mask, enough: float = np.inf) -> Mix
     return best
 
 
-def _master(lattice: Lattice, at: Ints) -> tuple[Array, Array, Array] | None:
-    """Shares (N,), weights (m,) and multipliers (L,) with the columns `at` alone."""
+def _master(lattice: Lattice, at: Ints, coarse: float) -> tuple[Array, Array, Array] | None:
+    """Shares (N,), weights (m,) and multipliers (L,) with the columns `at` alone, in units of at least `coarse` of the
+    dearest column; None where the active set fails."""
     many = np.bincount(lattice.name[at], minlength=lattice.m)
     free = at[many[lattice.name[at]] > 1]
     fixed = at[many[lattice.name[at]] == 1]
     base, share = np.zeros(lattice.m), np.zeros(len(lattice.x))
     base[lattice.name[fixed]], share[fixed] = lattice.x[fixed], 1.0
     name, x = lattice.name[free], lattice.x[free]
-    used = lattice.use[:, fixed].sum(axis=1)
-    cost = lattice.own[free] + (lattice.rest @ base)[name] * x
-    # A name's costs count from its least, which its shares make a constant.
-    names, place = np.unique(name, return_inverse=True)
-    least = np.full(len(names), np.inf)
-    np.minimum.at(least, place, cost)
-    cost = cost - least[place]
-    dear = max(float(cost.max(initial=0.0)), 1e-300)
+    names, begin, place = np.unique(name, return_index=True, return_inverse=True)
+    # Weights and costs count from one of each name's columns, what the shares of all make a constant.
+    base[names] = x[begin]
+    away = x - base[name]
+    cost = lattice.own[free] + (lattice.rest @ base)[name] * away
+    cost = cost - np.minimum.reduceat(cost, begin)[place] if len(free) else cost
+    usual = max(float(cost.max(initial=0.0)), coarse * lattice.dearest)
     capped = [np.flatnonzero(np.isfinite(end)) for end in (lattice.high, lattice.low)]
-    unit = np.abs(lattice.use).max(axis=1, initial=0.0) / DEAR + 1e-12
+    # Not of the columns in play: next to one another they cost nearly the same, and rules would be bought off cheaply.
+    unit = (np.abs(lattice.use).max(axis=1, initial=0.0) + 1e-12) * usual / (DEAR * max(lattice.dearest, usual))
     k, slack = len(free), len(capped[0]) + len(capped[1])
     rows = np.zeros((len(names) + len(lattice.use), k + slack))
     rows[place, np.arange(k)] = 1.0
     rows[len(names) :, :k] = lattice.use[:, free]
-    column = k + np.arange(slack)
-    rows[len(names) + np.concatenate(capped), column] = np.concatenate([-unit[capped[0]], unit[capped[1]]])
+    rows[len(names) + np.concatenate(capped), k + np.arange(slack)] = np.concatenate(
+        [-unit[capped[0]], unit[capped[1]]]
+    )
     matrix = np.zeros((k + slack, k + slack))
-    matrix[:k, :k] = lattice.rest[np.ix_(name, name)] * np.outer(x, x)
+    matrix[:k, :k] = lattice.rest[np.ix_(name, name)] * np.outer(away, away)
+    # Any multipliers bound: a little curvature of the shares themselves spares the active set its flat ways.
+    matrix[np.arange(k + slack), np.arange(k + slack)] += RIDGE * max(usual, float(matrix.max(initial=0.0)))
+    used = lattice.use[:, fixed].sum(axis=1)
     one, zero = np.ones(len(names)), np.zeros(k + slack)
     ends = np.append(one, lattice.low - used), np.append(one, lattice.high - used)
     top = np.append(np.ones(k), np.full(slack, np.inf))
-    found = _solved(matrix, np.append(cost, np.full(slack, dear)), (zero, top), rows, ends)
+    found = _solved(matrix, np.append(cost, np.full(slack, usual)), (zero, top), rows, ends)
     if found is None:
         return None
     share[free] = found[0][:k].clip(0.0)
-    np.add.at(base, name, share[free] * x)
+    np.add.at(base, name, share[free] * away)
     mu = found[1][len(names) :]
     # A multiplier of a side that a rule does not have is rounding.
     mu = np.where(np.isfinite(lattice.high), mu, np.minimum(mu, 0.0))

@@ -25,6 +25,8 @@ from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Cut, Ints, M
 
 FEW = 16_384
 """So many portfolios are looked at one by one."""
+WIDE = 4000
+"""Columns that take the time of a node."""
 CHUNK = 64
 SAME = 1e-3
 """Of the tolerance: a portfolio better by less is the incumbent again, but for rounding."""
@@ -76,18 +78,19 @@ class LotTree:
         """`tolerance` (absolute) ends the proof; `value` is +inf where no portfolio is known."""
         self.lattice, self.weights, self.value = lattice, weights, value
         self.residual, self.cutter, self.tolerance = residual, cutter, tolerance
-        self._settled, self._count, self._tie = np.inf, 0, itertools.count()
+        self._settled, self._tie = np.inf, itertools.count()
+        self._count, self._work = 0, 0.0
         self._heap: list[tuple[float, int, _Node]] = []
 
     def grow(self, played: Mask, most_nodes: int, stop: Callable[[], bool] | None = None) -> LotProof:
-        """Search until all is settled, `most_nodes` lattices were looked at, or `stop` says so."""
+        """Search until all is settled, `most_nodes` lattices were looked at (or fewer wide ones), or `stop` says so."""
         self._plant(played)
         while self._heap:
             level = self._level()
             if level >= self.value - self.tolerance:
                 self._settled = min(self._settled, level)
                 break
-            if self._count >= most_nodes or (stop is not None and stop()):
+            if self._work >= most_nodes or (stop is not None and stop()):
                 return self._proof(level, finished=False)
             # Without a portfolio the last node is opened first: it has most names settled.
             node = heapq.heappop(self._heap)[2] if np.isfinite(self.value) else self._deepest()
@@ -95,6 +98,12 @@ class LotTree:
             for alive in _halves(node):
                 self._look(node.lattice, alive, node.seen)
         return self._proof(np.inf, finished=True)
+
+    def _counted(self, lattice: Lattice) -> Lattice:
+        """The lattice, which is now looked at."""
+        self._count += 1
+        self._work += 1.0 + len(lattice.x) / WIDE
+        return lattice
 
     def _level(self) -> float:
         return self._heap[0][0]
@@ -107,14 +116,15 @@ class LotTree:
 
     def _proof(self, level: float, *, finished: bool) -> LotProof:
         bound = min(level, self._settled, self.value)
+        # Where no multipliers were found a part may have been left as it was.
+        finished &= bound >= self.value - self.tolerance
         return LotProof(self.weights, self.value, bound, self._count, finished)
 
     def _plant(self, played: Mask) -> None:
         """Cuts and screenings of the whole lattice, until it leaves no more names out."""
         lattice = self.lattice
         for _ in range(CUTS):
-            self._count += 1
-            seen = mixed_columns(lattice, played, self.value)
+            seen = mixed_columns(self._counted(lattice), played, self.value)
             if seen is None:
                 break
             w = lattice.base.copy()
@@ -132,8 +142,7 @@ class LotTree:
             if child is None:
                 return
             before, known, lattice = lattice.m, seen.bound, child[0]
-            seen = mixed_columns(*child, self.value)
-            self._count += 1
+            seen = mixed_columns(self._counted(lattice), child[1], self.value)
             if seen is None:
                 self._settled = min(self._settled, known)
                 return
@@ -146,8 +155,7 @@ class LotTree:
         child = self._kept(lattice, alive, parent)
         if child is None:
             return
-        self._count += 1
-        seen = mixed_columns(*child, self.value)
+        seen = mixed_columns(self._counted(child[0]), child[1], self.value)
         if seen is None:
             self._settled = min(self._settled, parent.bound)
         else:
@@ -172,13 +180,12 @@ class LotTree:
         if here is None:
             return None
         part = lattice.restricted(here)
-        if float(np.prod(part.count(np.ones(len(part.x), dtype=bool)).astype(np.float64))) <= FEW:
+        if part.portfolios() <= FEW:
             self._enumerate(part)
             return None
         pairs = matched(part)
         if pairs is not None:
-            self._count += 1
-            self._try(part, pairs)
+            self._try(self._counted(part), pairs)
             return None
         open_ = here & (lattice.count(here) > 1)[lattice.name]
         played = (parent.played & open_)[open_]
@@ -197,7 +204,7 @@ class LotTree:
 
     def _enumerate(self, lattice: Lattice) -> None:
         """Look at every portfolio of a lattice."""
-        self._count += 1
+        self._counted(lattice)
         sizes = lattice.count(np.ones(len(lattice.x), dtype=bool))
         taken = np.indices(tuple(sizes)).reshape(lattice.m, -1).T if lattice.m else np.zeros((1, 0), dtype=np.int64)
         taken = taken + lattice.first

@@ -29,7 +29,7 @@ def matched(lattice: Lattice) -> Ints | None:
     if row is None:
         return None
     left, right = _parts(sizes)
-    if max(float(np.prod(sizes[part].astype(np.float64))) for part in (left, right)) > HALF:
+    if max(lattice.portfolios(part) for part in (left, right)) > HALF:
         return None
     use = lattice.use[row]
     sums = [_sums(lattice, use, sizes, part) for part in (left, right)]
@@ -59,7 +59,7 @@ def _narrowest(lattice: Lattice, sizes: Ints) -> int | None:
     if not len(share):
         return None
     row = int(share.argmin())
-    return row if float(np.prod(sizes.astype(np.float64))) * share[row] <= MATCHES else None
+    return row if lattice.portfolios() * share[row] <= MATCHES else None
 
 
 def _parts(sizes: Ints) -> tuple[Ints, Ints]:
