@@ -164,7 +164,7 @@ def test_an_interrupt_before_there_is_an_incumbent_is_raised(monkeypatch: pytest
     def chains(*args: Any) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(certifier, "choose", chains)
+    monkeypatch.setattr(certifier, "chosen_in", chains)
     with pytest.raises(KeyboardInterrupt):
         built(BranchAndBound(), Variance(), HARD, hard(20))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -25,13 +24,13 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
-from portfolio_ebm.construction.choosing import FIRST_LOOK, Chosen, choose, mixed_of
+from portfolio_ebm.construction.choosing import FIRST_LOOK, Chosen, mixed_of
 from portfolio_ebm.construction.convex import minimize, size_of
 from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
 from portfolio_ebm.construction.lots import LotWork
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.ratio_choices import ratio_of_choice
-from portfolio_ebm.construction.stages import Found, nearby
+from portfolio_ebm.construction.stages import Found, chosen_in
 from portfolio_ebm.construction.swaps import Plan
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Scaled, Sum, breakdown
@@ -133,7 +132,7 @@ class BranchAndBound(Constructor):
         formula = take_apart(task.rest, task.ctx)
         mixed = mixed_of(formula, region, task.ticket)
         plan = Plan(self.chains, WALKERS, SWEEPS, swaps=True, nodes=FIRST_LOOK)
-        seen = choose(mixed, plan, rng, partial(nearby, region=region))
+        seen = chosen_in(mixed, plan, rng, region)
         if seen is None:
             return None, np.inf
         proof, bound = seen.proof, seen.bound

@@ -131,13 +131,16 @@ def with_tickets(choices: Choices, region: Region, held: Array | None, ticket: f
     return choices.joined(found)
 
 
-def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Array], Array | None]) -> Chosen | None:
+def choose(
+    mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Array], Array | None], known: Array | None = None
+) -> Chosen | None:  # fmt: skip
     """The best modes that were found, and how good any could be; None where no modes have a portfolio.
 
     `anyone` gives a portfolio near given weights, (n,), or None where there is none: asked where the search found none.
+    `known` is a portfolio (n,) that is there already.
     """
     dear = _dearness(mixed.program)
-    look, nodes = _looks(mixed.program, plan, dear)
+    look, nodes = looks(mixed.program, plan)
     root = mixed.root()
     relaxed = None if root is None else relax(mixed, root)
     if root is None or relaxed is None:
@@ -148,7 +151,8 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     # What the rounding is worth spares the first look many a step.
     starts = [rounded(mixed.choices, root, mixed.choices.weights(relaxed.weights))]
     search.solve(starts[0], relaxed.weights)
-    first = tree.grow(min(look, nodes), *_best(search))
+    there = _from(search, known)
+    first = tree.grow(min(look, nodes), *_better(there, _best(search)))
     if first.weights is None and first.finished:
         return None
     if not first.finished:
@@ -165,7 +169,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     if plan.swaps and not first.finished and not (left is not None and left.mixed is None):
         spread = float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap
         walked = swapped(search, leaders, plan, dear, max(spread, gap), numpy_rng)
-    best = min((first.weights, first.value), _best(search), key=lambda one: one[1])
+    best = _better((first.weights, first.value), _best(search))
     proof = first
     if not first.finished and nodes > look:
         proof = proven(tree, first, nodes, best, left, look)
@@ -174,7 +178,7 @@ def choose(mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Arr
     if not proof.finished:
         # What the tree leaves open may be open above.
         look_further(search, walked.ends, plan, dear, numpy_rng)
-        best = min(best, _best(search), key=lambda one: one[1])
+        best = _better(best, _best(search))
     if best[0] is None and not proof.finished:
         best = _from(search, anyone(relaxed.weights))
     if best[0] is None:
@@ -199,7 +203,7 @@ def _candidates(
     if left is None or len(left.names) == left.n:
         return search, leaders, left
     search = search.among(left.open)
-    return search, [*leaders[:1], *_rounded(search, relaxed, len(leaders) - 1, rng)], left
+    return search, [*leaders[:1], *roundings(search, relaxed, len(leaders) - 1, rng)], left
 
 
 def _stream(rng: torch.Generator) -> np.random.Generator:
@@ -223,8 +227,9 @@ def _dearness(program: Program) -> int:
     return DEAR if isinstance(program, FormulaProgram) else BENT if isinstance(program, BentProgram) else 1
 
 
-def _looks(program: Program, plan: Plan, dear: int) -> tuple[int, int]:
+def looks(program: Program, plan: Plan) -> tuple[int, int]:
     """Nodes before the walkers set out, and in all."""
+    dear = _dearness(program)
     nodes = plan.nodes // dear
     if isinstance(program, FormulaProgram) and program.pool is not None:
         nodes = plan.nodes // TAIL
@@ -236,10 +241,10 @@ def _starts(search: Search, relaxed: Array, count: int, rng: np.random.Generator
     """Modes to set out from: `count` roundings, or what to trade where a mode costs something."""
     if search.mixed.choices.priced:
         return trade_starts(search, relaxed, rng)
-    return _rounded(search, relaxed, count, rng)
+    return roundings(search, relaxed, count, rng)
 
 
-def _rounded(search: Search, relaxed: Array, count: int, rng: np.random.Generator) -> list[Ints]:
+def roundings(search: Search, relaxed: Array, count: int, rng: np.random.Generator) -> list[Ints]:
     """`count` modes near the relaxation: as it is, and its unit weights times exp(Gumbel noise)."""
     choices = search.mixed.choices
     x = choices.weights(relaxed)
@@ -262,6 +267,10 @@ def _from(search: Search, w: Array | None) -> tuple[Array | None, float]:
     if point is not None:
         return point.weights, point.value
     return w, p.value(w) + float(c.cost[np.arange(c.units), modes].sum())
+
+
+def _better(one: tuple[Array | None, float], other: tuple[Array | None, float]) -> tuple[Array | None, float]:
+    return min(one, other, key=lambda found: found[1])
 
 
 def _best(search: Search) -> tuple[Array | None, float]:

@@ -28,6 +28,7 @@ from portfolio_ebm.constraints.mixed.of_region import choices_of, reaching
 from portfolio_ebm.constraints.mixed.sums import never
 from portfolio_ebm.constraints.region import Region, curved_names
 from portfolio_ebm.construction.conic import least_by_cone
+from portfolio_ebm.construction.room import Room, asked, room
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.types import as_numpy
 
@@ -196,7 +197,22 @@ def possible(region: Region, rounds: int = _MOST_CUTS) -> bool:
     folded = region.folded()
     if folded.curved and not folded.discrete:
         return bool((folded.lower <= folded.upper).all()) and least_excess(folded) <= 1e-9
-    return least(region, rounds=rounds) is not None
+    if not asked(region):
+        return least(region, rounds=rounds) is not None
+    found = room(region)
+    if found.weights is None and not found.empty:
+        raise SolverError(_open(found))
+    return not found.empty
+
+
+def _open(found: Room) -> str:
+    """The sentence for a choice that may leave room under a cap, or may not."""
+    assert found.cap is not None
+    seen = f"the least seen is {found.least:.6g}, and " if np.isfinite(found.least) else ""
+    return (
+        f"No portfolio was found under {found.cap.name}, and whether there is one was not settled: beside the other "
+        f"rules {seen}none is below {found.low:.6g}. Loosen it to what was seen, or the choice of names beside it."
+    )
 
 
 def _balls(region: Region | None) -> list[Ball]:

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.caps import Cap, Ellipsoid, Tail
 from portfolio_ebm.constraints.combine import All, region_of, regions_of
 from portfolio_ebm.constraints.families import per_of
 from portfolio_ebm.constraints.mixed.sums import never
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.conflicts import smallest_conflict
 from portfolio_ebm.construction.feasible import least, possible
+from portfolio_ebm.construction.room import asked, least_value
 from portfolio_ebm.context import Context
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
@@ -200,9 +202,11 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
     sums = never(_region(rules, ctx))
     if sums is not None:
         name, low, high, unit = sums
-        asked = f"{low:.10g}" if low == high else f"between {low:.10g} and {high:.10g}"
-        return f"Every sum of whole lots is a multiple of {unit:.6g} of the capital, and {name} asks for {asked}."
-    for rule in rules:
+        wanted = f"{low:.10g}" if low == high else f"between {low:.10g} and {high:.10g}"
+        return f"Every sum of whole lots is a multiple of {unit:.6g} of the capital, and {name} asks for {wanted}."
+    # Beside a choice, how low a cap can be is quickly told; how far a row goes, or how few names it takes, is not.
+    dear = asked(_region(rules, ctx).ungridded())
+    for rule in [one for one in rules if not dear or "curved" in _kinds(one, ctx)]:
         rest = [other for other in rules if other != rule]
         alone, others = _region([rule], ctx), _region(rest, ctx)
         others_named = _words([repr(other) for other in rest]) or "What is held"
@@ -226,11 +230,10 @@ def _reason(rules: list[Constraint], ctx: Context) -> str | None:
                     f"{alone.turnover:.4g}."
                 )
         for cap in alone.caps:
-            over = least(others, loose=replace(Region.free(alone.n, device=alone.lower.device), caps=(cap,)))
-            if over is not None and over > 1e-12:
-                per = per_of(rule)
-                needed, limit = (cap.limit + over) / per, cap.limit / per
-                return f"{others_named} need{s} at least {needed:.4g}, and {rule!r} allows {limit:.4g}."
+            needed, per = _needed(others, cap), per_of(rule)
+            if needed is not None and needed > cap.limit + 1e-12:
+                said = _digits(needed / per, cap.limit / per)
+                return f"{others_named} need{s} at least {said[0]}, and {rule!r} allows {said[1]}."
         if alone.at_most is not None:
             count = least(others, counted=np.ones(alone.n))
             if count is not None and round(count) > alone.at_most:
@@ -245,6 +248,15 @@ def _digits(one: float, other: float) -> tuple[str, str]:
         if said[0] != said[1]:
             break
     return said
+
+
+def _needed(others: Region, cap: Cap) -> float | None:
+    """What a cap is at least on the other rules, as far as it is known; None where these are empty."""
+    if others.discrete and others.grid is None and isinstance(cap, (Ellipsoid, Tail)):
+        found = least_value(others, cap)
+        return None if found.empty else found.low
+    over = least(others, loose=replace(Region.free(others.n, device=others.lower.device), caps=(cap,)))
+    return None if over is None else cap.limit + over
 
 
 def _on(row: Tensor, ctx: Context) -> str:

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.combine import project_region, region_residual
 from portfolio_ebm.constraints.mixed.lots import best_lots
+from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, FRACTIONS, NO_NOISE, NO_SWAPS, ROUNDING
 from portfolio_ebm.construction.chains import Landscape, run_chains
-from portfolio_ebm.construction.choosing import choose, mixed_of
+from portfolio_ebm.construction.choosing import Chosen, choose, mixed_of
 from portfolio_ebm.construction.convex import Minimum, size_of
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
@@ -30,6 +31,7 @@ from portfolio_ebm.construction.formula import Formula, without_tickets
 from portfolio_ebm.construction.later import Later
 from portfolio_ebm.construction.lots import LotProgram, LotWork, exact_lots, proven_lots
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.construction.room import asked, room
 from portfolio_ebm.construction.rugged import explore
 from portfolio_ebm.construction.slices import Slices
 from portfolio_ebm.construction.swaps import Plan
@@ -154,7 +156,7 @@ def choosing_engine(
     """Scored swaps over exact inner solves, and branch and bound; None where no choice has a portfolio."""
     plan = Plan(effort.chains, effort.walkers, effort.sweeps, effort.swaps, effort.nodes)
     mixed = mixed_of(formula, region, ticket)
-    seen = choose(mixed, plan, rng, partial(nearby, region=region))
+    seen = chosen_in(mixed, plan, rng, region)
     if seen is None:
         return None
     place = region.lower
@@ -179,6 +181,14 @@ def choosing_engine(
         size_of(formula, mixed.program, seen.value + formula.constant),
     )
     return found, seen.bound + formula.constant
+
+
+def chosen_in(mixed: Mixed, plan: Plan, rng: torch.Generator, region: Region) -> Chosen | None:
+    """`choose` from a portfolio under the curved caps, where there are such; None where none was found."""
+    if not asked(region):
+        return choose(mixed, plan, rng, partial(nearby, region=region))
+    found = room(region)
+    return None if found.weights is None else choose(mixed, plan, rng, lambda _: None, found.weights)
 
 
 def nearby(w: NDArray[np.float64], region: Region) -> NDArray[np.float64] | None:

@@ -66,10 +66,12 @@ class Tree:
         >>> tree = Tree(mixed, 1e-9); tree.grow(100); tree.grow(1000, better, value)
     """
 
-    def __init__(self, mixed: Mixed, tolerance: float, relaxed: Point | None = None) -> None:
-        """`relaxed` is the minimum of the root's relaxation where it is known."""
+    def __init__(
+        self, mixed: Mixed, tolerance: float, relaxed: Point | None = None, ceiling: float = np.inf
+    ) -> None:  # fmt: skip
+        """`relaxed` is the minimum of the root's relaxation where it is known; nothing above `ceiling` is of use."""
         self.mixed, self.tolerance, self._relaxed = mixed, tolerance, relaxed
-        self.value = np.inf
+        self.value = ceiling
         self.weights: Array | None = None
         self._count, self._tie, self._settled = 0, itertools.count(), np.inf
         self._heap: list[tuple[float, int, Mask, Point, Ints, Array]] | None = None

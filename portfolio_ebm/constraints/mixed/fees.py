@@ -143,6 +143,7 @@ def worth_opening(e: Envelope, choices: Choices, allowed: Mask, point: Point, en
     cost = np.where(allowed[unit], c.cost[unit], np.inf)
     with np.errstate(invalid="ignore"):
         more = cost - least(cost)[:, None] + split * (x - anchor) ** 2 + price * x - now[:, None]
+        above = point.bound + more >= enough
     found = allowed.copy()
-    found[unit] &= ~(point.bound + more >= enough)
+    found[unit] &= ~above
     return found
