@@ -89,7 +89,9 @@ def least_value(region: Region, cap: Cap) -> Room:
 
 
 def _curved(region: Region) -> list[Cap]:
-    return [cap for cap in region.folded().caps if isinstance(cap, (Ellipsoid, Tail))]
+    """Ellipsoids and tails of scenarios. A sum of the largest weights stays: it implies rows (implied.py)."""
+    caps = region.folded().caps
+    return [cap for cap in caps if isinstance(cap, Ellipsoid) or (isinstance(cap, Tail) and len(cap.losses) > region.n)]
 
 
 def _obeys(w: Array, caps: Sequence[Cap]) -> bool:
