@@ -109,3 +109,19 @@ def test_nested_roots_are_those_of_the_steps(seed: int) -> None:
     assert steps is not None and nested is not None
     assert steps[0] == pytest.approx(nested[0], abs=1e-10)
     assert steps[1] == pytest.approx(nested[1], rel=1e-6, abs=1e-10)
+
+
+@pytest.mark.parametrize("off", [1e-9, 1e-11])
+def test_points_beside_a_corner_of_a_tail_cap_are_reached_one_after_the_other(off: float) -> None:
+    # The four largest add up to .96 at most, so that the others, at one hundredth each, all tie, and x = 1 - 7 a. A cut
+    # met as well as the active set meets a row was added again and again, and the nearest point "not reached".
+    cap = Tail("TopSum", 0.96, 4.0 * torch.eye(N, dtype=torch.float64), 4.0)
+    region = replace(simplex(), caps=(cap,))
+    a = (1.0 - 0.96) / 4.0
+    draw = torch.Generator().manual_seed(1)
+    y = a + off * torch.randn(40, N, generator=draw, dtype=torch.float64)
+    y[:, 6] += 1.0 - 8.0 * a
+    w, left = nearest_capped(y, region.lower, region.upper, region)
+    assert float(left.max()) <= 1e-10
+    assert float((w.sum(-1) - 1.0).abs().max()) <= 1e-10
+    assert float((w - y).abs().max()) <= 10.0 * off + 1e-10

@@ -27,6 +27,9 @@ from portfolio_ebm.errors import InfeasibleError, SolverError
 Array = NDArray[np.float64]
 
 _CUT_TOLERANCE = 2e-12
+"""A tail above its limit by more is cut once more."""
+_SAME = 1e-13
+"""Cuts of unit slope that differ by no more are one."""
 _MAX_CUTS = 2000
 
 
@@ -129,7 +132,7 @@ class _Solver:
             if solved is None:
                 break
             w, mu, duals = solved
-            new = [tail.cut(w) for tail in self.tails if float(tail.excess(torch.as_tensor(w))) > _CUT_TOLERANCE]
+            new = self._cut_off(w, rows, ends)
             shift = float(np.abs(w - near).max())
             if not new and len(base.radii) and 1e-12 < shift < 0.5 * before:
                 # The lifted sizes were pulled to those of another point: once more, from here, while that moves it less
@@ -141,12 +144,26 @@ class _Solver:
                 held = np.flatnonzero(duals[len(base.rows) : len(base.rows) + len(rows)])
                 self.cuts = rows[held], ends[held]
                 return w
-            sizes = [float(np.linalg.norm(slope)) for slope, _ in new]
-            rows = np.concatenate([rows, np.stack([slope / s for (slope, _), s in zip(new, sizes, strict=True)])])
-            ends = np.concatenate([ends, [end / s for (_, end), s in zip(new, sizes, strict=True)]])
+            rows, ends = (
+                np.concatenate([rows, *(slope[None] for slope, _ in new)]),
+                np.r_[ends, [end for _, end in new]],
+            )
         if prove:
             self._require_empty(lower, upper)
         return None
+
+    def _cut_off(self, w: Array, rows: Array, ends: Array) -> list[tuple[Array, float]]:
+        """The cuts of unit slope that w (n,) is beyond and that are not among `rows` yet: those are met as well as the
+        active set meets a row, and the same cut again comes no nearer."""
+        found = []
+        for tail in self.tails:
+            if float(tail.excess(torch.as_tensor(w))) > _CUT_TOLERANCE:
+                slope, end = tail.cut(w)
+                size = float(np.linalg.norm(slope))
+                slope, end = slope / size, end / size
+                known = (np.abs(rows - slope) <= _SAME).all(axis=1) & (np.abs(ends - end) <= _SAME)
+                found += [] if known.any() else [(slope, end)]
+        return found
 
     def _under_ellipsoids(self, y: Array, cut: Cut, mu: Array, near: Array) -> tuple[Array, Array, Array] | None:
         """(w, mu, row duals) with every ellipsoid obeyed; None where the polyhedron is empty or no root was found."""
