@@ -15,6 +15,7 @@ from portfolio_ebm.constraints.mixed.lattice_bound import around, mixed_columns
 from portfolio_ebm.constraints.mixed.lattice_tree import LotProof, LotTree
 from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.slice import Cut
 from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.optimization import given_context
 
@@ -136,6 +137,7 @@ def test_the_search_finds_the_best_with_or_without_an_incumbent(
     """Few portfolios are looked at at once, so that lattices are split."""
     monkeypatch.setattr("portfolio_ebm.constraints.mixed.lattice_tree.FEW", 12)
     monkeypatch.setattr("portfolio_ebm.constraints.mixed.matching.HALF", 2)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.lattice_tree.USES", 60)
     found, energy, taken = lattice(seed)
     worst = int(energy.argmax())
 
@@ -149,6 +151,35 @@ def test_the_search_finds_the_best_with_or_without_an_incumbent(
     assert end.weights == pytest.approx(found.x[taken[energy.argmin()]])
     nothing = search(np.inf, None, 1.0)
     assert nothing.finished and nothing.weights is None and nothing.bound == np.inf
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_curved_cap_is_judged_where_the_rounds_of_cuts_end_before_it_is_met(
+    seed: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.lattice_tree.FEW", 12)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.lattice_tree.CUTS", rounds)
+    found, energy, taken = lattice(seed)
+    centre, radius = np.full(4, 0.2), 0.3
+
+    def cuts(w: np.ndarray) -> list[Cut]:
+        away = w - centre
+        far = float(np.linalg.norm(away))
+        return [(away / far, -np.inf, radius + float(centre @ away) / far)] if far > radius else []
+
+    tree = LotTree(found, None, np.inf, lambda w: np.linalg.norm(w - centre, axis=1) - radius, cuts, 1e-12)
+    end = tree.grow(around(found, np.full(4, 0.25)), 10_000)
+    truth = energy[np.linalg.norm(found.x[taken] - centre, axis=1) <= radius].min()
+    assert end.finished and end.value == pytest.approx(truth, abs=1e-12) and end.bound <= truth + 1e-12
+
+
+def test_lots_that_the_tolerance_of_rules_lets_pass_are_columns() -> None:
+    """A cap half the tolerance below 500 lots of .001 allows 500."""
+    cap, none = np.full(1, 0.5 - 5e-10), np.zeros(0)
+    p = Program(np.eye(1), np.zeros(1), np.zeros(1), cap, np.zeros((0, 1)), none, none)
+    found = lattice_of(Mixed(p, Choices.none()), np.full(1, 1e-3))
+    assert found is not None and found.x.max() == pytest.approx(0.5, abs=1e-15) and found.x.min() == 0.0
 
 
 def test_a_lattice_leaves_what_it_does_not_know_to_others() -> None:

@@ -34,7 +34,7 @@ from portfolio_ebm.constraints.mixed.splitting import Split
 MOST_COLUMNS = 1_000_000
 """Beyond so many numbers of lots they are as good as fractions."""
 ROUNDING = 1e-7
-"""Of a lot: how far beyond an end of a box a number of lots may be."""
+"""Of a lot: how far beyond an end of a box, and the tolerance of rules, a number of lots may be."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,10 @@ def lattice_of(mixed: Mixed, step: Array) -> Lattice | None:
     if p.held is not None:
         low, high = np.maximum(low, p.held - mixed.reach[:, 0]), np.minimum(high, p.held + mixed.reach[:, 1])
     size = np.where(step > 0.0, step, 1.0)
-    # The nearest lots beyond the box by rounding are on its end.
-    least = np.where(step > 0.0, np.ceil(low / size - ROUNDING), 0.0)
-    most = np.where(step > 0.0, np.floor(high / size + ROUNDING), 0.0)
+    # The nearest lots beyond the box by rounding, or by what rules let pass, are on its end.
+    beyond = ROUNDING + TOLERANCE / size
+    least = np.where(step > 0.0, np.ceil(low / size - beyond), 0.0)
+    most = np.where(step > 0.0, np.floor(high / size + beyond), 0.0)
     many = np.maximum(most - least + 1.0, 0.0)
     if (many == 0.0).any() or not many.sum() <= MOST_COLUMNS or (high - low)[step <= 0.0].max(initial=0.0) > TOLERANCE:
         return None

@@ -28,6 +28,8 @@ FEW = 16_384
 WIDE = 4000
 """Columns that take the time of a node."""
 CHUNK = 64
+USES = 2**21
+"""Uses of rules added up at a time: portfolios by names by rules."""
 SAME = 1e-3
 """Of the tolerance: a portfolio better by less is the incumbent again, but for rounding."""
 CUTS, LOOKS = 20, 6
@@ -122,20 +124,22 @@ class LotTree:
 
     def _plant(self, played: Mask) -> None:
         """Cuts and screenings of the whole lattice, until it leaves no more names out."""
-        lattice = self.lattice
-        for _ in range(CUTS):
+        lattice, known = self.lattice, -np.inf
+        for left in reversed(range(CUTS)):
             seen = mixed_columns(self._counted(lattice), played, self.value)
             if seen is None:
                 break
+            known = max(known, seen.bound)
             w = lattice.base.copy()
             w[lattice.names] = seen.y
             # A cut that is nearly met says nothing more.
             cuts = [cut for cut in self.cutter(w) if not cut[1] - BROKEN <= cut[0] @ w <= cut[2] + BROKEN]
-            if not cuts:
+            # The multipliers are those of the rows so far: the last round takes no more.
+            if not cuts or not left:
                 break
             lattice, played = lattice.with_cuts(cuts), seen.played
         if seen is None:
-            self._settled = -np.inf
+            self._settled = known
             return
         for _ in range(LOOKS):
             child = self._kept(lattice, np.ones(len(lattice.x), dtype=bool), seen)
@@ -214,9 +218,8 @@ class LotTree:
         """Keep the best of the portfolios of columns `taken` (k, m) where it is better than the incumbent."""
         x = lattice.x[taken]
         energy = lattice.constant + 0.5 * ((x @ lattice.matrix) * x).sum(axis=1) + lattice.cost[taken].sum(axis=1)
-        used = lattice.use[:, taken].sum(axis=2)
-        fits = (used <= lattice.high[:, None]).all(axis=0) & (used >= lattice.low[:, None]).all(axis=0)
-        order = np.flatnonzero(fits & (energy < self.value - SAME * self.tolerance))
+        better = np.flatnonzero(energy < self.value - SAME * self.tolerance)
+        order = better[_fits(lattice, taken[better])]
         order = order[np.argsort(energy[order], kind="stable")]
         for k in range(0, len(order), CHUNK):
             some = order[k : k + CHUNK]
@@ -228,6 +231,17 @@ class LotTree:
                 if by <= 2.0 * TOLERANCE:
                     # Within the rules' tolerance but for rounding: not let out, and not below the bound.
                     self._settled = min(self._settled, float(energy[row]))
+
+
+def _fits(lattice: Lattice, taken: Ints) -> Mask:
+    """Which portfolios of columns `taken` (k, m) obey the rules of the lattice, (k,)."""
+    found = np.ones(len(taken), dtype=bool)
+    some = max(USES // max(len(lattice.use) * lattice.m, 1), 1)
+    for k in range(0, len(taken), some):
+        used = lattice.use[:, taken[k : k + some]].sum(axis=2)
+        here = (used <= lattice.high[:, None]) & (used >= lattice.low[:, None])
+        found[k : k + some] = here.all(axis=0)
+    return found
 
 
 def _halves(node: _Node) -> list[Mask]:
