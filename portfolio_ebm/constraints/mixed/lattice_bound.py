@@ -28,9 +28,9 @@ CLOSE = 0.02
 """Of the gap to what is enough: what columns outside may still be worth where a search for multipliers ends."""
 EXACT = 1e-12
 """The same of the size of the energies, where nothing is enough."""
-RIDGE = 1e-7
-FINE = 1e-4
-"""Of the dearest column's cost: the least unit that costs are counted in first."""
+WAYS = ((1e-4, 1e-7), (1.0, 1e-7), (1.0, 1e-4))
+"""How the columns in play are solved for, until the active set ends well: the least unit that costs are counted in, of
+the dearest column's, and a little curvature of the shares themselves, which spares it its flat ways."""
 DEAR = 100.0
 """What buying off the largest use of a rule costs, in costs of the dearest column."""
 
@@ -75,7 +75,7 @@ def mixed_columns(lattice: Lattice, played: Mask, enough: float = np.inf) -> Mix
     size = float(np.abs(lattice.own).max())
     for _ in range(ROUNDS):
         at = np.flatnonzero(played)
-        solved = _master(lattice, at, FINE) or _master(lattice, at, 1.0)
+        solved = next(filter(None, (_master(lattice, at, *way) for way in WAYS)), None)
         if solved is None:
             return best
         share, y, mu = solved
@@ -93,7 +93,7 @@ def mixed_columns(lattice: Lattice, played: Mask, enough: float = np.inf) -> Mix
     return best
 
 
-def _master(lattice: Lattice, at: Ints, coarse: float) -> tuple[Array, Array, Array] | None:
+def _master(lattice: Lattice, at: Ints, coarse: float, ridge: float) -> tuple[Array, Array, Array] | None:
     """Shares (N,), weights (m,) and multipliers (L,) with the columns `at` alone, in units of at least `coarse` of the
     dearest column; None where the active set fails."""
     many = np.bincount(lattice.name[at], minlength=lattice.m)
@@ -121,8 +121,8 @@ def _master(lattice: Lattice, at: Ints, coarse: float) -> tuple[Array, Array, Ar
     )
     matrix = np.zeros((k + slack, k + slack))
     matrix[:k, :k] = lattice.rest[np.ix_(name, name)] * np.outer(away, away)
-    # Any multipliers bound: a little curvature of the shares themselves spares the active set its flat ways.
-    matrix[np.arange(k + slack), np.arange(k + slack)] += RIDGE * max(usual, float(matrix.max(initial=0.0)))
+    # Any multipliers bound, those of a problem beside it too.
+    matrix[np.arange(k + slack), np.arange(k + slack)] += ridge * max(usual, float(matrix.max(initial=0.0)))
     used = lattice.use[:, fixed].sum(axis=1)
     one, zero = np.ones(len(names)), np.zeros(k + slack)
     ends = np.append(one, lattice.low - used), np.append(one, lattice.high - used)

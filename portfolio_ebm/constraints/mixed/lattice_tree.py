@@ -62,8 +62,11 @@ class LotProof:
 
 @dataclass(frozen=True)
 class _Node:
+    """`level`: the best bound known, of its own multipliers or of a node above."""
+
     lattice: Lattice
     seen: Mixture
+    level: float
 
 
 class LotTree:
@@ -96,9 +99,8 @@ class LotTree:
                 return self._proof(level, finished=False)
             # Without a portfolio the last node is opened first: it has most names settled.
             node = heapq.heappop(self._heap)[2] if np.isfinite(self.value) else self._deepest()
-            level = node.seen.bound
             for alive in _halves(node):
-                self._look(node.lattice, alive, node.seen)
+                self._look(node, alive)
         return self._proof(np.inf, finished=True)
 
     def _counted(self, lattice: Lattice) -> Lattice:
@@ -141,40 +143,43 @@ class LotTree:
         if seen is None:
             self._settled = known
             return
+        known = seen.bound
         for _ in range(LOOKS):
-            child = self._kept(lattice, np.ones(len(lattice.x), dtype=bool), seen)
+            child = self._kept(_Node(lattice, seen, known), np.ones(len(lattice.x), dtype=bool))
             if child is None:
                 return
-            before, known, lattice = lattice.m, seen.bound, child[0]
+            before, lattice = lattice.m, child[0]
             seen = mixed_columns(self._counted(lattice), child[1], self.value)
             if seen is None:
                 self._settled = min(self._settled, known)
                 return
-            if seen.bound >= self.value - self.tolerance or lattice.m == before:
+            known = max(known, seen.bound)
+            if known >= self.value - self.tolerance or lattice.m == before:
                 break
-        self._open(lattice, seen)
+        self._open(_Node(lattice, seen, known))
 
-    def _look(self, lattice: Lattice, alive: Mask, parent: Mixture) -> None:
-        """Settle a part of a lattice, or keep it for later."""
-        child = self._kept(lattice, alive, parent)
+    def _look(self, parent: _Node, alive: Mask) -> None:
+        """Settle a part of a node, or keep it for later."""
+        child = self._kept(parent, alive)
         if child is None:
             return
         seen = mixed_columns(self._counted(child[0]), child[1], self.value)
         if seen is None:
-            self._settled = min(self._settled, parent.bound)
+            self._settled = min(self._settled, parent.level)
         else:
-            self._open(child[0], seen)
+            self._open(_Node(child[0], seen, max(seen.bound, parent.level)))
 
-    def _kept(self, lattice: Lattice, alive: Mask, parent: Mixture) -> tuple[Lattice, Mask] | None:
-        """The part of a lattice that may hold a better portfolio by its parent's multipliers, and the columns to solve
-        for first; None where it is settled."""
+    def _kept(self, parent: _Node, alive: Mask) -> tuple[Lattice, Mask] | None:
+        """The part of a node that may hold a better portfolio by its multipliers, and the columns to solve for first;
+        None where it is settled."""
+        lattice, seen = parent.lattice, parent.seen
         here: Mask | None = lattice.propagated(alive)
         if here is None:
             return None
-        bound, above = lattice.bound(parent.y, parent.mu, here)
-        bound = max(bound, parent.bound)
-        if bound >= self.value - self.tolerance:
-            self._settled = min(self._settled, bound)
+        # What a column comes above is above the bound of these multipliers, not above a better one from elsewhere.
+        bound, above = lattice.bound(seen.y, seen.mu, here)
+        if max(bound, parent.level) >= self.value - self.tolerance:
+            self._settled = min(self._settled, max(bound, parent.level))
             return None
         kept = here & (bound + above < self.value - self.tolerance)
         left_out = here & ~kept
@@ -192,19 +197,20 @@ class LotTree:
             self._try(self._counted(part), pairs)
             return None
         open_ = here & (lattice.count(here) > 1)[lattice.name]
-        played = (parent.played & open_)[open_]
+        played = (seen.played & open_)[open_]
         bare = ~np.logical_or.reduceat(played, part.first)
         near = part.each(above[open_], np.ones(len(part.x), dtype=bool))
         played |= bare[part.name] & (above[open_] <= near[part.name])
         return part, played
 
-    def _open(self, lattice: Lattice, seen: Mixture) -> None:
+    def _open(self, node: _Node) -> None:
+        lattice, seen = node.lattice, node.seen
         # The columns of the largest shares may be a portfolio; where the mixture mixes none they are the best.
         self._try(lattice, np.lexsort((-seen.share, lattice.name))[lattice.first][None])
-        if seen.bound >= self.value - self.tolerance:
-            self._settled = min(self._settled, seen.bound)
+        if node.level >= self.value - self.tolerance:
+            self._settled = min(self._settled, node.level)
             return
-        heapq.heappush(self._heap, (seen.bound, next(self._tie), _Node(lattice, seen)))
+        heapq.heappush(self._heap, (node.level, next(self._tie), node))
 
     def _enumerate(self, lattice: Lattice) -> None:
         """Look at every portfolio of a lattice."""
