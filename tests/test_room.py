@@ -19,7 +19,7 @@ from portfolio_ebm.construction import feasible
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.choosing import mixed_of
 from portfolio_ebm.construction.formula import take_apart
-from portfolio_ebm.construction.room import asked, least_value, room
+from portfolio_ebm.construction.room import Room, asked, least_value, room
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import Variance
@@ -105,3 +105,13 @@ def test_a_tree_under_a_ceiling_takes_nothing_above_it() -> None:
     assert proof.finished
     assert proof.weights is None
     assert proof.nodes <= best.nodes
+
+
+def test_what_was_not_settled_says_what_is_known_and_no_more() -> None:
+    ctx = world(0)
+    cap = region_of(Budget() & VolatilityCap(0.1), ctx).caps[0]
+    ends = ((0.2, 0.05), (float("inf"), 0.05), (float("inf"), -float("inf")))
+    both, low, none = (feasible._open(Room(None, False, cap, *some)) for some in ends)
+    assert "the least seen is 0.2, and none is below 0.05. Loosen it to what was seen, or" in both
+    assert "rules none is below 0.05. Loosen it, or the choice" in low
+    assert "not settled. Loosen it, or the choice" in none and "inf" not in none

@@ -208,10 +208,13 @@ def possible(region: Region, rounds: int = _MOST_CUTS) -> bool:
 def _open(found: Room) -> str:
     """The sentence for a choice that may leave room under a cap, or may not."""
     assert found.cap is not None
-    seen = f"the least seen is {found.least:.6g}, and " if np.isfinite(found.least) else ""
+    known = [f"the least seen is {found.least:.6g}"] if np.isfinite(found.least) else []
+    known += [f"none is below {found.low:.6g}"] if np.isfinite(found.low) else []
+    beside = f": beside the other rules {', and '.join(known)}" if known else ""
+    way = "Loosen it to what was seen" if np.isfinite(found.least) else "Loosen it"
     return (
-        f"No portfolio was found under {found.cap.name}, and whether there is one was not settled: beside the other "
-        f"rules {seen}none is below {found.low:.6g}. Loosen it to what was seen, or the choice of names beside it."
+        f"No portfolio was found under {found.cap.name}, and whether there is one was not settled{beside}. "
+        f"{way}, or the choice of names beside it."
     )
 
 
