@@ -9,9 +9,9 @@
     a ratio alone under a choice     Dinkelbach's steps, each a choice under a convex energy (ratio_choices.py)
 
 Whole lots follow, by branch and bound and by moves of lots, and are proven or bounded by their columns where the energy
-is quadratic but for its trades; of the cases of `Either` the best is kept. The status
-names the engine; the ablation says what each stage was worth; the bound, where the energy is convex or such a ratio,
-how far from optimal the result is.
+is quadratic but for its trades; of the cases of `Either` the best is kept. The status names the engine; the ablation
+says what each stage was worth; the bound, where the energy is convex or such a ratio, how far from optimal the result
+is.
 """
 
 from __future__ import annotations

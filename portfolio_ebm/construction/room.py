@@ -75,7 +75,9 @@ def room(region: Region) -> Room:
         found = _below(replace(plain, caps=(*plain.caps, *caps[:k])), cap, found.weights)
         if found.weights is None or _obeys(found.weights, caps):
             return found
-    return replace(found, weights=None)
+    # Each cap was met in its turn, and one of them not to the tolerance by the last portfolio.
+    missed = (cap for cap in caps if found.weights is not None and not _obeys(found.weights, [cap]))
+    return Room(None, cap=next(missed, found.cap))
 
 
 def least_value(region: Region, cap: Cap) -> Room:

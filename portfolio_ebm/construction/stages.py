@@ -220,7 +220,7 @@ def in_lots(
             start, shakes = every[value(every).argsort(stable=True)[:LOT_STARTS]], SHAKES
         w = best_lots(value, partial(region_residual, region=loose), start, region, shakes, rng)
     proof = None if program is None else proven_lots(program, energy, region, ctx, w, found.weights, work)
-    said, size = "which nothing proves best", found.size
+    said = "which nothing proves best"
     known = {**found.diagnostics, "proven": 0.0}
     if proof is not None:
         bound = proof.bound if bound is None else max(bound, proof.bound)
@@ -238,6 +238,4 @@ def in_lots(
         return None, bound
     message = f"{found.message}; then whole lots by {how}, {said}"
     ablation = {**found.ablation, FRACTIONS: found.ablation[FINAL], FINAL: float(value(w))}
-    return replace(
-        found, weights=w, message=message, ablation=ablation, exact=None, diagnostics=known, size=size
-    ), bound  # fmt: skip
+    return replace(found, weights=w, message=message, ablation=ablation, exact=None, diagnostics=known), bound
