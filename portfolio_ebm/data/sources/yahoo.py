@@ -23,7 +23,8 @@ import numpy as np
 
 from portfolio_ebm.data.dates import stamp
 from portfolio_ebm.data.sources.cache import Cache, Entry
-from portfolio_ebm.data.sources.yahoo_ask import ACTIONS, COLUMNS, Series, Trouble, ask, prepared
+from portfolio_ebm.data.sources.yahoo_ask import ACTIONS, COLUMNS, Series, Trouble, ask
+from portfolio_ebm.data.sources.yahoo_quiet import prepared
 from portfolio_ebm.data.sources.yahoo_rows import Fetched, Row
 from portfolio_ebm.errors import DataError, StoreError
 

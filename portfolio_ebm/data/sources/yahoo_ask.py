@@ -10,20 +10,16 @@ still open is not a close: it is left out.
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from portfolio_ebm.data.sources.cache import home
 from portfolio_ebm.data.sources.series_file import Array, Dates
+from portfolio_ebm.data.sources.yahoo_quiet import quiet
 from portfolio_ebm.errors import DataError
 
 TIMEOUT = 20.0
@@ -73,26 +69,6 @@ class Series:
     facts: Mapping[str, Any]
 
 
-@contextmanager
-def prepared() -> Iterator[None]:
-    """Inside, yfinance raises its errors, says nothing and keeps its own caches below `home()`."""
-    import yfinance
-
-    _place_caches(str(home() / "yfinance"))
-    log = logging.getLogger("yfinance")
-    level, hidden = log.level, yfinance.config.debug.hide_exceptions
-    log.setLevel(logging.CRITICAL + 1)
-    yfinance.config.debug.hide_exceptions = False
-    # At its import yfinance asks for its own warnings of what pandas will change: nothing a user can mend. The filter
-    # stays, since filters are the process's: one thread would take back what another still needs.
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module="yfinance")
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        yfinance.config.debug.hide_exceptions = hidden
-
-
 def ask(symbol: str, since: str) -> Series:
     """Daily bars of `symbol` from the day `since` (YYYY-MM-DD) to now; call it inside `prepared`.
 
@@ -102,11 +78,12 @@ def ask(symbol: str, since: str) -> Series:
     import yfinance
 
     try:
-        ticker = yfinance.Ticker(symbol)
-        frame = ticker.history(
-            start=since, interval="1d", auto_adjust=False, actions=True, keepna=True, timeout=TIMEOUT
-        )
-        said = ticker.get_history_metadata()
+        with quiet():
+            ticker = yfinance.Ticker(symbol)
+            frame = ticker.history(
+                start=since, interval="1d", auto_adjust=False, actions=True, keepna=True, timeout=TIMEOUT
+            )
+            said = ticker.get_history_metadata()
     except Exception as error:  # whatever yfinance stumbles over in an answer: KeyError, TypeError, its own, curl's
         _forget()
         raise _trouble(error, since) from error
@@ -196,14 +173,6 @@ def _trouble(error: Exception, since: str) -> Trouble:
     if isinstance(error, OSError):
         return Trouble("network", f"the connection to Yahoo failed ({name})")
     return Trouble("answer", f"yfinance could not read Yahoo's answer ({name}: {str(error)[:120]})")
-
-
-@lru_cache(maxsize=1)
-def _place_caches(folder: str) -> None:
-    """yfinance's own caches of cookies and time zones; moving them closes them, so that is done once a place."""
-    import yfinance
-
-    yfinance.set_tz_cache_location(folder)
 
 
 def _forget() -> None:
