@@ -2,6 +2,11 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# The tests: a worker a core, each with up to a gigabyte, not more than eight; WORKERS=1 where memory is short. Each gets a
+# run of tests, and who is done takes a part of what another has left, so that the tests of a file and their fixtures
+# stay together.
+WORKERS ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 STAMP  := $(VENV)/.installed
 # The tensors here are small: more threads than one cost more than they bring, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
@@ -12,8 +17,8 @@ export OMP_NUM_THREADS ?= 1
 help:
 	@echo "make setup     make the environment in $(VENV)"
 	@echo "make backtest  backtest strategies/factor_ebm.py on the bundled data, write an HTML report"
-	@echo "make test      the tests (under 10 minutes)"
-	@echo "make slow      the long statistical laws"
+	@echo "make test      the tests, on all cores (under 10 minutes)"
+	@echo "make slow      the long statistical laws, on all cores"
 	@echo "make check     ruff, mypy, tests"
 	@echo "make bench     the benchmarks behind the numbers in the documents"
 	@echo "make bench-data    what the data doctor finds of planted faults, and how fast a cache loads"
@@ -32,16 +37,16 @@ backtest: $(STAMP)
 	$(BIN)/portfolio-ebm backtest strategies/factor_ebm.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]'

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, and a store of fits that is theirs alone."""
+"""Shared by all tests: one thread, a store of fits that is theirs alone, and verdicts that can be repeated."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# The same examples every time, and none is judged by the clock: neither luck nor a busy machine fails a test.
+settings.register_profile("calm", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("calm")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -177,7 +177,7 @@ for step in range(25):
     cache.write(f'own{own}-{step}', dates, {'x': values}, {})
 """
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(i)]) for i in (1, 2)]
-    assert [process.wait(timeout=60) for process in running] == [0, 0]
+    assert [process.wait(timeout=600) for process in running] == [0, 0]
     cache = Cache(tmp_path)
     entry = cache.read("shared", verify=True)
     assert entry is not None

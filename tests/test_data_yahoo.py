@@ -521,7 +521,7 @@ def test_two_commands_at_once_on_one_cache_lose_nothing(web: Web, tmp_path: Path
             for some in (names[:9], names[:2:-1])
         ]  # fmt: skip
         for process in running:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=600)
             assert process.returncode == 0 and out.startswith("9 tickers: ") and "failed" not in out, out + err
             assert not err, "nothing but progress on a terminal is for the user's eyes"
         cache = Cache(tmp_path / "home" / "data" / "yahoo")

@@ -216,7 +216,7 @@ def test_a_browser_finds_no_error_and_draws_every_chart(page: str, tmp_path: Pat
         view.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         view.on("request", lambda request: asked.append(request.url))
         view.goto(place.as_uri())
-        view.wait_for_function("document.querySelectorAll('.chart .main-svg').length > 0", timeout=20_000)
+        view.wait_for_function("document.querySelectorAll('.chart .main-svg').length > 0", timeout=120_000)
         charts = view.evaluate("document.querySelectorAll('.chart').length")
         empty = view.evaluate("[...document.querySelectorAll('.chart')].filter(c => !c.querySelector('.trace')).length")
         overflow = view.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
