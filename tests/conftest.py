@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# The same examples every time, and none is judged by the clock: neither luck nor a busy machine fails a test.
+# Examples drawn from one seed, and none judged by the clock: neither luck nor a busy machine fails a test.
 settings.register_profile("calm", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calm")
 
