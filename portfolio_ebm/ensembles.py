@@ -100,13 +100,17 @@ class Distribution:
         r_hat: the largest of all weights and the energy; ess: the least of all weights that move. With a choice of
             names both are of the energy, and of the names and patterns in 1 % of the draws or more.
         cases: where `Either` leaves several, the rules of each beside those that all share: rule, share of the draws
-            that obey it, its standard error. Cases may overlap. Empty without.
+            that obey it, its standard error, and at_most, the upper end of 95 %: share + 2 errors, or 3 / ess of a case
+            that no draw has met. Cases may overlap. Empty without.
         apart: with a choice of names, the largest difference of any share or mean between chains that started at the
             best portfolio and at random ones, in standard errors; 0 without.
         status: which kernel, the measure, how it ended.
 
     Example:
         >>> ensemble(Variance(), Budget() & LongOnly(), covariance=cov).weights[["low", "high", "held"]]
+
+    Source: for 3 / ess, Hanley, J. A. and Lippman-Hand, A. (1983), If nothing goes wrong, is everything all right?
+    JAMA 249.
     """
 
     weights: pd.DataFrame
@@ -312,26 +316,31 @@ def _choices(
 
 
 def _cases(law: NearLaw, found: Draws) -> pd.DataFrame:
-    """Which share of the law each case of `Either` has, and its standard error from the chains."""
-    rows: list[tuple[str, float, float]] = []
+    """Which share of the law each case of `Either` has, its standard error from the chains, and what it has at most."""
+    rows: list[tuple[str, float, float, float]] = []
     if isinstance(law, UnionLaw):
         inside = law.inside(found.x.flatten(0, 1).T).to(found.energy.dtype).reshape(-1, *found.energy.shape)
         each = inside.mean(1)
-        errors = each.std(-1) / each.shape[-1] ** 0.5
+        share, error = each.mean(-1), each.std(-1) / each.shape[-1] ** 0.5
+        most = torch.where(share > 0.0, share + 2.0 * error, 3.0 / found.least).clamp(max=1.0)
         names = [branch.name for branch in law.branches]
-        rows = list(zip(names, each.mean(-1).tolist(), errors.tolist(), strict=True))
-        rows += [(name, 0.0, 0.0) for name in law.empty]
-    return pd.DataFrame(rows, columns=["rule", "share", "error"])
+        rows = list(zip(names, share.tolist(), error.tolist(), most.tolist(), strict=True))
+        rows += [(name, 0.0, 0.0, 0.0) for name in law.empty]
+    return pd.DataFrame(rows, columns=["rule", "share", "error", "at_most"])
 
 
 def _odds(cases: pd.DataFrame, law: NearLaw) -> str:
     """The same in words."""
     if not isinstance(law, UnionLaw):
         return ""
-    told = [
-        f"{rule} none, no portfolio was found there" if rule in law.empty else f"{rule} {share:.1%} (error {error:.1%})"
-        for rule, share, error in zip(cases["rule"], cases["share"], cases["error"], strict=True)
-    ]
+    told = []
+    for rule, share, error, most in cases.itertuples(index=False):
+        if rule in law.empty:
+            told.append(f"{rule} none, no portfolio was found there")
+        elif share == 0.0:
+            told.append(f"{rule} met by no draw, at most about {most:.2g}")
+        else:
+            told.append(f"{rule} {share:.1%} (error {error:.1%})")
     return f" Of the cases of Either: {', '.join(told)}; portfolios of several are in each of them."
 
 
