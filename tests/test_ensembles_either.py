@@ -109,35 +109,36 @@ def test_walls_lead_where_no_line_does() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "rule, sizes, floor, cases",
+    "rule, sizes, floor, cases, moves",
     [
         pytest.param(
             pe.Either(pe.Cardinality(at_most=2, min_weight=0.05), pe.Box(upper=0.4)), (1, 2, 3, 4), 0.0,
             [lambda w: ((w > 0).sum(1) <= 2) & ((w == 0) | (w >= 0.05 - 1e-9)).all(1),
              lambda w: w.max(1) <= 0.4 + 1e-9],
-            id="a choice of names or none",
+            None, id="a choice of names or none",
         ),
         pytest.param(
             pe.Cardinality(at_most=3, min_weight=0.05) & pe.Either(pe.Box(upper=0.5), group("x", upper=0.3)),
             (1, 2, 3), 0.05, [lambda w: w.max(1) <= 0.5 + 1e-9, lambda w: w[:, :2].sum(1) <= 0.3 + 1e-9],
-            id="beside a choice of names",
+            1500, id="beside a choice of names",
         ),
         pytest.param(
             pe.Either(pe.Box(lower=-1.0, upper=2.0, caps=(("A", 0.0),)),
                       pe.Box(lower=-1.0, upper=2.0, floors=(("A", 0.2),))),
-            (1, 2, 3, 4), 0.0, [lambda w: w[:, 0] == 0.0, lambda w: w[:, 0] >= 0.2 - 1e-9], id="out or large",
+            (1, 2, 3, 4), 0.0, [lambda w: w[:, 0] == 0.0, lambda w: w[:, 0] >= 0.2 - 1e-9], 1500, id="out or large",
         ),
         pytest.param(
             pe.Either(
                 pe.Box(upper=0.35), pe.Either(group("x", lower=0.7), group("y", lower=0.7) & pe.Box(upper=0.6))
             ),
             None, 0.0, [lambda w: w.max(1) <= 0.35 + 1e-9, lambda w: w[:, :2].sum(1) >= 0.7 - 1e-9,
-                        lambda w: (w[:, 2:].sum(1) >= 0.7 - 1e-9) & (w.max(1) <= 0.6 + 1e-9)], id="nested",
+                        lambda w: (w[:, 2:].sum(1) >= 0.7 - 1e-9) & (w.max(1) <= 0.6 + 1e-9)], 1500,
+            id="nested",
         ),
     ],
 )  # fmt: skip
-def test_shares_and_weights_are_those_of_the_union(rule, sizes, floor, cases) -> None:
-    found = drawn(LONG & rule, 4, tolerance=1.0)
+def test_shares_and_weights_are_those_of_the_union(rule, sizes, floor, cases, moves) -> None:
+    found = drawn(LONG & rule, 4, tolerance=1.0, moves=moves)
     agrees(found, *uniform(4, floor, sizes), cases)
     assert ("each choice of names" if sizes == (1, 2, 3, 4) else "measure") in str(found.status).replace("once", "")
 
@@ -167,7 +168,7 @@ def test_names_traded_have_the_law_of_tickets_in_any_case() -> None:
 def test_shorts_or_none_with_cash_have_lebesgue_measure() -> None:
     mean = np.array([2e-5, 0.0, 1e-5, -1e-5])
     rules = pe.Budget(at_least=0.7) & pe.Either(pe.Box(lower=-0.2, upper=0.5), pe.LongOnly())
-    found = drawn(rules, 4, energy=pe.Return() + pe.Variance(), tolerance=0.5, extra={"mean": mean})
+    found = drawn(rules, 4, energy=pe.Return() + pe.Variance(), tolerance=0.5, moves=1500, extra={"mean": mean})
     w = np.random.default_rng(2).uniform(-0.2, 1.0, (8_000_000, 4))
     w = w[(w.sum(1) >= 0.7) & (w.sum(1) <= 1.0)]
     cases = [lambda w: (w.max(1) <= 0.5 + 1e-9) & (w.min(1) >= -0.2 - 1e-9), lambda w: w.min(1) >= -1e-9]
@@ -179,7 +180,9 @@ def test_shorts_or_none_with_cash_have_lebesgue_measure() -> None:
 @pytest.mark.slow
 def test_exact_numbers_alike_have_lebesgue_measure() -> None:
     three = pe.Cardinality(exactly=3, min_weight=0.05)
-    found = drawn(LONG & pe.Either(three & pe.Box(upper=0.5), three & group("x", lower=0.6)), 4, tolerance=0.5)
+    found = drawn(
+        LONG & pe.Either(three & pe.Box(upper=0.5), three & group("x", lower=0.6)), 4, tolerance=0.5, moves=1500
+    )
     cases = [lambda w: w.max(1) <= 0.5 + 1e-9, lambda w: w[:, :2].sum(1) >= 0.6 - 1e-9]
     agrees(found, *uniform(4, 0.05, (3,)), cases)
     assert "slices of exactly 3 names" in str(found.status)
@@ -196,7 +199,7 @@ def test_other_energies_and_curved_caps_have_their_law() -> None:
         return spread(w) + 0.01 * (w**2).sum(1)
 
     rules = LONG & pe.Either(pe.VolatilityCap(0.0062), pe.Box(upper=0.45) & group("x", lower=0.5))
-    found = drawn(rules, 4, energy=energy)
+    found = drawn(rules, 4, energy=energy, moves=1500)
     agrees(
         found, *uniform(4, count=3_000_000),
         [lambda w: spread(w) <= 0.0062 + 1e-12,
