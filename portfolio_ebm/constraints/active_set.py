@@ -74,10 +74,8 @@ class _Program(NamedTuple):
     def holds(self, x: Array) -> bool:
         """Whether box and rows hold at x (n,), to HOLDS."""
         at = np.concatenate((x, self.rows @ x))
-        if ((at <= self.above + HOLDS) & (at >= self.below - HOLDS)).all():
-            return True
-        slip = HOLDS * max(1.0, float(np.abs(x).max()))
-        return bool(((at <= self.above + slip) & (at >= self.below - slip)).all())
+        missed = float(np.maximum(at - self.above, self.below - at).max())
+        return missed <= HOLDS or missed <= HOLDS * float(np.abs(x).max())
 
 
 def minimum(

@@ -24,7 +24,7 @@ JOIN = 24
 def by_columns(s: Slice, linear: Array, rest: Array, likely: Mask | None) -> Solved | None:
     """Solve, price, let the names that would move join in, until none would."""
     movable = s.upper > s.lower
-    if int(movable.sum()) <= ALL_AT_ONCE:
+    if np.count_nonzero(movable) <= ALL_AT_ONCE:
         return _solve(s, linear, movable, rest)
     free = movable & (rest != s.rest(0.0 if s.program.held is None else s.program.held))
     if likely is not None:
@@ -66,22 +66,24 @@ def _reaching(s: Slice, free: Mask, waiting: Mask) -> Mask:
 def _solve(s: Slice, linear: Array, free: Mask, rest: Array) -> Solved | None:
     """The minimum with the names of `free` moving and all others resting."""
     p, at = s.program, free.nonzero()[0]
-    w = rest.copy()
-    w[at] = 0.0
-    moved = s.rows @ w
-    low, high = s.low - moved, s.high - moved
-    body = s.rows[:, at]
-    live = (body != 0.0).any(axis=1)
-    if not live.all() and ((low[~live] > FEASIBLE).any() or (high[~live] < -FEASIBLE).any()):
-        return None
-    duals = np.zeros(len(s.rows))
+    w, duals = np.where(free, 0.0, rest), np.zeros(len(s.rows))
+    body, low, high, curve, pull = s.rows, s.low, s.high, p.matrix, linear
+    if len(at) < p.n:
+        moved, body, curve, pull = s.rows @ w, body[:, at], curve[at[:, None], at], pull[at]
+        low, high = low - moved, high - moved
+        if w.any():
+            pull = pull + (p.slope(w) - p.linear)[at]
+    live = body.any(axis=1)
+    if not live.all():
+        if (low[~live] > FEASIBLE).any() or (high[~live] < -FEASIBLE).any():
+            return None
+        body, low, high = body[live], low[live], high[live]
     if len(at):
-        pull = (p.slope(w) - p.linear)[at] if w.any() else 0.0
-        curve = p.matrix if len(at) == p.n else p.matrix[at[:, None], at]
-        found = _quadratic(curve, linear[at] + pull, (s.lower[at], s.upper[at]), body[live], (low[live], high[live]))
+        box = s.lower[at], s.upper[at]
+        found = _quadratic(curve, pull, box, body, (low, high))
         if found is None:
             return None
-        w[at] = snapped(found[0], s.lower[at], s.upper[at])
+        w[at] = snapped(found[0], *box)
         duals[live] = found[1]
     return Solved(w, duals, p.slope(w) - p.linear + linear - duals @ s.rows)
 

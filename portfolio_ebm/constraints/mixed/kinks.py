@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from portfolio_ebm.constraints.mixed.choices import Choices, Limit
 from portfolio_ebm.constraints.mixed.columns import by_columns
 from portfolio_ebm.constraints.mixed.lost import lost
-from portfolio_ebm.constraints.mixed.slice import PRICE, Array, Ints, Mask, Point, Slice, crossed
+from portfolio_ebm.constraints.mixed.slice import PRICE, TOLERANCE, Array, Ints, Mask, Point, Slice, crossed
 
 ROUNDS = 12
 """Changes of sides before cuts are asked after all: where points are degenerate sides may change in a circle."""
@@ -33,32 +34,54 @@ class Kinks:
     slope: Array
     cap: float
 
+    @classmethod
+    def of(cls, choices: Choices, limit: Limit) -> Kinks:
+        """The cap that a limit on masses is on its units, of one name and two modes each, all modes open."""
+        (mine,), (other,) = limit.modes, limit.others(2)
+        low, high = (limit.own(ends) for ends in (choices.upper[:, other], choices.upper[:, mine]))
+        open_ = limit.own(choices.exists).all(axis=1) & (high > low) & np.isfinite(high)
+        slope = np.divide(high, high - low, out=np.zeros(len(low)), where=open_)
+        return cls(
+            choices.only[limit.units], open_, ~limit.own(choices.exists)[:, other], np.where(open_, low, 0.0), slope,
+            float(limit.most),
+        )  # fmt: skip
+
+    def among(self, mine: Mask, others: Mask) -> Kinks:
+        """Of the units (k,) that may still be in the mode that counts and of those that may be in the other one."""
+        return Kinks(self.names, self.open & mine & others, mine & ~others, self.place, self.slope, self.cap)
+
+    def hold(self, w: Array) -> bool:
+        """Whether w (n,) obeys the cap."""
+        x = w[self.names]
+        beyond = self.slope * np.maximum(x - self.place, 0.0)
+        return float(np.where(self.open, beyond, x * self.decided).sum()) <= self.cap + TOLERANCE
+
 
 def on_sides(s: Slice, kinks: Kinks, near: Array) -> Point | None:
     """The minimum under the cap, from the sides of a point `near` (n,); None where it was not reached."""
     p, at, b = s.program, kinks.names, kinks.place
-    low, high = np.append(s.low, -np.inf), np.append(s.high, kinks.cap)
+    rows, low, high = np.vstack((s.rows, np.zeros(p.n))), np.append(s.low, -np.inf), np.append(s.high, kinks.cap)
+    lower, upper, row = s.lower.copy(), s.upper.copy(), rows[-1]
+    low_end, high_end, constant, least = s.lower[at], s.upper[at], kinks.slope * b, PRICE * p.scale
+    from_kink, to_kink = np.maximum(low_end, b), np.minimum(high_end, b)
     above = kinks.open & (near[at] > b)
     likely = near != 0.0
     for _ in range(ROUNDS):
-        lower, upper, row = s.lower.copy(), s.upper.copy(), np.zeros(p.n)
         below = kinks.open & ~above
-        lower[at[above]] = np.maximum(lower[at[above]], b[above])
-        upper[at[below]] = np.minimum(upper[at[below]], b[below])
-        row[at[kinks.decided]], row[at[above]] = 1.0, kinks.slope[above]
-        high[-1] = top = kinks.cap + float((kinks.slope * b)[above].sum())
+        lower[at], upper[at] = np.where(above, from_kink, low_end), np.where(below, to_kink, high_end)
+        row[at] = np.where(above, kinks.slope, kinks.decided)
+        high[-1] = top = kinks.cap + float(constant @ above)
         if crossed(lower, upper):
             return None
-        part = Slice(p, lower, np.maximum(lower, upper), np.concatenate((s.rows, row[None])), low, high)
+        part = Slice(p, lower, np.maximum(lower, upper), rows, low, high)
         found = by_columns(part, p.linear, part.rest(0.0), likely)
         if found is None or lost(part, found) > 0.0:
             return None
         w, price = found.weights, found.prices[at]
         # What leaving the kink upwards costs beside the slope below it: the cap's multiplier is -duals[-1].
-        toll, least = -found.duals[-1] * kinks.slope, PRICE * p.scale
-        here = kinks.open & (w[at] == b)
-        wrong = here & above & (s.lower[at] < b) & (price - toll > least)
-        wrong |= here & below & (s.upper[at] > b) & (price + toll < -least)
+        toll = -found.duals[-1] * kinks.slope
+        wrong = above & (low_end < b) & (price - toll > least) | below & (high_end > b) & (price + toll < -least)
+        wrong &= w[at] == b
         if not wrong.any():
             value = p.value(w)
             cuts = ((row, -np.inf, top),) if row @ w >= top - PRICE else ()

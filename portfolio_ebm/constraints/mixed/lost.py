@@ -36,20 +36,20 @@ def lost(s: Slice, found: Solved, across: tuple[Array, Array] | None = None) -> 
     weights, ways = np.abs(w), (s.upper - w, w - s.lower)
     slack = _slack(s, found.duals, w)
     size = float(np.abs(p.linear) @ weights)
-    total = slack + _gain(p, up, down, ways, 0.0)
+    total = slack + _gain(p, up, down, ways)
     if total > SMALL * size:
         size += 0.5 * float(w @ (p.slope(w) - p.linear))
     if total <= SMALL * size:
         return 0.0
     root = np.sqrt(np.maximum(p.diagonal, 0.0))
     noise = NOISE * (float(root @ weights) * root + np.abs(p.linear) + p.rate + np.abs(found.duals) @ np.abs(s.rows))
-    total = slack + _gain(p, up, down, ways, noise)
+    total = slack + _gain(p, np.where(up < -noise, up, 0.0), np.where(down > noise, down, 0.0), ways)
     return total if total > SMALL * size else 0.0
 
 
-def _gain(p: Program, up: Array, down: Array, ways: tuple[Array, Array], noise: Array | float) -> float:
-    """What names gain along their ways upwards and downwards, at prices beyond `noise`."""
-    return _along(p, np.where(up < -noise, -up, 0.0), ways[0]) + _along(p, np.where(down > noise, down, 0.0), ways[1])
+def _gain(p: Program, up: Array, down: Array, ways: tuple[Array, Array]) -> float:
+    """What names gain along their ways upwards and downwards."""
+    return _along(p, -np.minimum(up, 0.0), ways[0]) + _along(p, np.maximum(down, 0.0), ways[1])
 
 
 def _along(p: Program, gain: Array, way: Array) -> float:
@@ -66,8 +66,7 @@ def _along(p: Program, gain: Array, way: Array) -> float:
 
 def _slack(s: Slice, duals: Array, w: Array) -> float:
     """What rows gain along their slack."""
-    if not len(s.rows):
-        return 0.0
-    at = s.rows @ w
-    slack = np.where(duals > 0.0, at - s.low, s.high - at)
+    priced = duals.nonzero()[0]
+    at, duals = s.rows[priced] @ w, duals[priced]
+    slack = np.where(duals > 0.0, at - s.low[priced], s.high[priced] - at)
     return float(np.abs(duals) @ np.where(np.isfinite(slack), slack, 0.0))

@@ -86,11 +86,14 @@ class Mixed:
         return found
 
     @cached_property
-    def kinked(self) -> bool:
-        """Whether one cap on masses of single names under a plain quadratic is all there is: kinks.py takes it."""
-        limits, plain = self.choices.limits, type(self.program) is Program and not self.program.kinked
-        alone = len(limits) == 1 and limits[0].mass and len(self.choices.single[1]) == self.choices.units
-        return plain and alone and not self.caps and not self.short
+    def kinks(self) -> Kinks | None:
+        """The limit as a cap, where one on masses of single names in either of two modes, under a plain quadratic, is
+        all there is: kinks.py takes it."""
+        c, plain = self.choices, type(self.program) is Program and not self.program.kinked
+        alone = len(c.limits) == 1 and c.limits[0].mass and len(c.single[1]) == c.units
+        if not (plain and alone and c.lower.shape[1] == 2) or self.caps or self.short:
+            return None
+        return Kinks.of(c, c.limits[0])
 
     def root(self) -> Mask | None:
         """The modes that a unit's own names can reach, propagated, (U, M); None where there is no choice left."""
@@ -142,13 +145,15 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     """
     c = mixed.choices
     ends, w0 = c.ends(allowed), weights_of(start)
-    between, sides = (least(ends[0]), most(ends[1])), [Side.of(ends, allowed, limit) for limit in c.limits]
+    between = least(ends[0]), most(ends[1])
+    box = lower, upper, rows, low, high = node_box(mixed, *between)
+    if mixed.kinks is not None:
+        whole = _on_sides(mixed, allowed, box, start)
+        if whole is not None:
+            return whole
+    sides = [Side.of(ends, allowed, limit) for limit in c.limits]
     if isinstance(start, Point) and _inherits(mixed, between, sides, start.weights):
         return start
-    box = lower, upper, rows, low, high = node_box(mixed, *between)
-    whole = None if w0 is None else _on_sides(mixed, box, sides, w0)
-    if whole is not None:
-        return whole
     view = View.of(mixed, allowed, start)
     p = view.program
     decided, cuts = view.constant, start.cuts if isinstance(start, Point) else ()
@@ -156,16 +161,13 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     taken = _taken([], [*(cut for side in sides for cut in _cuts(c, side, x0, p.n)), *cuts])
     near = start
     point: Point | None = None
-    for turn in range(CUTS):
+    for _ in range(CUTS):
         point = p.minimum(lower, upper, *_stacked(rows, low, high, taken), near, enough - decided)
         if point is None:
             return None
         broken = _violated(mixed, sides, point.weights) if point.bound < enough - decided else []
         if not broken:
             break
-        whole = _on_sides(mixed, box, sides, point.weights) if turn == 0 and w0 is None else None
-        if whole is not None:
-            return whole
         near = point
         taken = _taken(taken, broken)
     assert point is not None
@@ -174,10 +176,17 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     return replace(point, cuts=tight, price=view.next_price(point.weights), open=view.open(point, enough))
 
 
-def _on_sides(mixed: Mixed, box: tuple[Array, ...], sides: Sequence[Side], w: Array) -> Point | None:
-    """The minimum of a node from the sides of its kinks that w (n,) is on: what cuts close in as many rounds as there
-    are weights at a kink. None where that is not all there is, or it was not reached."""
-    return on_sides(Slice(mixed.program, *box), sides[0].kinks(mixed.choices), w) if mixed.kinked else None
+def _on_sides(mixed: Mixed, allowed: Mask, box: tuple[Array, ...], start: Array | Point | None) -> Point | None:
+    """The minimum of a node from the sides of its kinks that a start is on: what cuts close in as many rounds as there
+    are weights at a kink. None where it was not reached."""
+    assert mixed.kinks is not None
+    (limit,), slice_ = mixed.choices.limits, Slice(mixed.program, *box)
+    mine, (other,) = limit.own(allowed), limit.others(2)
+    kinks = mixed.kinks.among(mine[:, 1 - other], mine[:, other])
+    whole = mixed.program.minimum(*box) if start is None else start
+    if isinstance(whole, Point) and slice_.holds(whole.weights) and kinks.hold(whole.weights):
+        return whole
+    return None if whole is None else on_sides(slice_, kinks, np.asarray(weights_of(whole)))
 
 
 def _inherits(mixed: Mixed, between: tuple[Array, Array], sides: Sequence[Side], w: Array) -> bool:
@@ -324,12 +333,6 @@ class Side:
             limit, able & ~other, able & other,
             least(lower, limit.modes), most(upper, limit.modes), least(lower, others), most(upper, others),
         )  # fmt: skip
-
-    def kinks(self, choices: Choices) -> Kinks:
-        """A limit on masses as the cap it is on its units' only names."""
-        rising, _, slope = self.rise
-        place = np.where(rising, self.b, 0.0)
-        return Kinks(choices.only[self.limit.units], rising, self.decided, place, slope, float(self.limit.most))
 
     @cached_property
     def rise(self) -> tuple[Mask, Mask, Array]:

@@ -62,6 +62,10 @@ class Slice:
     low: Array
     high: Array
 
+    def holds(self, w: Array) -> bool:
+        """Whether w (n,) is in the box."""
+        return not ((w < self.lower) | (w > self.upper)).any()
+
     def rest(self, near: Array | float) -> Array:
         """The point of the box nearest to `near`, (n,)."""
         return np.minimum(np.maximum(near, self.lower), self.upper)
