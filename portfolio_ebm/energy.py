@@ -101,6 +101,11 @@ class Energy(Spec, ABC):
         """The flat list of (coefficient, energy) this energy adds up."""
         return (Scaled(coefficient=1.0, energy=self),)
 
+    @property
+    def ordered(self) -> tuple[Scaled, ...]:
+        """`terms` in the order in which they are added up, whichever they were written in."""
+        return self.terms()
+
     def __add__(self, other: object) -> Energy:
         if isinstance(other, Energy):
             return add((*self.terms(), *other.terms()))
@@ -152,7 +157,7 @@ class Sum(Energy):
 
     def bind(self, ctx: Any) -> Bound:
         # Canonical order, so that a + b and b + a are the same numbers to the last bit.
-        bound = [(part.coefficient, part.energy.bind(ctx)) for part in self._ordered]
+        bound = [(part.coefficient, part.energy.bind(ctx)) for part in self.ordered]
 
         def total(w: Tensor) -> Tensor:
             value = torch.zeros(w.shape[:-1], dtype=w.dtype, device=w.device)
@@ -173,7 +178,7 @@ class Sum(Energy):
         return total
 
     @cached_property
-    def _ordered(self) -> tuple[Scaled, ...]:
+    def ordered(self) -> tuple[Scaled, ...]:
         return tuple(sorted(self.parts, key=repr))
 
     def _items(self) -> frozenset[tuple[float, Energy]]:
@@ -186,7 +191,7 @@ class Sum(Energy):
         return hash(self._items())
 
     def fingerprint(self) -> str:
-        return super().fingerprint() if self._ordered == self.parts else Sum(parts=self._ordered).fingerprint()
+        return super().fingerprint() if self.ordered == self.parts else Sum(parts=self.ordered).fingerprint()
 
     def __repr__(self) -> str:
         if not self.parts:

@@ -192,8 +192,8 @@ def read(
 
 def _refuse_unknown(more: Surroundings) -> None:
     """A misspelt input would be passed over without a word."""
-    known = [*inspect.signature(read).parameters.keys() - {"more"}, *Surroundings.__annotations__]
-    for name in sorted(set(more) - set(known)):
+    for name in sorted(more.keys() - Surroundings.__annotations__.keys()):
+        known = [*inspect.signature(read).parameters.keys() - {"more"}, *Surroundings.__annotations__]
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}=?" if near else f"there are {', '.join(f'{one}=' for one in sorted(known))}."
         raise SpecError(f"There is no input {name}=; {hint}")
@@ -254,8 +254,9 @@ def _check(arrays: Mapping[str, Any], n: int, names: tuple[str, ...] | None) -> 
             continue
         if array.shape[-1] != n or (what in SQUARE and array.shape[0] != n):
             raise ShapeError(f"{what}: got shape {array.shape}, expected {n} assets as in the other inputs.")
-        bad = ~np.isfinite(array).reshape(-1, n).all(axis=0)
-        if bad.any():
+        finite = np.isfinite(array)
+        if not finite.all():
+            bad = ~finite.reshape(-1, n).all(axis=0)
             who = [names[i] if names else f"asset {i}" for i in np.flatnonzero(bad)[:5]]
             raise DataError(
                 f"{what} is not finite for {', '.join(who)}; fill or drop {'it' if bad.sum() == 1 else 'them'} first."

@@ -86,8 +86,9 @@ def measured(
         SolverError: the energy is not finite, or below its bound.
     """
     require_last(weights, ctx.n_assets, "weights")
-    value = float(energy.bind(ctx)(weights))
     shares = {name: float(share) for name, share in breakdown(energy, weights, ctx).items()}
+    # Added up as `Sum` does it, so that it is E(w) to the last bit.
+    value = sum((shares[repr(part.energy)] for part in energy.ordered), start=0.0)
     for name, share in {**shares, repr(energy): value}.items():
         if not abs(share) < float("inf"):
             raise SolverError(f"{name} is {share}{ctx.at}; check that its estimates are finite on the tradeable names.")

@@ -166,7 +166,8 @@ def _reach(cap: Cap) -> tuple[Array, Array]:
 
 def _tighten(row: Array, high: float, lower: Array, upper: Array) -> None:
     """Use row . w <= high on the open sides of the box, in place."""
-    if not np.isfinite(high):
+    up, down = (row > 0.0) & np.isinf(upper), (row < 0.0) & np.isinf(lower)
+    if not np.isfinite(high) or not (up | down).any():
         return
     with np.errstate(invalid="ignore"):
         least = np.where(row > 0.0, row * lower, np.where(row < 0.0, row * upper, 0.0))
@@ -176,8 +177,7 @@ def _tighten(row: Array, high: float, lower: Array, upper: Array) -> None:
     rest = least[~open_ended].sum()
     at = np.flatnonzero(open_ended if open_ended.any() else row)
     room = (high - (rest - np.where(open_ended[at], 0.0, least[at]))) / row[at]
-    up, down = (row[at] > 0.0) & ~np.isfinite(upper[at]), (row[at] < 0.0) & ~np.isfinite(lower[at])
-    upper[at[up]], lower[at[down]] = room[up], room[down]
+    upper[at[up[at]]], lower[at[down[at]]] = room[up[at]], room[down[at]]
 
 
 def tail_duals(tail: Tail, q: Array) -> Array:

@@ -26,13 +26,13 @@ def assign(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
 def assign_all(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
     """`assign` of many points (m, n): modes (m, U), and what is missed, (m, U)."""
     x = choices.weights_of(w)
-    at, lower, upper = x[:, :, None], choices.lower, choices.upper
-    inside = allowed & (at >= lower - TOLERANCE) & (at <= upper + TOLERANCE)
-    away = np.maximum(lower - at, at - upper).clip(0.0)
-    rank = np.where(allowed, np.where(inside, 0.0, 1e3 * (1.0 + away)) + choices.preference, np.inf)
+    at = x[:, :, None]
+    away = np.maximum(choices.lower - at, at - choices.upper)
+    away[away <= TOLERANCE] = 0.0
+    rank = np.where(allowed, choices.preference + 1e3 * (away + (away > 0.0)), np.inf)
     modes = rank.argmin(axis=2)
-    row, unit = np.arange(len(x))[:, None], np.arange(choices.units)
-    missing = np.where(inside[row, unit, modes], 0.0, away[row, unit, modes] + TOLERANCE)
+    nearest = away[np.arange(len(x))[:, None], np.arange(choices.units), modes]
+    missing = nearest + TOLERANCE * (nearest > 0.0)
     for limit in choices.limits:
         _settle(choices, allowed, limit, x, modes, missing)
     return modes, missing

@@ -27,15 +27,16 @@ def rounded_all(choices: Choices, allowed: Mask, x: Array, step: float | None = 
     away = np.maximum(choices.lower - at, at - choices.upper).clip(0.0)
     if step is not None:
         away = away**2 / (2.0 * step) + choices.cost
-    modes: Ints = np.where(allowed, away, np.inf).argmin(axis=-1).astype(np.int64)
+    away = np.where(allowed, away, np.inf)
+    modes: Ints = away.argmin(axis=-1).astype(np.int64)
     for limit in choices.limits:
-        counted = np.zeros(choices.lower.shape[1], dtype=bool)
-        counted[list(limit.modes)] = True
-        mine = (np.broadcast_to(allowed, away.shape) & counted)[:, limit.units]
-        others = (np.broadcast_to(allowed, away.shape) & ~counted)[:, limit.units]
-        _leave(choices, limit, x, modes, np.where(others, away[:, limit.units], np.inf))
+        mine = away[:, limit.units]
+        others = mine.copy()
+        others[..., list(limit.modes)] = np.inf
+        _leave(choices, limit, x, modes, others)
         if not limit.mass and limit.least > 0:
-            _enter(limit, modes, np.where(mine, away[:, limit.units], np.inf))
+            mine[..., limit.others(mine.shape[-1])] = np.inf
+            _enter(limit, modes, mine)
     return modes
 
 
@@ -44,13 +45,14 @@ def _leave(choices: Choices, limit: Limit, x: Array, modes: Ints, others: Array)
     units, here, loss = limit.units, limit.holds(modes), others.min(axis=2)
     now = modes[:, units]
     # On its mode a unit weighs what is nearest to x there.
-    inner = np.clip(x[:, units], choices.lower[units, now], choices.upper[units, now])
+    inner = np.minimum(np.maximum(x[:, units], choices.lower[units, now]), choices.upper[units, now])
     used = np.where(here, inner, 0.0) if limit.mass else here.astype(np.float64)
     if not (used.sum(axis=1) > limit.most + TOLERANCE).any():
         return
     keep = np.argsort(np.where(here, -loss, np.inf), axis=1, kind="stable")
-    over = np.cumsum(np.take_along_axis(used, keep, axis=1), axis=1) > limit.most + TOLERANCE
-    drop = over & np.take_along_axis(here & np.isfinite(loss), keep, axis=1)
+    every = np.arange(len(x))[:, None]
+    over = np.cumsum(used[every, keep], axis=1) > limit.most + TOLERANCE
+    drop = over & (here & np.isfinite(loss))[every, keep]
     row, place = drop.nonzero()
     at = keep[row, place]
     modes[row, units[at]] = others[row, at].argmin(axis=1)
