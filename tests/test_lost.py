@@ -17,11 +17,16 @@ def budgeted(matrix: np.ndarray, linear: np.ndarray) -> tuple[Program, Slice]:
     return p, Slice(p, p.lower, p.upper, p.rows, p.row_lower, p.row_upper)
 
 
+def solved(p: Program, w: list[float], duals: list[float], prices: list[float]) -> Solved:
+    at = np.array(w)
+    return Solved(at, np.array(duals), np.array(prices), p.slope(at))
+
+
 def test_at_a_minimum_nothing_and_beside_it_what_names_can_gain_by_hand() -> None:
-    _, s = budgeted(np.diag([1.0, 1.0]), np.zeros(2))
+    p, s = budgeted(np.diag([1.0, 1.0]), np.zeros(2))
     # Half of each is the minimum, at the multiplier 1/2; at (1, 0) with the same one, prices are 1/2 and -1/2.
-    assert lost(s, Solved(np.array([0.5, 0.5]), np.array([0.5]), np.zeros(2))) == 0.0
-    beside = Solved(np.array([1.0, 0.0]), np.array([0.5]), np.array([0.5, -0.5]))
+    assert lost(s, solved(p, [0.5, 0.5], [0.5], [0.0, 0.0])) == 0.0
+    beside = solved(p, [1.0, 0.0], [0.5], [0.5, -0.5])
     assert lost(s, beside) == pytest.approx(1.0)
     # A kink upwards of the second holds it.
     assert lost(s, beside, (np.array([0.5, 0.0]), beside.prices)) == pytest.approx(0.5)
@@ -49,7 +54,7 @@ def test_a_way_without_an_end_gains_what_the_curvature_leaves_by_hand() -> None:
     endless = np.full(2, np.inf)
     free = Program(np.diag([2.0, 4.0]), np.zeros(2), -endless, endless, np.zeros((0, 2)), np.zeros(0), np.zeros(0))
     s = Slice(free, free.lower, free.upper, free.rows, free.row_lower, free.row_upper)
-    at = Solved(np.ones(2), np.zeros(0), np.array([2.0, 4.0]))
+    at = solved(free, [1.0, 1.0], [], [2.0, 4.0])
     # (2^2 + 4^2) / (2 * 2), with the least curvature of both: not below what is true.
     assert lost(s, at) == pytest.approx(5.0)
     # An end for the second leaves the first's share alone: 2^2 / 4, and the way of one times its price.
@@ -58,8 +63,8 @@ def test_a_way_without_an_end_gains_what_the_curvature_leaves_by_hand() -> None:
     # Where there is no curvature nothing is known.
     flat = Program(np.ones((2, 2)), np.zeros(2), -endless, endless, free.rows, free.row_lower, free.row_upper)
     bare = Slice(flat, flat.lower, flat.upper, flat.rows, flat.row_lower, flat.row_upper)
-    assert lost(bare, Solved(np.ones(2), np.zeros(0), np.full(2, 2.0))) == np.inf
-    assert lost(bare, Solved(np.zeros(2), np.zeros(0), np.zeros(2))) == 0.0
+    assert lost(bare, solved(flat, [1.0, 1.0], [], [2.0, 2.0])) == np.inf
+    assert lost(bare, solved(flat, [0.0, 0.0], [], [0.0, 0.0])) == 0.0
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -12,6 +12,7 @@ recursive LDL' updates, IEEE TAC 67(8).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -91,22 +92,44 @@ def minimum(
         >>> minimum(np.eye(2), -one, (0.0 * one, one), np.ones((1, 2)), (half, half)).x
         array([0.25, 0.25])
     """
-    steep, slope = float(np.abs(matrix).max()), float(np.abs(linear).max())
-    if steep <= _FLAT * max(slope, 1e-300):
-        return Failure.FLAT
-    scale = max(steep, slope)
-    p = _Program(
-        np.ascontiguousarray(matrix / scale), linear / scale, np.ascontiguousarray(rows),
-        np.concatenate((box[0], ends[0])), np.concatenate((box[1], ends[1])),
-    )  # fmt: skip
-    uneven = slope <= _SLIGHT * steep and _apart(matrix)
-    found = _evened(p, near) if uneven else _asked(p, near, _TIGHT, _AUTOMATIC)
-    if isinstance(found, int):
-        found = _asked(p, near, _LOOSE, _THROUGHOUT)
-    if isinstance(found, int):
-        return Failure.EMPTY if found == _EMPTY else Failure.UNENDED
-    x, multipliers = found[0], scale * found[1]
-    return Minimum(x, multipliers[: len(x)], multipliers[len(x) :])
+    return Quadratic.of(matrix, linear).minimum(box, rows, ends, near)
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """1/2 x'Hx + c'x as it is asked, H (n, n) and c (n,) over `scale`, their largest number: what programs that differ
+    in box and rows share. `flat` says that it has no curvature beside its slope, `uneven` that units are evened."""
+
+    matrix: Array
+    linear: Array
+    scale: float
+    flat: bool
+    uneven: bool
+
+    @classmethod
+    def of(cls, matrix: Array, linear: Array) -> Quadratic:
+        steep, slope = float(np.abs(matrix).max()), float(np.abs(linear).max())
+        scale = max(steep, slope, 1e-300)
+        flat, uneven = steep <= _FLAT * max(slope, 1e-300), slope <= _SLIGHT * steep and _apart(matrix)
+        return cls(np.ascontiguousarray(matrix / scale), linear / scale, scale, flat, uneven)
+
+    def minimum(
+        self, box: tuple[Array, Array], rows: Array, ends: tuple[Array, Array], near: Array | None = None
+    ) -> Minimum | Failure:
+        """`minimum` over a box and rows."""
+        if self.flat:
+            return Failure.FLAT
+        p = _Program(
+            self.matrix, self.linear, np.ascontiguousarray(rows), np.concatenate((box[0], ends[0])),
+            np.concatenate((box[1], ends[1])),
+        )  # fmt: skip
+        found = _evened(p, near) if self.uneven else _asked(p, near, _TIGHT, _AUTOMATIC)
+        if isinstance(found, int):
+            found = _asked(p, near, _LOOSE, _THROUGHOUT)
+        if isinstance(found, int):
+            return Failure.EMPTY if found == _EMPTY else Failure.UNENDED
+        x, multipliers = found[0], self.scale * found[1]
+        return Minimum(x, multipliers[: len(x)], multipliers[len(x) :])
 
 
 def _asked(p: _Program, near: Array | None, tolerance: float, proximal: float) -> tuple[Array, Array] | int:

@@ -143,7 +143,7 @@ class Tree:
         tight = allowed if point.open is None else propagate(choices, allowed & point.open)
         if tight is None:
             return
-        if tight is not allowed and (tight.sum(axis=1) == 1).all():
+        if tight is not allowed and np.count_nonzero(tight) == len(tight):
             # One slice is left, and the point is of more: its own minimum says what it is worth.
             self._count += 1
             allowed, point = tight, relax(self.mixed, tight, point)
@@ -155,7 +155,7 @@ class Tree:
         # A node with all modes decided has no parts: a point that misses one is the inner solver's, and what is left
         # between a point's value and its bound is that solver's gap. Costs that the relaxation has only enveloped are
         # decided further down.
-        parts = bool((allowed.sum(axis=1) > 1).any())
+        parts = np.count_nonzero(allowed) > len(allowed)
         if missing.any():
             wanted = parts
         else:

@@ -203,7 +203,7 @@ class Choices:
             >>> Choices.of_names(np.arange(n), [(0.0, 0.0), (0.01, 1.0)], [(1, 0, 10, False)], "Cardinality(...)")
         """
         count = len(names)
-        low, high = (np.tile([mode[end] for mode in modes], (count, 1)) for end in (0, 1))
+        low, high = (np.broadcast_to(end, (count, len(modes))).copy() for end in np.array(modes, dtype=np.float64).T)
         every = np.arange(count, dtype=np.int64)
         found = tuple(Limit(every, (mode,), least, most, mass, rule) for mode, least, most, mass in limits)
         return cls(every, np.asarray(names, dtype=np.int64), low, high, np.zeros_like(low), found)

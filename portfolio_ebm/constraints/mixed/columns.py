@@ -9,11 +9,16 @@ Source: Desaulniers, G., Desrosiers, J. and Solomon, M. (2005), Column Generatio
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from portfolio_ebm.constraints import active_set
+from portfolio_ebm.constraints.active_set import Failure, Quadratic
 from portfolio_ebm.constraints.mixed.linear import linear_minimum
-from portfolio_ebm.constraints.mixed.slice import FEASIBLE, PRICE, ROUNDS, Array, Mask, Slice, Solved, snapped
+from portfolio_ebm.constraints.mixed.slice import FEASIBLE, PRICE, ROUNDS, Array, Ints, Mask, Slice, Solved, snapped
+
+if TYPE_CHECKING:
+    from portfolio_ebm.constraints.mixed.program import Program
 
 ALL_AT_ONCE = 48
 """Up to so many names the whole program is one call."""
@@ -67,32 +72,39 @@ def _solve(s: Slice, linear: Array, free: Mask, rest: Array) -> Solved | None:
     """The minimum with the names of `free` moving and all others resting."""
     p, at = s.program, free.nonzero()[0]
     w, duals = np.where(free, 0.0, rest), np.zeros(len(s.rows))
-    body, low, high, curve, pull = s.rows, s.low, s.high, p.matrix, linear
+    body, low, high = s.rows, s.low, s.high
     if len(at) < p.n:
-        moved, body, curve, pull = s.rows @ w, body[:, at], curve[at[:, None], at], pull[at]
+        moved, body = body @ w, body[:, at]
         low, high = low - moved, high - moved
-        if w.any():
-            pull = pull + (p.slope(w) - p.linear)[at]
     live = body.any(axis=1)
-    if not live.all():
+    if np.count_nonzero(live) < len(live):
         if (low[~live] > FEASIBLE).any() or (high[~live] < -FEASIBLE).any():
             return None
         body, low, high = body[live], low[live], high[live]
     if len(at):
         box = s.lower[at], s.upper[at]
-        found = _quadratic(curve, pull, box, body, (low, high))
+        found = _minimum(_quadratic(p, linear, at, w), box, body, (low, high))
         if found is None:
             return None
         w[at] = snapped(found[0], *box)
         duals[live] = found[1]
-    return Solved(w, duals, p.slope(w) - p.linear + linear - duals @ s.rows)
+    slope = p.slope(w)
+    return Solved(w, duals, slope - p.linear + linear - duals @ s.rows, slope)
 
 
-def _quadratic(
-    curve: Array, slope: Array, box: tuple[Array, Array], rows: Array, ends: tuple[Array, Array]
+def _quadratic(p: Program, linear: Array, at: Ints, w: Array) -> Quadratic:
+    """The energy of the names `at` with the others at w (n,)."""
+    if len(at) == p.n:
+        return p.quadratic if linear is p.linear else Quadratic.of(p.matrix, linear)
+    pull = linear[at] + (p.slope(w) - p.linear)[at] if w.any() else linear[at]
+    return Quadratic.of(p.matrix[at[:, None], at], pull)
+
+
+def _minimum(
+    energy: Quadratic, box: tuple[Array, Array], rows: Array, ends: tuple[Array, Array]
 ) -> tuple[Array, Array] | None:
     """(x, multipliers of the rows, positive at lower ends); None where no minimum was found."""
-    found = active_set.minimum(curve, slope, box, rows, ends)
-    if found is active_set.Failure.FLAT:
-        return linear_minimum(slope, rows, box, *ends)
-    return None if isinstance(found, active_set.Failure) else (found.x, -found.rows)
+    found = energy.minimum(box, rows, ends)
+    if found is Failure.FLAT:
+        return linear_minimum(energy.scale * energy.linear, rows, box, *ends)
+    return None if isinstance(found, Failure) else (found.x, -found.rows)

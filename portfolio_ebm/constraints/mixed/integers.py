@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portfolio_ebm.constraints import active_set
+from portfolio_ebm.constraints.active_set import Failure, Quadratic
 from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.constraints.mixed.slice import Array, Ints, Point
 
@@ -88,7 +88,7 @@ class Slice:
         A node is left where the model there is not below the least energy found; None where no energy is below `reach`.
         """
         base, least, found = self.value(start), reach, None
-        ends = self.low - TIGHT, self.high + TIGHT
+        ends, model = (self.low - TIGHT, self.high + TIGHT), Quadratic.of(self.matrix, self.linear)
         heap: list[tuple[float, int, Array, Array]] = []
         node: tuple[Array, Array] | None = (self.bottom, self.top)
         for count in range(most_nodes):
@@ -98,8 +98,8 @@ class Slice:
                 node = heapq.heappop(heap)[2:]
             low, high = node
             node = None
-            solved = active_set.minimum(self.matrix, self.linear, (low, high), self.rows, ends)
-            if isinstance(solved, active_set.Failure):
+            solved = model.minimum((low, high), self.rows, ends)
+            if isinstance(solved, Failure):
                 continue
             k, bound = solved.x, self.value(solved.x) - base
             if bound >= least:

@@ -60,8 +60,9 @@ class Kinks:
 def on_sides(s: Slice, kinks: Kinks, near: Array) -> Point | None:
     """The minimum under the cap, from the sides of a point `near` (n,); None where it was not reached."""
     p, at, b = s.program, kinks.names, kinks.place
-    rows, low, high = np.vstack((s.rows, np.zeros(p.n))), np.append(s.low, -np.inf), np.append(s.high, kinks.cap)
-    lower, upper, row = s.lower.copy(), s.upper.copy(), rows[-1]
+    rows, low, high = np.zeros((len(s.rows) + 1, p.n)), np.append(s.low, -np.inf), np.append(s.high, kinks.cap)
+    rows[:-1], row = s.rows, rows[-1]
+    lower, upper = s.lower.copy(), s.upper.copy()
     low_end, high_end, constant, least = s.lower[at], s.upper[at], kinks.slope * b, PRICE * p.scale
     from_kink, to_kink = np.maximum(low_end, b), np.minimum(high_end, b)
     above = kinks.open & (near[at] > b)
@@ -83,7 +84,7 @@ def on_sides(s: Slice, kinks: Kinks, near: Array) -> Point | None:
         wrong = above & (low_end < b) & (price - toll > least) | below & (high_end > b) & (price + toll < -least)
         wrong &= w[at] == b
         if not wrong.any():
-            value = p.value(w)
+            value = 0.5 * float(w @ (found.slope + p.linear))
             cuts = ((row, -np.inf, top),) if row @ w >= top - PRICE else ()
             return Point(w, value, found.prices, value, cuts)
         above, likely = above ^ wrong, w != 0.0

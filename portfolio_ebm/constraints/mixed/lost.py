@@ -38,7 +38,7 @@ def lost(s: Slice, found: Solved, across: tuple[Array, Array] | None = None) -> 
     size = float(np.abs(p.linear) @ weights)
     total = slack + _gain(p, up, down, ways)
     if total > SMALL * size:
-        size += 0.5 * float(w @ (p.slope(w) - p.linear))
+        size += 0.5 * float(w @ (found.slope - p.linear))
     if total <= SMALL * size:
         return 0.0
     root = np.sqrt(np.maximum(p.diagonal, 0.0))
@@ -66,7 +66,7 @@ def _along(p: Program, gain: Array, way: Array) -> float:
 
 def _slack(s: Slice, duals: Array, w: Array) -> float:
     """What rows gain along their slack."""
-    priced = duals.nonzero()[0]
-    at, duals = s.rows[priced] @ w, duals[priced]
-    slack = np.where(duals > 0.0, at - s.low[priced], s.high[priced] - at)
-    return float(np.abs(duals) @ np.where(np.isfinite(slack), slack, 0.0))
+    at = s.rows @ w
+    slack = np.where(duals > 0.0, at - s.low, s.high - at)
+    slack[np.isinf(slack)] = 0.0
+    return float(np.abs(duals) @ slack)

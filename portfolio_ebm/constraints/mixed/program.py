@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from portfolio_ebm.constraints.active_set import Quadratic
 from portfolio_ebm.constraints.mixed.columns import by_columns
 from portfolio_ebm.constraints.mixed.conic import by_cone
 from portfolio_ebm.constraints.mixed.linear import is_empty
@@ -23,6 +24,8 @@ from portfolio_ebm.constraints.mixed.sides import from_sides
 from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Point, Slice, crossed, weights_of
 
 EPSILON = float(np.finfo(np.float64).eps)
+FEW = 64
+"""Names whose slope is one product."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,20 @@ class Program:
         """The largest slope a unit of weight can have: what prices are compared with."""
         return max(float(np.abs(self.matrix).max()), float(np.abs(self.linear).max()), float(np.max(self.rate)), 1e-300)
 
+    @cached_property
+    def quadratic(self) -> Quadratic:
+        """The energy of all names, but for trades, as the active set asks it."""
+        return Quadratic.of(self.matrix, self.linear)
+
     def slope(self, w: Array) -> Array:
-        """Q w + c, from the names that are not zero."""
-        at = w.nonzero()[0]
-        if 2 * len(at) > len(w):
+        """Q w + c, of many names from those that are not zero."""
+        if len(w) <= FEW or 2 * np.count_nonzero(w) > len(w):
             return np.asarray(self.matrix @ w + self.linear)
+        at = w.nonzero()[0]
         return np.asarray(w[at] @ self.matrix[at] + self.linear)
 
     def value(self, w: Array) -> float:
-        smooth = float(0.5 * w @ (self.slope(w) + self.linear))
+        smooth = 0.5 * float(w @ (self.slope(w) + self.linear))
         return smooth if self.held is None else smooth + float((self.rate * np.abs(w - self.held)).sum())
 
     def tight(self, w: Array) -> Array:

@@ -19,13 +19,17 @@ from portfolio_ebm.types import as_numpy
 def assign(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
     """Modes (U,) that hold the point where there are such, and by how much each unit misses, (U,): all zero where
     the point obeys every choice."""
-    modes, missing = assign_all(choices, allowed, w[None])
+    modes, missing = _assigned(choices, allowed, choices.weights(w)[None])
     return modes[0], missing[0]
 
 
 def assign_all(choices: Choices, allowed: Mask, w: Array) -> tuple[Ints, Array]:
     """`assign` of many points (m, n): modes (m, U), and what is missed, (m, U)."""
-    x = choices.weights_of(w)
+    return _assigned(choices, allowed, choices.weights_of(w))
+
+
+def _assigned(choices: Choices, allowed: Mask, x: Array) -> tuple[Ints, Array]:
+    """`assign_all` of unit weights x (m, U)."""
     at = x[:, :, None]
     away = np.maximum(choices.lower - at, at - choices.upper)
     away[away <= TOLERANCE] = 0.0

@@ -73,11 +73,13 @@ class Slice:
 
 @dataclass(frozen=True)
 class Solved:
-    """Weights (n,), the multipliers of the rows (m,), positive at lower ends, and prices (n,) as those of `Point`."""
+    """Weights (n,), the multipliers of the rows (m,), positive at lower ends, prices (n,) as those of `Point`, and the
+    slope Q w + c."""
 
     weights: Array
     duals: Array
     prices: Array
+    slope: Array
 
 
 def weights_of(start: Array | Point | None) -> Array | None:
