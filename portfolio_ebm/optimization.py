@@ -271,7 +271,7 @@ def _require_covariance(matrix: Any, what: str) -> None:
         return
     n = len(matrix)
     scale = float(np.abs(matrix).max()) or 1.0
-    if np.abs(matrix - matrix.T).max() > 1e-10 * scale:
+    if (matrix - matrix.T).max() > 1e-10 * scale:
         raise DataError(f"{what} is not symmetric; pass (C + C.T) / 2 if that is what is meant.")
     try:
         # A quick proof for the many that pass; what fails is measured.

@@ -67,19 +67,23 @@ class Spec(BaseModel):
         Spec.registry[cls.__name__] = cls
 
     def __init__(self, *args: Any, **fields: Any) -> None:
-        names = list(type(self).model_fields)
-        if len(args) > len(names):
-            raise SpecError(
-                f"{type(self).__name__} takes at most {len(names)} values ({', '.join(names)}), got {len(args)}."
-            )
-        for name, value in zip(names, args, strict=False):
-            if name in fields:
-                raise SpecError(f"{type(self).__name__}: '{name}' is given twice, by position and by name.")
-            fields[name] = value
+        if args:
+            fields = self._named(args, fields)
         try:
             super().__init__(**fields)
         except ValidationError as error:
             raise SpecError(_sentence(type(self).__name__, error)) from None
+
+    @classmethod
+    def _named(cls, args: tuple[Any, ...], fields: dict[str, Any]) -> dict[str, Any]:
+        """`fields` and those given by position, in the order they are declared."""
+        names = list(cls.model_fields)
+        if len(args) > len(names):
+            raise SpecError(f"{cls.__name__} takes at most {len(names)} values ({', '.join(names)}), got {len(args)}.")
+        given = dict(zip(names, args, strict=False))
+        for name in given.keys() & fields.keys():
+            raise SpecError(f"{cls.__name__}: '{name}' is given twice, by position and by name.")
+        return given | fields
 
     @model_serializer(mode="plain")
     def _tagged(self) -> dict[str, Any]:

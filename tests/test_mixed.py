@@ -225,7 +225,7 @@ def test_names_left_unasked_would_not_have_moved() -> None:
 def test_an_active_set_that_fails_is_not_an_empty_slice(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a branch with the optimum in it would be closed, and the proof would be false."""
     truth = enumerated(mixed(case, 0))
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.columns._quadratic", lambda *args: None)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.columns._minimum", lambda *args: None)
     proof = branch_and_bound(mixed(case, 0))
     assert proof.value == pytest.approx(truth, rel=1e-6)
     assert proof.bound <= truth + 1e-12

@@ -30,6 +30,22 @@ def test_two_above_and_one_at_the_kink_by_hand() -> None:
         np.testing.assert_allclose(found.bound, 0.5 * (2 * 0.065**2 + 0.05**2) - found.weights @ y, atol=1e-12)
 
 
+def test_what_a_limit_counts_by_hand() -> None:
+    """Up to 5 % small and 10 % big, big ones at most 12 % together: open, x counts 2 (x - 5 %) above 5 %; big, all of
+    x; small, nothing. The last unit reaches 4 % only, and counts where it is big alone."""
+    choices = Choices.of_names(np.arange(4), [(0.0, 0.05), (0.0, 0.1)], [(1, 0.0, 0.12, True)], "5/10/12")
+    clipped = choices.clipped(np.zeros(4), np.array([1.0, 1.0, 1.0, 0.04]))
+    whole = Kinks.of(clipped, clipped.limits[0])
+    assert whole.open.tolist() == [True, True, True, False] and not whole.decided.any()
+    np.testing.assert_allclose(whole.slope, [2.0, 2.0, 2.0, 0.0])
+    # 2 * 5 % + 2 * 1 % is 12 %.
+    assert whole.hold(np.array([0.10, 0.06, 0.05, 0.04])) and not whole.hold(np.array([0.10, 0.0601, 0.05, 0.04]))
+    # The first is big, the second open, the third small, the last big: 6 % + 2 * 1 % + 4 %.
+    part = whole.among(np.array([True, True, False, True]), np.array([False, True, True, False]))
+    assert part.open.tolist() == [False, True, False, False] and part.decided.tolist() == [True, False, False, True]
+    assert part.hold(np.array([0.06, 0.06, 0.1, 0.04])) and not part.hold(np.array([0.0601, 0.06, 0.0, 0.04]))
+
+
 def _fund(n: int, seed: int) -> Mixed:
     draw = np.random.default_rng(seed)
     loadings = draw.normal(size=(n, 3)) * 0.1 + np.array([0.2, 0.0, 0.0])

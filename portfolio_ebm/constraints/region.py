@@ -96,12 +96,12 @@ class Region:
 
     def with_row(self, row: Tensor, lower: float, upper: float, name: str) -> Region:
         """Add lower <= row . w <= upper."""
-        one = torch.ones(1, dtype=self.lower.dtype, device=self.lower.device)
+        low, high = (self.lower.new_full((1,), end) for end in (lower, upper))
         return replace(
             self,
             rows=torch.cat([self.rows, row.to(self.rows).unsqueeze(0)]),
-            row_lower=torch.cat([self.row_lower, lower * one]),
-            row_upper=torch.cat([self.row_upper, upper * one]),
+            row_lower=torch.cat([self.row_lower, low]),
+            row_upper=torch.cat([self.row_upper, high]),
             names=(*self.names, name),
         )
 

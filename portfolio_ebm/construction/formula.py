@@ -179,8 +179,8 @@ class Formula:
         if self.pieces is not None:
             value += self.pieces.constant + float(self.pieces.linear @ w)
             gradient = gradient + self.pieces.linear
-        point = torch.as_tensor(w, dtype=torch.float64)
         for coefficient, model in self.models:
+            point = torch.as_tensor(w, dtype=torch.float64)
             face = model(point)
             line = as_numpy(face.linear)
             if face.matrix is None:
@@ -199,8 +199,8 @@ class Formula:
         """The largest slope at w of any single part of the quadratic and smooth terms: they may cancel in the sum."""
         parts = [self.linear] + ([] if self.curve is None else [self._bent(w)])
         parts += [] if self.pieces is None else [self.pieces.linear]
-        point = torch.as_tensor(w, dtype=torch.float64)
         for coefficient, model in self.models:
+            point = torch.as_tensor(w, dtype=torch.float64)
             face = model(point)
             bend = np.zeros_like(w) if face.matrix is None else as_numpy(face.matrix.matvec(point))
             parts.append(coefficient * (bend + as_numpy(face.linear)))

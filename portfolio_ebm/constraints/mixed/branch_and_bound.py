@@ -155,7 +155,7 @@ class Tree:
         # A node with all modes decided has no parts: a point that misses one is the inner solver's, and what is left
         # between a point's value and its bound is that solver's gap. Costs that the relaxation has only enveloped are
         # decided further down.
-        parts = np.count_nonzero(allowed) > len(allowed)
+        parts = bool(np.count_nonzero(allowed) > len(allowed))
         if missing.any():
             wanted = parts
         else:

@@ -203,28 +203,30 @@ class Choices:
             >>> Choices.of_names(np.arange(n), [(0.0, 0.0), (0.01, 1.0)], [(1, 0, 10, False)], "Cardinality(...)")
         """
         count = len(names)
-        low, high = (np.broadcast_to(end, (count, len(modes))).copy() for end in np.array(modes, dtype=np.float64).T)
         every = np.arange(count, dtype=np.int64)
-        found = tuple(Limit(every, (mode,), least, most, mass, rule) for mode, least, most, mass in limits)
-        return cls(every, np.asarray(names, dtype=np.int64), low, high, np.zeros_like(low), found)
+        return cls._alike(count, every, np.asarray(names, dtype=np.int64), modes, limits, rule)
 
     @classmethod
     def of_groups(cls, labels: Ints, modes: Modes, limits: Limits, rule: str) -> Choices:
         """One unit a label of `labels` (n,), -1 for names in none; else as `of_names`."""
         name = np.flatnonzero(labels >= 0)
         unit = labels[name].astype(np.int64)
-        count = int(unit.max(initial=-1)) + 1
-        alone = cls.of_names(np.arange(count, dtype=np.int64), modes, limits, rule)
-        return replace(alone, unit=unit, name=name)
+        return cls._alike(int(unit.max(initial=-1)) + 1, unit, name, modes, limits, rule)
+
+    @classmethod
+    def _alike(cls, count: int, unit: Ints, name: Ints, modes: Modes, limits: Limits, rule: str) -> Choices:
+        """`count` units with the same modes, each counted by all limits."""
+        low, high = (np.broadcast_to(end, (count, len(modes))).copy() for end in np.array(modes, dtype=np.float64).T)
+        every = np.arange(count, dtype=np.int64)
+        found = tuple(Limit(every, (mode,), least, most, mass, rule) for mode, least, most, mass in limits)
+        return cls(unit, name, low, high, np.zeros_like(low), found)
 
     def clipped(self, lower: Array, upper: Array) -> Choices:
         """The same choices inside a box on the names, (n,) each: no mode reaches further than the unit's names can."""
-        low, high = self.weights(lower)[:, None], self.weights(upper)[:, None]
-        found = np.maximum(self.lower, low), np.minimum(self.upper, high)
-        gone = found[0] > found[1] + TOLERANCE
-        return replace(
-            self, lower=np.where(gone, np.inf, np.minimum(*found)), upper=np.where(gone, -np.inf, found[1])
-        )  # fmt: skip
+        low = np.maximum(self.lower, self.weights(lower)[:, None])
+        high = np.minimum(self.upper, self.weights(upper)[:, None])
+        gone = low > high + TOLERANCE
+        return replace(self, lower=np.where(gone, np.inf, np.minimum(low, high)), upper=np.where(gone, -np.inf, high))
 
     def joined(self, other: Choices) -> Choices:
         """Both sets of units. Two units of one and the same name become one whose modes are the pairs of theirs: a name

@@ -76,7 +76,7 @@ def _solve(s: Slice, linear: Array, free: Mask, rest: Array) -> Solved | None:
     if len(at) < p.n:
         moved, body = body @ w, body[:, at]
         low, high = low - moved, high - moved
-    live = body.any(axis=1)
+    live = np.asarray(body.any(axis=1))
     if np.count_nonzero(live) < len(live):
         if (low[~live] > FEASIBLE).any() or (high[~live] < -FEASIBLE).any():
             return None

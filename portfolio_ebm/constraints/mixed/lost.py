@@ -12,6 +12,7 @@ Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization, sections 5.1 
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,7 +67,8 @@ def _along(p: Program, gain: Array, way: Array) -> float:
 
 def _slack(s: Slice, duals: Array, w: Array) -> float:
     """What rows gain along their slack."""
-    at = s.rows @ w
-    slack = np.where(duals > 0.0, at - s.low, s.high - at)
-    slack[np.isinf(slack)] = 0.0
-    return float(np.abs(duals) @ slack)
+    found = 0.0
+    for dual, at, low, high in zip(duals.tolist(), (s.rows @ w).tolist(), s.low.tolist(), s.high.tolist(), strict=True):
+        slack = at - low if dual > 0.0 else high - at
+        found += abs(dual) * slack if isfinite(slack) else 0.0
+    return found

@@ -147,10 +147,9 @@ def relax(mixed: Mixed, allowed: Mask, start: Array | Point | None = None, enoug
     ends, w0 = c.ends(allowed), weights_of(start)
     between = least(ends[0]), most(ends[1])
     box = lower, upper, rows, low, high = node_box(mixed, *between)
-    if mixed.kinks is not None:
-        whole = _on_sides(mixed, allowed, box, start)
-        if whole is not None:
-            return whole
+    whole = None if mixed.kinks is None else _on_sides(mixed, allowed, box, start)
+    if whole is not None:
+        return whole
     sides = [Side.of(ends, allowed, limit) for limit in c.limits]
     if isinstance(start, Point) and _inherits(mixed, between, sides, start.weights):
         return start
@@ -183,7 +182,9 @@ def _on_sides(mixed: Mixed, allowed: Mask, box: tuple[Array, ...], start: Array 
     (limit,), slice_ = mixed.choices.limits, Slice(mixed.program, *box)
     mine, (other,) = limit.own(allowed), limit.others(2)
     kinks = mixed.kinks.among(mine[:, 1 - other], mine[:, other])
-    whole = mixed.program.minimum(*box) if start is None else start
+    whole = start
+    if whole is None:
+        whole = mixed.program.minimum(slice_.lower, slice_.upper, slice_.rows, slice_.low, slice_.high)
     if isinstance(whole, Point) and slice_.holds(whole.weights) and kinks.hold(whole.weights):
         return whole
     return None if whole is None else on_sides(slice_, kinks, np.asarray(weights_of(whole)))
