@@ -165,7 +165,8 @@ class Allocation:
         lines = [f"Allocation {self.date}".rstrip() + f": {self.status}"]
         if isinstance(self.weights, pd.Series):
             held = self.weights[self.weights.abs() > 1e-12].sort_values(ascending=False)
-            lines.append("  " + ", ".join(f"{name} {value:.2%}" for name, value in held.items()))
+            shown = ", ".join(f"{name} {value:.2%}" for name, value in held.items())
+            lines.append(f"  {shown or 'holds nothing'}")
         tail = "no bound is known" if self.gap is None else f"at most {self.gap:.2e} above the optimum"
         lines.append(f"  energy {self.energy:.6g} per holding period, {tail}")
         lines += [f"  {price.sentence(self.period)}" for price in self.prices[:3]]

@@ -98,3 +98,10 @@ def test_what_clarabel_says_of_itself_proves_nothing_and_is_called_so(monkeypatc
     assert not found.status and found.kkt is not None and found.kkt <= convex.KKT
     assert "not proven to 1e-8" in str(found.status)
     assert str(found.status).endswith("by Clarabel's own account.")
+
+
+def test_a_portfolio_of_cash_alone_says_that_it_holds_nothing():
+    ctx = world()
+    rules = Budget(at_least=0.0) & LongOnly()
+    found = record(Convex().build(Variance(), rules, ctx, generator(0, "cash")), ctx.assets)
+    assert not found.weights.any() and "\n  holds nothing\n" in str(found)
