@@ -31,7 +31,8 @@ class Allocation:
         ranges: by term, the least and largest share it takes over sampled feasible portfolios; a mapping that draws the
             sample when it is first read. The estimates are kept until `ranges` and `marginal` were read: who holds
             thousands of decisions reads both, or pickles them. A walk-forward keeps none.
-        ablation: energy after each stage of the construction, lowest is best.
+        ablation: energy after each stage of the construction, lowest is best; where an exact solve decided, chains run
+            beside it when this or `ensemble` is first read, and until then the estimates are kept, as for `ranges`.
         ensemble: the chains' final portfolios as a frame (chains x assets), or None; a record of the search,
             not a sample of a law; framed when it is first read.
         diagnostics: acceptance, agreement of the chains, patterns seen.
@@ -203,15 +204,15 @@ def record(
         weights = pd.Series(weights.cpu().numpy(), index=index, name="weight")
     elif not isinstance(like, torch.Tensor):
         weights = weights.cpu().numpy()
-    walkers = solution.ensemble
+    walkers = solution.walkers
     return Allocation(
         weights=weights, status=solution.status, energy=solution.energy, bound=solution.bound,
         residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=solution.ranges,
-        ablation=dict(solution.ablation), diagnostics=dict(solution.diagnostics),
+        ablation=solution.ablation, diagnostics=dict(solution.diagnostics),
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
         relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
         size=solution.size, kkt=solution.kkt, slopes=solution.marginal,
-        walkers=None if walkers is None else Later(partial(_framed, walkers.detach(), index, like)),
+        walkers=None if walkers is None else Later(partial(_framed, walkers, index, like)),
     )  # fmt: skip
 
 
@@ -221,8 +222,9 @@ def _index(names: tuple[str, ...]) -> pd.Index:
     return pd.Index(names, name="asset")
 
 
-def _framed(walkers: torch.Tensor, index: pd.Index | None, like: Any) -> Any:
+def _framed(found: Later[torch.Tensor], index: pd.Index | None, like: Any) -> Any:
     """Portfolios (k, n) as `like` is, or by the names of `index`."""
+    walkers = found().detach()
     if index is not None:
         return pd.DataFrame(walkers.cpu().numpy(), columns=list(index))
     return walkers.cpu() if isinstance(like, torch.Tensor) else walkers.cpu().numpy()

@@ -19,6 +19,7 @@ from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+from portfolio_ebm.construction import annealed
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.context import Context
@@ -195,6 +196,25 @@ def test_a_convex_problem_is_solved_outright() -> None:
     assert "chains add nothing" in str(found.status)
     assert found.gap is not None and found.gap < 1e-8
     assert found.ablation["before polish"] >= found.energy - 1e-12
+
+
+def test_chains_beside_an_exact_solve_run_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran, run = [], annealed.run_chains
+    monkeypatch.setattr(annealed, "run_chains", lambda *given: ran.append(1) or run(*given))
+    ctx, alone = context(10), AnnealedLangevin(chains=4, steps=5)
+    one, two = (alone.build(TAILED, LONG, ctx, rng(3)) for _ in range(2))
+    assert not ran and one.gap is not None and one.gap < 1e-8
+    assert one.ensemble is not None and one.ensemble.shape == (4, 10) and len(ran) == 1
+    before = one.ablation["before polish"]
+    assert before == two.ablation["before polish"] and len(ran) == 2, "once each, and the same whenever it is read"
+    assert torch.equal(one.ensemble, two.ensemble) and len(ran) == 2
+
+    def fails(*given: Any) -> None:
+        raise SolverError("no way")
+
+    monkeypatch.setattr(annealed, "run_chains", fails)
+    three = alone.build(TAILED, LONG, ctx, rng(3))
+    assert set(three.ablation.values()) == {three.energy} and torch.equal(three.ensemble, three.weights.unsqueeze(0))
 
 
 class Ripples(Energy):

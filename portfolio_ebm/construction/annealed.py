@@ -17,19 +17,30 @@ is.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_region
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
-from portfolio_ebm.construction.chains import PROBES, random_portfolios, starts, survey, tightened
+from portfolio_ebm.construction.chains import (
+    PROBES,
+    Landscape,
+    random_portfolios,
+    run_chains,
+    starts,
+    survey,
+    tightened,
+)
 from portfolio_ebm.construction.convex import minimize
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.formula import take_apart, without_tickets
+from portfolio_ebm.construction.later import Later
 from portfolio_ebm.construction.lots import LotWork
 from portfolio_ebm.construction.ratio_choices import ratio_of_choice
 from portfolio_ebm.construction.slices import Slices
@@ -43,6 +54,8 @@ from portfolio_ebm.construction.stages import (
 )
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
+from portfolio_ebm.errors import InfeasibleError, SolverError
+from portfolio_ebm.samplers.anneal import Annealed
 
 LOT_SHARE = 4
 """A node of whole lots takes the time of so many of a quadratic."""
@@ -110,15 +123,12 @@ class AnnealedLangevin(Constructor):
         ratio = ratio_of_choice(energy, region, ctx, chosen) if choice and ticket == 0.0 else None
         if ratio is not None:
             return ratio
-        whole, value = tightened(region.relaxed()), energy.bind(ctx)
-        probes = random_portfolios(whole, region.lower, PROBES, rng)
         exact = minimize if convex else proven_ratio
         best = None if choice else exact(energy, region, ctx)
-        middle = project_region(probes.mean(0), whole).weights if best is None else best.weights
-        landscape = survey(value, whole, middle, probes)
-        x0 = starts(landscape, middle, ctx.held, effort.chains, rng)
         if best is not None:
-            return convex_engine(landscape, best, x0, convex, effort, rng), best.bound
+            look = partial(_looked_around, energy, region, ctx, best.weights.detach().clone(), effort)
+            return convex_engine(best, convex, Later.drawn(look, rng)), best.bound
+        landscape, x0 = _surveyed(energy, region, ctx, None, effort, rng)
         slices = Slices.of(energy, region, ctx, ticket)
         if slices is None:
             return None, float("inf")
@@ -128,3 +138,26 @@ class AnnealedLangevin(Constructor):
             else gradient_engine(landscape, slices, x0, effort, rng)
         )
         return (replace(found, message=f"{found.message}; {said}") if said else found), None
+
+
+def _surveyed(
+    energy: Energy, region: Region, ctx: Context, middle: Tensor | None, effort: Effort, rng: torch.Generator
+) -> tuple[Landscape, Tensor]:
+    """The landscape on the convex hull of the region, and where chains start; `middle` (n,) is that of the region where
+    none is given."""
+    whole = tightened(region.relaxed())
+    probes = random_portfolios(whole, region.lower, PROBES, rng)
+    around = project_region(probes.mean(0), whole).weights if middle is None else middle
+    landscape = survey(energy.bind(ctx), whole, around, probes)
+    return landscape, starts(landscape, around, ctx.held, effort.chains, rng)
+
+
+def _looked_around(
+    energy: Energy, region: Region, ctx: Context, middle: Tensor, effort: Effort, rng: torch.Generator
+) -> Annealed | None:
+    """Chains around a minimum that is known: what they would have come to; None where they cannot run, since a decision
+    that stands does not fall over its record."""
+    try:
+        return run_chains(*_surveyed(energy, region, ctx, middle, effort, rng), effort.steps, rng)
+    except (InfeasibleError, SolverError):
+        return None

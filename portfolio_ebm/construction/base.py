@@ -131,8 +131,9 @@ class Solution:
         breakdown: each term's share of the energy.
         ranges: each term's (least, largest) share over sampled feasible portfolios: a term whose range is
             small against the others decides nothing. Sampled when first read.
-        ablation: energies of the stages ("rounding + polish", "chains, no swaps + polish", "before polish", "final").
-        ensemble: (chains, n) the chains' final feasible portfolios, or None. A record of the search, not a sample.
+        ablation: energies of the stages ("rounding + polish", "chains, no swaps + polish", "before polish", "final"),
+            worked out when first read where no stage has led to `weights`.
+        walkers: (chains, n) the chains' final feasible portfolios, or None. A record of the search, not a sample.
         diagnostics: acceptance, chain agreement, patterns seen, seconds by stage, ...
         kkt: the KKT residual relative to the largest slope, where the weights are the minimum of a convex problem; None
             where they are not (a choice of names, lots, an energy that is not convex), and where the bound alone proves
@@ -153,13 +154,18 @@ class Solution:
     breakdown: Mapping[str, float]
     ranges: Mapping[str, tuple[float, float]]
     ablation: Mapping[str, float] = field(default_factory=dict)
-    ensemble: Tensor | None = None
+    walkers: Later[Tensor] | None = None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     kkt: float | None = None
     shadow_prices: tuple[ShadowPrice, ...] = ()
     relaxed: Mapping[str, float] = field(default_factory=dict)
     marginal: Later[Marginal] | None = None
     size: float = 0.0
+
+    @property
+    def ensemble(self) -> Tensor | None:
+        """What the walkers hold."""
+        return None if self.walkers is None else self.walkers()
 
     @property
     def gap(self) -> float | None:

@@ -67,7 +67,7 @@ def best_case(
         said += f". {best.exact.status}".rstrip(".")
     return certify(
         best.weights, energy, constraint, ctx, bound=least, status=Status(True, f"{said[:1].upper()}{said[1:]}."),
-        rng=rng, ablation=best.ablation, ensemble=best.ensemble, diagnostics=best.diagnostics, **known,
+        rng=rng, ablation=best.ablation, walkers=best.walkers, diagnostics=best.diagnostics, **known,
     )  # fmt: skip
 
 

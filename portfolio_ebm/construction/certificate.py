@@ -17,9 +17,8 @@ from torch import Tensor
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_any, regions_of
 from portfolio_ebm.construction.base import Solution
-from portfolio_ebm.construction.later import Later
+from portfolio_ebm.construction.later import Later, Lookup
 from portfolio_ebm.construction.marginal import marginal_of
-from portfolio_ebm.construction.ranges import Ranges
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, breakdown
 from portfolio_ebm.errors import InfeasibleError, SolverError
@@ -106,8 +105,8 @@ def measured(
     }
     extras["diagnostics"] = {**extras.get("diagnostics", {}), **trust}
     if rng is not None:
-        sample = partial(ranges_of, energy=energy, constraint=constraint, ctx=ctx)
-        extras["ranges"] = Ranges.drawn(sample, weights, rng) if energy.terms() else {}
+        sample = partial(ranges_of, weights.detach().clone(), energy=energy, constraint=constraint, ctx=ctx)
+        extras["ranges"] = Lookup(Later.drawn(sample, rng)) if energy.terms() else {}
     return Solution(
         weights=weights, status=status, energy=value, bound=bound, residuals=dict(residuals), breakdown=shares, **extras
     )

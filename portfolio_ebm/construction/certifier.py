@@ -27,6 +27,7 @@ from portfolio_ebm.construction.cases import Bounded, best_case
 from portfolio_ebm.construction.choosing import FIRST_LOOK, Chosen, mixed_of
 from portfolio_ebm.construction.convex import minimize, size_of
 from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
+from portfolio_ebm.construction.later import known
 from portfolio_ebm.construction.lots import LotWork
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.ratio_choices import ratio_of_choice
@@ -150,7 +151,7 @@ class BranchAndBound(Constructor):
         found = Found(
             _tensor(weights, region), _sentence(proof, relative, self, proven),
             {BEFORE: seen.value + formula.constant, FINAL: value + formula.constant},
-            _tensor(seen.starts, region),
+            known(_tensor(seen.starts, region)),
             {
                 "nodes": float(proof.nodes), "proven": float(proven), "patterns seen": float(seen.seen),
                 "chain agreement": seen.agreement,
@@ -179,7 +180,7 @@ def _one_solve(rest: Energy, ratio: Scaled | None, region: Region, ctx: Context)
     """Nothing to branch on: the convex minimum, or that of a ratio alone."""
     found = minimize(rest, region, ctx) if ratio is None else minimize_ratio(ratio, region, ctx)
     message = "nothing to branch on: energy and rules are convex"
-    only = found.weights.unsqueeze(0)
+    only = known(found.weights.unsqueeze(0))
     return Found(found.weights, message, {FINAL: found.value}, only, {}, size=found.size, exact=found), found.bound
 
 

@@ -1,9 +1,13 @@
-"""Later: a value that no certificate rests on, worked out when it is first read."""
+"""What no certificate rests on, worked out when it is first read: a sample may take longer than the optimum did."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -23,6 +27,11 @@ class Later(Generic[T]):
         self._find: Callable[[], T] | None = find
         self._found: list[T] = []
 
+    @classmethod
+    def drawn(cls, sample: Callable[[torch.Generator], T], rng: torch.Generator) -> Later[T]:
+        """What `sample` would draw now, whatever becomes of `rng` afterwards."""
+        return cls(partial(_sampled, sample, rng.device, rng.get_state()))
+
     def __call__(self) -> T:
         find = self._find  # another reader may be done in between
         if find is not None:
@@ -31,8 +40,45 @@ class Later(Generic[T]):
         return self._found[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _known, (self(),)
+        return known, (self(),)
 
 
-def _known(value: T) -> Later[T]:
+def known(value: T) -> Later[T]:
+    """A value that there is already."""
     return Later(lambda: value)
+
+
+def _sampled(sample: Callable[[torch.Generator], T], device: torch.device, state: Tensor) -> T:
+    """By a generator of its own, so that to look again after an error, or twice at once, is to see the same."""
+    rng = torch.Generator(device)
+    rng.set_state(state)
+    return sample(rng)
+
+
+class Lookup(Mapping[str, T]):
+    """Values by name, all worked out at the first look: read like a dict, copied and pickled as one.
+
+    What asks for a dict itself (json, a DataFrame) takes `dict(lookup)`.
+
+    Example:
+        >>> Lookup(Later(lambda: {"Variance()": (0.01, 0.04)}))["Variance()"]
+        (0.01, 0.04)
+    """
+
+    def __init__(self, found: Later[Mapping[str, T]]) -> None:
+        self._found = found
+
+    def __getitem__(self, name: str) -> T:
+        return self._found()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found())
+
+    def __len__(self) -> int:
+        return len(self._found())
+
+    def __repr__(self) -> str:
+        return repr(dict(self._found()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self._found()),)

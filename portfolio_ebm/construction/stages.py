@@ -3,7 +3,7 @@
 pattern engine    a choice under a convex energy: scored swaps over exact inner solves, branch and bound (choosing.py)
 gradient engine   the energy is not convex: probe, kick and descend; where there is a choice, chains and
                   walkers over its slices (exploring.py)
-exact             region and energy are convex, or the energy is a ratio alone: one solve; the chains only look around
+exact             region and energy are convex, or the energy is a ratio alone: one solve; chains look around when asked
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from portfolio_ebm.constraints.mixed.lots import best_lots
 from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, FRACTIONS, NO_NOISE, NO_SWAPS, ROUNDING
-from portfolio_ebm.construction.chains import Landscape, run_chains
+from portfolio_ebm.construction.chains import Landscape
 from portfolio_ebm.construction.choosing import Chosen, choose, mixed_of
 from portfolio_ebm.construction.convex import Minimum, size_of
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
 from portfolio_ebm.construction.formula import Formula, without_tickets
-from portfolio_ebm.construction.later import Later
+from portfolio_ebm.construction.later import Later, Lookup, known
 from portfolio_ebm.construction.lots import LotProgram, LotWork, exact_lots, proven_lots
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.room import asked, room
@@ -38,6 +38,7 @@ from portfolio_ebm.construction.swaps import Plan
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
 from portfolio_ebm.errors import InfeasibleError, SolverError
+from portfolio_ebm.samplers.anneal import Annealed
 from portfolio_ebm.types import as_numpy
 
 GRADIENT_SHARE = 20
@@ -51,14 +52,14 @@ LOCAL = "the energy is not convex, so this is a local minimum and nothing bounds
 
 @dataclass(frozen=True)
 class Found:
-    """What an engine hands back: the portfolio, a sentence, the records of Solution, and `others` (k, n), the minima of
+    """What an engine hands back: the portfolio, a sentence, the records of Solution, `others` (k, n), the minima of
     the best slices solved, `size`, what gaps are relative to, and `exact`, the minimum that it is where energy and
     rules are convex."""
 
     weights: Tensor
     message: str
     ablation: Mapping[str, float]
-    ensemble: Tensor
+    walkers: Later[Tensor]
     diagnostics: Mapping[str, float]
     others: Later[NDArray[np.float64]] | None = None
     size: float = 0.0
@@ -82,25 +83,34 @@ def proven_ratio(energy: Energy, region: Region, ctx: Context) -> Minimum | None
     return found if found.status.ok else None
 
 
-def convex_engine(
-    landscape: Landscape, found: Minimum, x0: Tensor, convex: bool, effort: Effort, rng: torch.Generator
-) -> Found:
-    """The exact solve that was found, of a convex energy or of a ratio; the chains run beside it and say how near they
-    came."""
+def convex_engine(found: Minimum, convex: bool, chains: Later[Annealed | None]) -> Found:
+    """The exact solve that was found, of a convex energy or of a ratio; chains run beside it when somebody asks how
+    near they come."""
     how = "energy and rules are convex, so the polish alone solves the problem and the chains add nothing"
     if not convex:
         how = "exact minimum of a ratio alone; the chains add nothing"
-    run = run_chains(landscape, x0, effort.steps, rng)
-    before = float(run.best_energy.min())
     return Found(
         found.weights,
         f"exact engine: {how}",
-        {ROUNDING: found.value, NO_SWAPS: found.value, BEFORE: before, FINAL: found.value},
-        run.state.x,
+        Lookup(Later(partial(_beside, found.value, chains))),
+        Later(partial(_ends, found.weights.detach().clone(), chains)),
         {"exact": float(found.status.ok)},
         size=found.size,
         exact=found,
     )
+
+
+def _beside(value: float, chains: Later[Annealed | None]) -> dict[str, float]:
+    """The stages of an exact solve and of the chains beside it, where these could run."""
+    run = chains()
+    before = {} if run is None else {BEFORE: float(run.best_energy.min())}
+    return {ROUNDING: value, NO_SWAPS: value, **before, FINAL: value}
+
+
+def _ends(weights: Tensor, chains: Later[Annealed | None]) -> Tensor:
+    """Where the chains ended, (chains, n); the exact `weights` (n,) alone where they could not run."""
+    run = chains()
+    return weights.unsqueeze(0) if run is None else run.state.x
 
 
 def gradient_engine(landscape: Landscape, slices: Slices, x0: Tensor, effort: Effort, rng: torch.Generator) -> Found:
@@ -123,7 +133,7 @@ def gradient_engine(landscape: Landscape, slices: Slices, x0: Tensor, effort: Ef
         weights,
         f"{message}; {LOCAL}",
         {"descents alone": float(seen.probed.min()), BEFORE: float(seen.energy.min()), FINAL: value},
-        seen.weights,
+        known(seen.weights),
         {"chain agreement": agreeing, "cycles": float(seen.cycles)},
     )
 
@@ -140,7 +150,7 @@ def modes_engine(
         torch.as_tensor(best.weights).to(x0),
         f"{message}; {LOCAL}",
         {name: value for name, value in seen.stages.items() if np.isfinite(value)},
-        torch.as_tensor(np.array([low.weights for low in seen.lows])).to(x0),
+        known(torch.as_tensor(np.array([low.weights for low in seen.lows])).to(x0)),
         {
             "acceptance": seen.acceptance,
             "patterns seen": float(seen.slices),
@@ -169,7 +179,7 @@ def choosing_engine(
         torch.as_tensor(seen.weights).to(place),
         f"pattern engine: {how}{seen.seen} slices solved exactly, branch and bound {ended} ({seen.proof.nodes} nodes)",
         {name: value + formula.constant for name, value in stages.items() if np.isfinite(value)},
-        torch.as_tensor(seen.starts).to(place),
+        known(torch.as_tensor(seen.starts).to(place)),
         {
             "patterns seen": float(seen.seen),
             "chain agreement": seen.agreement,
@@ -216,12 +226,12 @@ def in_lots(
     if w is None or float(region_residual(w, loose)) > EXACT:
         how, start, shakes = "moves of single lots", found.weights, 0
         if curvature(without_tickets(energy, ctx)[0]) == "none":
-            every = torch.cat([near, found.ensemble.to(near)])
+            every = torch.cat([near, found.walkers().to(near)])
             start, shakes = every[value(every).argsort(stable=True)[:LOT_STARTS]], SHAKES
         w = best_lots(value, partial(region_residual, region=loose), start, region, shakes, rng)
     proof = None if program is None else proven_lots(program, energy, region, ctx, w, found.weights, work)
     said = "which nothing proves best"
-    known = {**found.diagnostics, "proven": 0.0}
+    search = {**found.diagnostics, "proven": 0.0}
     if proof is not None:
         bound = proof.bound if bound is None else max(bound, proof.bound)
         if proof.weights is not None and (w is None or proof.value < float(value(w))):
@@ -231,11 +241,11 @@ def in_lots(
             if proof.finished
             else f"which columns of lots bound and do not prove best ({proof.nodes} nodes)"
         )
-        known |= {"lot nodes": float(proof.nodes), "proven": float(proof.finished)}
+        search |= {"lot nodes": float(proof.nodes), "proven": float(proof.finished)}
     elif bound is not None:
         said += ": the bound is that of fractions"
     if w is None:
         return None, bound
     message = f"{found.message}; then whole lots by {how}, {said}"
     ablation = {**found.ablation, FRACTIONS: found.ablation[FINAL], FINAL: float(value(w))}
-    return replace(found, weights=w, message=message, ablation=ablation, exact=None, diagnostics=known), bound
+    return replace(found, weights=w, message=message, ablation=ablation, exact=None, diagnostics=search), bound
