@@ -4,12 +4,13 @@
 
 Minimum variance, long-only, 20 % cap, Ledoit-Wolf covariance of 500 days. Every rule decides from the same estimates
 and from its own drifted holdings: the optimum every month; LeastTrade with tolerances of realised volatility, which
-also reads the covariance of all days so far, and of the estimated volatility of the date; no-trade bands (a name within
-2 points of its target stays, the rest goes to target, then the nearest portfolio that obeys the rules); and partial
-trading (half of the way). Turnover is buys plus sells, volatility that of daily returns between decisions. Intervals:
-95 %, 2,000 circular blocks of 6 months, both rules on the same months, so that what they share cancels.
+also reads the covariance of all days so far and the tally of its own decisions, and of the estimated volatility of the
+date; no-trade bands (a name within 2 points of its target stays, the rest goes to target, then the nearest portfolio
+that obeys the rules); and partial trading (half of the way). Turnover is buys plus sells, volatility that of daily
+returns between decisions. Intervals: 95 %, 2,000 circular blocks of 6 months, both rules on the same months, so that
+what they share cancels.
 
---development prints what LeastTrade's form and its 1/8 were chosen on: 29 other universes (other draws of stocks,
+--development prints what LeastTrade's form and its numbers were chosen on: 29 other universes (other draws of stocks,
 sectors and industries made of stocks, ETFs, tilted markets), and in the end one row a rule. Beside what came of it are
 the parts of the rise in volatility, for d the distance from the optimum w*, S the covariance that is estimated and R
 the second moments of the month that follows: by the estimates (w* + d)'S(w* + d) - w*'S w*; realised d'R d, of the
@@ -55,7 +56,9 @@ class Walk:
     weights: list[np.ndarray]
 
 
-Rule = Callable[[Known, np.ndarray | None], np.ndarray]
+Decision = tuple[np.ndarray, pe.Tally | None]
+Rule = Callable[[Known, np.ndarray | None, pe.Tally | None], Decision]
+"""From what is known, what is held and the tally of the decisions so far to weights and the tally after them."""
 
 
 def universes(data: Path) -> dict[str, pd.DataFrame]:
@@ -105,33 +108,35 @@ def _draws(frame: pd.DataFrame, sizes: tuple[int, ...], name: str) -> dict[str, 
     return {f"{n} {name}, to {end}": frame.iloc[:, end - n : end] for n, end in zip(sizes, ends, strict=True)}
 
 
-def solve(known: Known, held: np.ndarray | None, constructor: pe.Convex | pe.LeastTrade) -> np.ndarray:
-    found = pe.optimize(
-        pe.Variance(), RULES, covariance=known.covariance, long_run=known.long_run, held=held, constructor=constructor
-    )
-    assert found.status, str(found.status)
-    return np.asarray(found.weights)
+def solved(constructor: pe.Convex | pe.LeastTrade) -> Rule:
+    """The rule that asks a constructor."""
+
+    def decide(known: Known, held: np.ndarray | None, tally: pe.Tally | None) -> Decision:
+        found = pe.optimize(
+            pe.Variance(), RULES, covariance=known.covariance, long_run=known.long_run, held=held, tally=tally,
+            constructor=constructor,
+        )  # fmt: skip
+        assert found.status, str(found.status)
+        return np.asarray(found.weights), found.tally
+
+    return decide
 
 
-def banded(known: Known, held: np.ndarray | None, width: float = 0.02) -> np.ndarray:
-    target = solve(known, None, pe.Convex())
-    if held is None:
-        return target
-    w = torch.tensor(np.where(np.abs(held - target) <= width, held, target))
-    return capped_simplex(w, torch.zeros_like(w), torch.full_like(w, CAP), 1.0).numpy()
+def towards(step: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rule:
+    """The rule that goes to the portfolio nearest to step(held, optimum)."""
 
+    def decide(known: Known, held: np.ndarray | None, tally: pe.Tally | None) -> Decision:
+        target, _ = solved(pe.Convex())(known, None, None)
+        if held is None:
+            return target, None
+        w = torch.tensor(step(held, target))
+        return capped_simplex(w, torch.zeros_like(w), torch.full_like(w, CAP), 1.0).numpy(), None
 
-def partial(known: Known, held: np.ndarray | None, share: float = 0.5) -> np.ndarray:
-    target = solve(known, None, pe.Convex())
-    if held is None:
-        return target
-    w = torch.tensor((1 - share) * held + share * target)
-    return capped_simplex(w, torch.zeros_like(w), torch.full_like(w, CAP), 1.0).numpy()
+    return decide
 
 
 def least(tolerance: float, unit: str) -> Rule:
-    constructor = pe.LeastTrade(tolerance=tolerance, unit=unit)
-    return lambda known, held: solve(known, held, constructor)
+    return solved(pe.LeastTrade(tolerance=tolerance, unit=unit))
 
 
 RULES_OF_TRADE: dict[str, Rule] = {
@@ -140,8 +145,8 @@ RULES_OF_TRADE: dict[str, Rule] = {
     "2 %, realised": least(0.02, "realised volatility"),
     "1 %, estimated": least(0.01, "volatility"),
     "0.3 %, estimated": least(0.003, "volatility"),
-    "bands of 2 points": banded,
-    "half of the way": partial,
+    "bands of 2 points": towards(lambda held, target: np.where(np.abs(held - target) <= 0.02, held, target)),
+    "half of the way": towards(lambda held, target: 0.5 * held + 0.5 * target),
 }
 
 
@@ -171,9 +176,10 @@ class Universe:
 
 
 def walk(universe: Universe, rule: Rule) -> Walk:
-    held, traded, earned, weights = None, [], [], []
+    held, tally, traded, earned, weights = None, None, [], [], []
     for k, known in enumerate(universe.known):
-        w = rule(known, held)
+        w, tally = rule(known, held, tally)
+        tally = None if tally is None else tally.earned(universe.month(k))
         if held is not None:
             traded.append(np.abs(w - held).sum())
         path = np.cumprod(1.0 + universe.month(k), axis=0) * w
@@ -185,7 +191,7 @@ def walk(universe: Universe, rule: Rule) -> Walk:
 
 
 def optimum(universe: Universe) -> Walk:
-    return walk(universe, lambda known, held: solve(known, held, pe.Convex()))
+    return walk(universe, solved(pe.Convex()))
 
 
 def sums(of: Walk) -> np.ndarray:

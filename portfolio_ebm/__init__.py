@@ -94,6 +94,7 @@ _HOMES = {
     "Semivariance": "energies.deviation",
     "ShortLimit": "constraints.leverage",
     "Strategy": "strategy",
+    "Tally": "tally",
     "StudentCopula": "market.dependence.static",
     "TopSum": "constraints.diversified",
     "TrackingError": "energies.tracking",
@@ -195,6 +196,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.market.score import score, score_summary
     from portfolio_ebm.optimization import optimize
     from portfolio_ebm.strategy import Strategy, cure_due, rebalance
+    from portfolio_ebm.tally import Tally
     from portfolio_ebm.types import bps
 
 __all__ = [
@@ -282,6 +284,7 @@ __all__ = [
     "ShortLimit",
     "Strategy",
     "StudentCopula",
+    "Tally",
     "TopSum",
     "TrackingError",
     "TrackingErrorCap",

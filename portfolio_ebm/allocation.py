@@ -13,6 +13,7 @@ import torch
 from portfolio_ebm.construction.base import Marginal, ShadowPrice, Solution
 from portfolio_ebm.construction.later import Later
 from portfolio_ebm.errors import SpecError
+from portfolio_ebm.tally import Tally
 from portfolio_ebm.types import Status
 
 
@@ -57,6 +58,7 @@ class Allocation:
         priced: what `reduced` has priced in: "the other rules", by the multipliers of a proven minimum, or "the budget"
             alone, by the mean slope of the names that no bound holds.
         size: what gaps are relative to beside the breakdown: the size of the energy's slopes; 0 where it is not known.
+        tally: of `LeastTrade`, what it has saved and what that cost so far: hand it to the next decision.
 
     Example:
         >>> allocation = optimize(Variance(), Budget() & LongOnly(), covariance=cov, constructor=Convex())
@@ -81,6 +83,7 @@ class Allocation:
     breaches: Mapping[str, float] = field(default_factory=dict)
     size: float = 0.0
     kkt: float | None = None
+    tally: Tally | None = field(default=None, repr=False)
     walkers: Later[Any] | None = field(default=None, repr=False)
     slopes: Later[Marginal] | None = field(default=None, repr=False)
 
@@ -211,7 +214,7 @@ def record(
         ablation=solution.ablation, diagnostics=dict(solution.diagnostics),
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
         relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
-        size=solution.size, kkt=solution.kkt, slopes=solution.marginal,
+        size=solution.size, kkt=solution.kkt, tally=solution.tally, slopes=solution.marginal,
         walkers=None if walkers is None else Later(partial(_framed, walkers, index, like)),
     )  # fmt: skip
 

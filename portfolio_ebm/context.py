@@ -14,6 +14,7 @@ from torch import Tensor
 from portfolio_ebm.errors import DataError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import Marginals, Outlook
+from portfolio_ebm.tally import Tally
 from portfolio_ebm.types import require_last
 
 
@@ -39,6 +40,7 @@ class Context:
         spellings: by grouping, labels that are right though nobody has them at the date.
         long_run: covariance of simple returns over one holding period in the long run, that of all the past, where a
             constructor asks for it.
+        tally: what earlier decisions saved and cost beside the optimum, or None where they are not known.
     """
 
     assets: tuple[str, ...]
@@ -57,6 +59,7 @@ class Context:
     span: float | None = None
     spellings: Mapping[str, frozenset[str]] = field(default_factory=dict)
     long_run: Structured | None = None
+    tally: Tally | None = None
 
     @cached_property
     def kept(self) -> dict[Hashable, Any]:

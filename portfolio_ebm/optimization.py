@@ -23,6 +23,7 @@ from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.linear import Structured, identity
 from portfolio_ebm.market.base import Outlook
 from portfolio_ebm.strategy import held_weights
+from portfolio_ebm.tally import Tally
 from portfolio_ebm.types import generator, numbers, require_unique
 
 SQUARE = ("covariance", "long_run")
@@ -42,6 +43,7 @@ class Surroundings(TypedDict, total=False):
         capital: money the weights are fractions of.
         long_run: (n, n), the covariance over one holding period in the long run, for
             LeastTrade(unit="realised volatility").
+        tally: the last decision's `Allocation.tally`, `earned` up to this one.
     """
 
     paths: Any
@@ -52,6 +54,7 @@ class Surroundings(TypedDict, total=False):
     prices: Any
     capital: float
     long_run: Any
+    tally: Tally | None
 
 
 def optimize(
@@ -185,6 +188,7 @@ def read(
         tradeable=torch.ones(n, dtype=torch.bool, device=place),
         groups={key: _labels(key, of, labels) for key, of in (groups or {}).items()},
         long_run=None if arrays["long_run"] is None else _dense(arrays["long_run"]).to(place),
+        tally=more.get("tally"),
         **_named(more, labels, place),
     )
     return Read(Given(ctx, names, next(value for value in given.values() if value is not None)), frozenset(known))

@@ -36,6 +36,7 @@ from portfolio_ebm.errors import DataError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import MarketModel, Outlook
 from portfolio_ebm.market.ledoit_wolf import LedoitWolf
+from portfolio_ebm.tally import Tally
 from portfolio_ebm.types import Spec, device_of, generator, numbers, require_unique
 
 PATHS = 250
@@ -126,7 +127,9 @@ def load(path: str | Path) -> Strategy:
     return found
 
 
-def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, device: str = "cpu") -> Allocation:
+def rebalance(
+    strategy: Strategy, past: Past, held: Any, *, tally: Tally | None = None, seed: int = 0, device: str = "cpu"
+) -> Allocation:
     """Target weights at the close of `past`: the live path, and the one the backtest takes.
 
     Args:
@@ -134,6 +137,7 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
         past: what was known, `panel.past(t)`.
         held: weights held before the trade, after drift: a Series or mapping by asset, an array in the
             panel's order, or None when nothing is held.
+        tally: `Allocation.tally` of the last decision, as it was left; LeastTrade reads it.
         seed: with the date, the one source of randomness.
         device: where the construction runs.
 
@@ -141,7 +145,8 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
         Allocation with the weights as a Series.
 
     Raises:
-        DataError: too little history, or holdings the panel does not know; the message names them.
+        DataError: too little history, holdings the panel does not know, or a tally of a later date; the message names
+            them.
         InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
     """
     place = device_of(device)
@@ -162,6 +167,8 @@ def rebalance(strategy: Strategy, past: Past, held: Any, *, seed: int = 0, devic
     )  # fmt: skip
     if "long run" in strategy.constructor.asks():
         ctx = dataclasses.replace(ctx, long_run=long_run(past, horizon).to(place))
+    if tally is not None:
+        ctx = dataclasses.replace(ctx, tally=tally.upto(past))
     # Here, not on top: learning walks strategies over the past, and so stands on this module.
     from portfolio_ebm.learning import learnt
 

@@ -17,6 +17,7 @@ ORDER = (
     ("training",),
     ("data",),
     ("market",),
+    ("tally",),
     ("context",),
     ("energies",),
     ("constraints",),

@@ -106,30 +106,30 @@ LASTING = LeastTrade(tolerance=0.02, unit="realised volatility")
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_the_price_of_trade_is_the_same_in_quiet_and_in_wild_times(scale: float) -> None:
     # S = s I, L = I: the optimum is (1/2, 1/2), V = s/2, U = 1/2. At (1/2 + d, 1/2 - d) the excess is 2 s d^2, which
-    # may be 1/8 * (1.02^2 - 1) * U^2 / V = 0.0404 / (16 s). So s d, and with it the price dE/dT = 2 s d, is the same.
+    # may be 1/16 * (1.02^2 - 1) * U^2 / V = 0.0404 / (32 s). So s d, and with it the price dE/dT = 2 s d, is the same.
     found = pe.optimize(
         pe.Variance(), pe.Budget() & pe.LongOnly(), covariance=scale * np.eye(2), long_run=np.eye(2), held=[0.9, 0.1],
         constructor=LASTING,
     )  # fmt: skip
-    assert found.status and np.isclose(found.diagnostics["excess"], 0.0404 / 16 / scale, rtol=1e-9)
-    assert np.isclose(found.weights[0], 0.5 + (0.0404 / 32) ** 0.5 / scale, atol=1e-7)
+    assert found.status and np.isclose(found.diagnostics["excess"], 0.0404 / 32 / scale, rtol=1e-9)
+    assert np.isclose(found.weights[0], 0.5 + (0.0404 / 64) ** 0.5 / scale, atol=1e-7)
 
 
 def test_the_excess_of_the_long_run_by_hand() -> None:
     now, usual = np.diag([1.0, 3.0]), np.diag([2.0, 2.0])
     w = np.array([0.75, 0.25])  # V = 3/4, U = 5/4
     for energy, expected in (
-        (2 * pe.Variance(), 2 * 0.0404 / 8 * 1.25**2 / 0.75),
-        (3 * pe.Volatility(), 3 * 0.02 / 8 * 1.25 / 0.75**0.5),
-        (pe.Return() + pe.Variance(), 0.0404 / 8 * 1.25**2 / 0.75),
+        (2 * pe.Variance(), 2 * 0.0404 / 16 * 1.25**2 / 0.75),
+        (3 * pe.Volatility(), 3 * 0.02 / 16 * 1.25 / 0.75**0.5),
+        (pe.Return() + pe.Variance(), 0.0404 / 16 * 1.25**2 / 0.75),
     ):
         ctx = given_context(energy, RULES, mean=[0.1, 0.2], covariance=now, long_run=usual).ctx
         excess = allowed_excess(0.02, "realised volatility", energy, ctx.mean.new_tensor(w), ctx)
         assert np.isclose(excess, expected, rtol=1e-12)
-    # Where now is as usual, an eighth of the tolerance of the estimate.
+    # Where now is as usual, a sixteenth of the tolerance of the estimate.
     ctx = given_context(pe.Variance(), RULES, covariance=now, long_run=now).ctx
     of = [allowed_excess(0.02, unit, pe.Variance(), ctx.mean.new_tensor(w), ctx) for unit in LASTING_AND_ESTIMATED]
-    assert np.isclose(of[0], of[1] / 8, rtol=1e-12)
+    assert np.isclose(of[0], of[1] / 16, rtol=1e-12)
 
 
 LASTING_AND_ESTIMATED = ("realised volatility", "volatility")

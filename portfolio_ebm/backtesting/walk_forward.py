@@ -22,6 +22,7 @@ from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.errors import DataError, FitError, InfeasibleError, SolverError, SpecError
 from portfolio_ebm.strategy import Strategy, cure_due, rebalance
+from portfolio_ebm.tally import Tally
 
 STRATEGY_COSTS: Literal["strategy"] = "strategy"
 """The default of `costs`: the rate of the strategy's own TradingCost terms."""
@@ -32,13 +33,14 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass
 class _Run:
-    """The state of one walk: what is held, what is waiting to be traded, and the rows recorded so far."""
+    """The state of one walk: what is held, what is waiting to be traded, the last tally, the rows recorded so far."""
 
     book: Book
     waiting: list[tuple[int, np.ndarray[Any, np.dtype[np.float64]], int]] = field(default_factory=list)
     days: list[dict[str, Any]] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    tally: Tally | None = None
 
 
 def backtest(
@@ -206,11 +208,12 @@ def _decide(
     }  # fmt: skip
     held = run.book.weights if run.book.weights.any() else None
     try:
-        allocation = rebalance(strategy, panel.past(t), held, seed=seed, device=device)
+        allocation = rebalance(strategy, panel.past(t), held, tally=run.tally, seed=seed, device=device)
     except (InfeasibleError, SolverError, DataError, FitError) as error:
         run.decisions.append(row | {"ok": False, "status": f"{type(error).__name__}: {error}", "proven": False})
         return
     run.decisions.append(row | describe(allocation))
+    run.tally = allocation.tally
     run.waiting.append((t + delay, allocation.weights.to_numpy(dtype=float), len(run.decisions) - 1))
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.data.past import Past
     from portfolio_ebm.orders.sizing import Orders
     from portfolio_ebm.strategy import Strategy
+    from portfolio_ebm.tally import Tally
 
 File = Annotated[Path, typer.Argument(metavar="STRATEGY.py", help="Python file that defines STRATEGY; it is run.")]
 Prices = Annotated[Path | None, typer.Option(help="Prices, CSV or parquet: a date column, then one per asset.")]
@@ -70,6 +71,7 @@ def rebalance(
     holdings: Annotated[Path | None, typer.Option(help="CSV with the columns ticker,shares.")] = None,
     cash: Annotated[float, typer.Option(help="Money not invested, in the currency of the prices.")] = 0.0,
     asof: Annotated[str | None, typer.Option(help="Date, YYYY-MM-DD; the last one of the prices if not given.")] = None,
+    after: Annotated[Path | None, typer.Option(help="rebalance.json of the decision before, for LeastTrade.")] = None,
     out: Out = None, seed: Seed = 0, device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:  # fmt: skip
@@ -81,7 +83,8 @@ def rebalance(
     folder = (out or _folder(None, given.strategy.name) / f"rebalance-{past.date}").resolve()
     _writable(folder)
     held, position = _position(holdings, cash, past)
-    allocation = doors.rebalance(given.strategy, past, held, seed=seed, device=device)
+    tally = None if after is None else _tally(after, given.strategy)
+    allocation = doors.rebalance(given.strategy, past, held, tally=tally, seed=seed, device=device)
     orders = None if position is None else _orders(given.strategy, allocation, position, past)
     due = doors.cure_due(given.strategy, past, held)
     record = _record(given.strategy, allocation, orders, seed, due)
@@ -189,6 +192,29 @@ def _position(path: Path | None, cash: float, past: Past) -> tuple[pd.Series[flo
     return (weights if bool((weights != 0.0).any()) else None), found
 
 
+def _tally(path: Path, strategy: Strategy) -> Tally:
+    """What the decision recorded in `path` handed on."""
+    import json
+
+    from portfolio_ebm.tally import Tally
+
+    try:
+        record = json.loads(path.read_text())
+        name, plain = record["strategy"], record.get("tally")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"--after {path}: this is no rebalance.json of an earlier decision ({type(error).__name__}: {error})."
+        ) from error
+    if name != strategy.name:
+        raise DataError(f"--after {path}: that decision was made by '{name}', not by '{strategy.name}'.")
+    if plain is None:
+        raise DataError(f"--after {path}: that decision kept no tally; it is LeastTrade that keeps one.")
+    try:
+        return Tally.of(plain)
+    except DataError as error:
+        raise DataError(f"--after {path}: {error}") from error
+
+
 def _orders(strategy: Strategy, allocation: Allocation, position: Any, past: Past) -> Orders:
     from portfolio_ebm.backtesting.walk_forward import cost_rate
     from portfolio_ebm.orders.sizing import size_orders
@@ -215,6 +241,7 @@ def _record(
         "breakdown": dict(allocation.breakdown),
         "ranges": {name: list(pair) for name, pair in allocation.ranges.items()},
         "refitted": list(allocation.refitted),
+        **({} if allocation.tally is None else {"tally": allocation.tally.plain()}),
     }  # fmt: skip
     record = {name: _finite(value) for name, value in record.items()}
     if orders is not None:

@@ -14,6 +14,7 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.construction.later import Later
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
+from portfolio_ebm.tally import Tally
 from portfolio_ebm.types import Spec, Status
 
 
@@ -144,6 +145,8 @@ class Solution:
             worked out when it is first called; None for weights that no formula decided.
         size: what gaps are relative to, the energy's size or its largest slope's, a unit of weight moved; 0 where it is
             not known.
+        tally: what was saved and what it cost beside the optimum so far, this decision's weights in it; None of a
+            constructor that takes the optimum.
     """
 
     weights: Tensor
@@ -161,6 +164,7 @@ class Solution:
     relaxed: Mapping[str, float] = field(default_factory=dict)
     marginal: Later[Marginal] | None = None
     size: float = 0.0
+    tally: Tally | None = None
 
     @property
     def ensemble(self) -> Tensor | None:

@@ -34,6 +34,7 @@ from portfolio_ebm.construction.shadow import told
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energy import Bound, Energy
+from portfolio_ebm.tally import Tally
 from portfolio_ebm.types import Status
 
 STEPS = 40
@@ -70,11 +71,12 @@ class LeastTrade(Constructor):
         tolerance: how much worse than the optimum is good enough, as a fraction.
         unit: of what: "energy", the sizes of the formula's terms at the optimum; "volatility", the optimum's
             volatility by the estimates of the date, in formulas with Variance() or Volatility(). What is realised
-            rises by more, for what the estimates did not know. "realised volatility", over the years: an eighth of
-            the tolerance is let go by the estimates, more of it in quiet times and less in wild ones, so that the
-            price of trade stands still. Aimed at, not promised; docs/EVIDENCE_OPTIMIZER.md says how often it held.
-            Needs the covariance of the long run: a Strategy takes that of all its past, optimize long_run=.
-            Formulas: construction/excess.py.
+            rises by more, for what the estimates did not know. "realised volatility", over the years: a part of the
+            tolerance is let go by the estimates, more of it in quiet times and less in wild ones, so that the price
+            of trade stands still, and more the longer the realised rise leaves room. Aimed at, not promised;
+            docs/EVIDENCE_OPTIMIZER.md says how often it held. Needs the covariance of the long run: a Strategy takes
+            that of all its past, optimize long_run=. And the tally of the decisions before: `Allocation.tally`, which
+            a backtest hands on, and who decides live with tally=. Formulas: construction/excess.py.
 
     Example:
         >>> Strategy(name="quiet-min-variance", market=LedoitWolf(lookback=500), energy=Variance(),
@@ -103,7 +105,7 @@ class LeastTrade(Constructor):
             said = Status(best.status.ok, f"Nothing is held, so the optimum is bought. {best.status}")
             return certify(
                 best.weights, energy, constraint, ctx, bound=best.bound, status=said, rng=rng,
-                **told(best, energy, constraint, ctx),
+                tally=_tallied(best.weights, best.weights, ctx), **told(best, energy, constraint, ctx),
             )  # fmt: skip
         excess = allowed_excess(self.tolerance, self.unit, energy, best.weights, ctx)
         found = nearest_within(energy, region, ctx, best, best.value + excess)
@@ -115,15 +117,39 @@ class LeastTrade(Constructor):
             ok,
             f"Trades {point.trade:.4g} where the optimum would trade {float(away):.4g}: the nearest portfolio within "
             f"{self.tolerance:.3g} of the optimum's {self.unit}, {proof} "
-            f"in {found.steps} convex steps.",
+            f"in {found.steps} convex steps.{self._so_far(ctx)}",
         )  # fmt: skip
         return certify(
             point.weights, energy, constraint, ctx, bound=best.bound, status=status, rng=rng, size=best.size,
+            tally=_tallied(point.weights, best.weights, ctx),
             diagnostics={
                 "trade": point.trade, "least trade": found.least, "trade of the optimum": float(away),
-                "excess": point.energy - best.value, "excess allowed": excess,
+                "excess": point.energy - best.value, "excess allowed": excess, **_known(ctx),
             },
         )  # fmt: skip
+
+    def _so_far(self, ctx: Context) -> str:
+        """What the decisions before have saved, and what that cost, in words."""
+        if ctx.tally is None:
+            lost = self.unit == "realised volatility"
+            return " No tally of earlier decisions was given, so that little is let go." if lost else ""
+        return (
+            f" So far, on paper, {ctx.tally.saved:.0%} of the optimum's turnover was saved, and volatility was "
+            f"{ctx.tally.rise:+.2%} beside it."
+        )
+
+
+def _known(ctx: Context) -> dict[str, float]:
+    """The same as numbers."""
+    return {} if ctx.tally is None else {"saved so far": ctx.tally.saved, "rise so far": ctx.tally.rise}
+
+
+def _tallied(weights: Tensor, optimum: Tensor, ctx: Context) -> Tally:
+    """The tally after the decision for `weights` (n,) beside the `optimum` (n,)."""
+    w, best = (one.detach().cpu().double().numpy().copy() for one in (weights, optimum))
+    if ctx.tally is None:
+        return Tally(ctx.date, ctx.assets, w, best)
+    return ctx.tally.decided(w, best, ctx.assets, ctx.date)
 
 
 def nearest_within(energy: Energy, region: Region, ctx: Context, best: Minimum, limit: float) -> Found:
