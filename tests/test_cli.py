@@ -149,6 +149,29 @@ def test_rebalance_is_the_backtests_first_decision(run, tmp_path: Path) -> None:
     assert live == done[done.abs() > 1e-12].to_dict()
 
 
+def test_a_decision_goes_on_from_the_tally_of_the_one_before(run, home: Path, tmp_path: Path) -> None:
+    (home / "least.py").write_text(STRATEGY.replace("Convex()", "LeastTrade(0.01, unit='realised volatility')"))
+    words = ("rebalance", "least.py", "--prices", "prices.csv", "--holdings", "held.csv", "--json", "--out")
+    first = run(*words, str(tmp_path / "1"), "--asof", "2022-02-15")
+    assert first.code == 0 and json.loads(first.out)["tally"]["decisions"] == 1, first.err
+    record = str(tmp_path / "1" / "rebalance.json")
+    second = run(*words, str(tmp_path / "2"), "--asof", "2022-03-15", "--after", record)
+    told = json.loads(second.out)
+    assert told["tally"]["decisions"] == 2 and "of the optimum's turnover was saved" in told["status"]
+    for path, words_of_it in (
+        ("prices.csv", "no rebalance.json"), ("nowhere.json", "no rebalance.json"), (record, "after 2022-01-14"),
+    ):  # fmt: skip
+        ran = run(*words, str(tmp_path / "3"), "--asof", "2022-01-14", "--after", path)
+        assert ran.code != 0 and words_of_it in ran.err and "Traceback" not in ran.err
+    other = run("rebalance", "mine.py", "--prices", "prices.csv", "--out", str(tmp_path / "4"))
+    assert other.code == 0
+    (home / "renamed.py").write_text((home / "least.py").read_text().replace("mine / yours", "another"))
+    no_tally = run(*words, str(tmp_path / "5"), "--after", str(tmp_path / "4" / "rebalance.json"))
+    assert no_tally.code != 0 and "kept no tally" in no_tally.err
+    ran = run("rebalance", "renamed.py", "--prices", "prices.csv", "--out", str(tmp_path / "6"), "--after", record)
+    assert ran.code != 0 and "made by 'mine / yours'" in ran.err
+
+
 def test_without_holdings_or_cash_there_are_weights_and_no_orders(run, tmp_path: Path) -> None:
     ran = run("rebalance", "mine.py", "--prices", "prices.csv", "--out", str(tmp_path))
     assert ran.code == 0

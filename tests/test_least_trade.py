@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cvxpy as cp
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 
 import portfolio_ebm as pe
 from portfolio_ebm.backtesting.ledger import Book, drift
-from portfolio_ebm.construction.excess import allowed_excess
+from portfolio_ebm.construction.excess import allowed_excess, let_go
 from portfolio_ebm.construction.least_trade import LeastTrade
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.optimization import given_context
@@ -155,6 +157,39 @@ def test_a_long_run_that_is_missing_or_no_covariance_is_refused() -> None:
         pe.optimize(pe.Return(), RULES, mean=cov[0], covariance=cov, long_run=cov, held=held, constructor=LASTING)
 
 
+def test_what_is_let_go_follows_the_tally() -> None:
+    # p = 1/16 (1 + (1 - rise / (0.9 tolerance)) decisions / 24), within [1/16, 24/16], here for a tolerance of 2 %.
+    def tally(decisions: int, rise: float) -> pe.Tally:
+        one = np.array([1.0])
+        return pe.Tally("", ("A",), one, one, decisions, squares=(1.0 + rise) ** 2, optimum_squares=1.0)
+
+    assert let_go(0.02, None) == let_go(0.02, tally(0, 0.0)) == 1.0 / 16.0
+    assert np.isclose(let_go(0.02, tally(24, 0.0)), 2.0 / 16.0)
+    assert np.isclose(let_go(0.02, tally(12, 0.009)), 1.25 / 16.0)  # half of 0.018 is left, for half of 24 decisions
+    assert np.isclose(let_go(0.02, tally(24, -0.018)), 3.0 / 16.0)  # below the optimum's leaves more
+    assert let_go(0.02, tally(240, 0.018 + 1e-12)) == let_go(0.02, tally(240, 0.5)) == 1.0 / 16.0
+    assert let_go(0.02, tally(10_000, 0.0)) == 24.0 / 16.0
+
+
+def test_a_tally_is_read_handed_on_and_told() -> None:
+    # As in the test of the price: 2 s d^2 may be p 0.0404 U^2 / V with s = 1, and p is 2/16 after 24 decisions.
+    half = np.array([0.5, 0.5])
+    known = pe.Tally("", ("A", "B"), np.array([0.7, 0.3]), half, 24, 2.0, 2.0, 0.3, 0.4)
+    ask = {"covariance": pd.DataFrame(np.eye(2), list("AB"), list("AB")), "long_run": np.eye(2), "held": [0.9, 0.1]}
+    found = pe.optimize(pe.Variance(), pe.Budget() & pe.LongOnly(), tally=known, constructor=LASTING, **ask)
+    assert np.isclose(found.diagnostics["excess"], 2 * 0.0404 / 32, rtol=1e-9)
+    assert "25% of the optimum's turnover was saved, and volatility was +0.00% beside it" in str(found.status)
+    assert np.isclose(found.diagnostics["saved so far"], 0.25) and found.diagnostics["rise so far"] == 0.0
+    after, a = found.tally, float(found.weights["A"])
+    assert after.decisions == 25 and np.array_equal(after.weights, found.weights) and np.allclose(after.optimum, half)
+    assert np.isclose(after.traded, 0.3 + 2 * abs(a - 0.7)) and np.isclose(after.optimum_traded, 0.4)
+    alone = pe.optimize(pe.Variance(), pe.Budget() & pe.LongOnly(), constructor=LASTING, **ask)
+    assert "No tally of earlier decisions was given" in str(alone.status) and alone.tally.decisions == 1
+    bought = pe.optimize(pe.Variance(), pe.Budget() & pe.LongOnly(), constructor=LASTING, **{**ask, "held": None}).tally
+    assert np.array_equal(bought.weights, bought.optimum) and bought.rise == bought.saved == 0.0
+    assert pe.optimize(pe.Variance(), RULES, covariance=np.eye(4), constructor=pe.Convex()).tally is None
+
+
 def panel_of(moves: np.ndarray) -> pe.Panel:
     index = pd.bdate_range("2021-01-01", periods=len(moves))
     return pe.Panel.from_prices(pd.DataFrame(100 * np.exp(moves.cumsum(0)), index=index, columns=list("ABCDE")))
@@ -199,14 +234,17 @@ def test_live_is_the_backtest_and_trades_less_than_the_optimum(calm: pe.Strategy
         pe.backtest(strategy, panel, costs=0.0, delay=0) for strategy in (calm, calm.replace(constructor=pe.Convex()))
     )
     assert len(found.decisions) == 3 and found.decisions["ok"].all()
+    tally = None
     for when in found.decisions.index:
         # The book of the day before, drifted over the day.
         held = None
         if when != found.weights.index[0]:
             book, _ = drift(Book(found.weights.shift(1).loc[when].to_numpy()), panel.returns[panel.row(when)], 0.0)
             held = book.weights
-        live = pe.rebalance(calm, panel.past(str(when.date())), held)
+        live = pe.rebalance(calm, panel.past(str(when.date())), held, tally=tally)
+        tally = pe.Tally.of(json.loads(json.dumps(live.tally.plain())))
         assert np.array_equal(live.weights.to_numpy(), found.weights.loc[when].to_numpy())
+    assert tally.decisions == 3 and found.decisions["search: saved so far"].notna().tolist() == [False, True, True]
     # The first purchase is the same; after it less is traded.
     traded, needed = found.trades.abs().sum(axis=1), optimum.trades.abs().sum(axis=1)
     assert traded.iloc[1:].sum() < needed.iloc[1:].sum()

@@ -38,6 +38,9 @@ from portfolio_ebm.tally import Tally
 from portfolio_ebm.types import Status
 
 STEPS = 40
+WAYS, ROUNDS = 64, 9
+"""Mixtures looked at side by side, and how often, between the last within and the first beyond: 64^9 = 2^54."""
+
 TIGHT = 1e-6
 """The trade counts as least where it is within this of its bound, as a fraction of the portfolio."""
 
@@ -187,12 +190,13 @@ def nearest_within(energy: Energy, region: Region, ctx: Context, best: Minimum, 
 
 def _mixed(near: Point, far: Point, value: Bound, trade: Bound, limit: float) -> Point:
     """The mixture of two portfolios, one within the limit and one beyond, that is as far as the limit lets it."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        share = 0.5 * (low + high)
-        inside = float(value(near.weights + share * (far.weights - near.weights))) <= limit
-        low, high = (share, high) if inside else (low, share)
-    return _point(near.weights + low * (far.weights - near.weights), value, trade)
+    low, high, way = 0.0, 1.0, far.weights - near.weights
+    for _ in range(ROUNDS):
+        shares = torch.linspace(low, high, WAYS + 1, dtype=way.dtype, device=way.device)
+        inside = value(near.weights + shares.unsqueeze(-1) * way) <= limit
+        last = int(inside[1:].cummin(0).values.sum())  # E is convex: once beyond the limit, it stays there
+        low, high = float(shares[last]), float(shares[min(last + 1, WAYS)])
+    return _point(near.weights + low * way, value, trade)
 
 
 def _trade(ctx: Context) -> Bound:
