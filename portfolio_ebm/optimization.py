@@ -23,7 +23,7 @@ from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.linear import Structured, identity
 from portfolio_ebm.market.base import Outlook
 from portfolio_ebm.strategy import held_weights
-from portfolio_ebm.tally import Tally
+from portfolio_ebm.tally import Tally, require_tally
 from portfolio_ebm.types import generator, numbers, require_unique
 
 SQUARE = ("covariance", "long_run")
@@ -94,7 +94,7 @@ def optimize(
 
     Raises:
         DataError: an input is not finite or no numbers, a covariance is not positive semi-definite, inputs cover
-            different assets, or an asset is named twice; names the asset.
+            different assets, an asset is named twice, or tally= is none of these assets; names the asset.
         ShapeError: inputs disagree on the number of assets, or one is empty.
         SpecError: the formula needs an estimate that was not given, or there is no input of a name.
         InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
@@ -188,7 +188,7 @@ def read(
         tradeable=torch.ones(n, dtype=torch.bool, device=place),
         groups={key: _labels(key, of, labels) for key, of in (groups or {}).items()},
         long_run=None if arrays["long_run"] is None else _dense(arrays["long_run"]).to(place),
-        tally=more.get("tally"),
+        tally=None if more.get("tally") is None else require_tally(more["tally"], labels),
         **_named(more, labels, place),
     )
     return Read(Given(ctx, names, next(value for value in given.values() if value is not None)), frozenset(known))

@@ -29,6 +29,7 @@ from portfolio_ebm.construction.convex import Convex
 from portfolio_ebm.construction.relaxing import build_relaxed, require_relaxable
 from portfolio_ebm.context import Context
 from portfolio_ebm.data.calendar import Dates, Monthly, Schedule, periods_per_year
+from portfolio_ebm.data.dates import day
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.energies.checks import check
 from portfolio_ebm.energy import Energy, Sum, needs
@@ -36,7 +37,7 @@ from portfolio_ebm.errors import DataError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import MarketModel, Outlook
 from portfolio_ebm.market.ledoit_wolf import LedoitWolf
-from portfolio_ebm.tally import Tally
+from portfolio_ebm.tally import Tally, require_tally
 from portfolio_ebm.types import Spec, device_of, generator, numbers, require_unique
 
 PATHS = 250
@@ -145,8 +146,8 @@ def rebalance(
         Allocation with the weights as a Series.
 
     Raises:
-        DataError: too little history, holdings the panel does not know, or a tally of a later date; the message names
-            them.
+        DataError: too little history, holdings the panel does not know, or a tally that is not of an earlier decision
+            on these assets; the message names them.
         InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
     """
     place = device_of(device)
@@ -168,7 +169,7 @@ def rebalance(
     if "long run" in strategy.constructor.asks():
         ctx = dataclasses.replace(ctx, long_run=long_run(past, horizon).to(place))
     if tally is not None:
-        ctx = dataclasses.replace(ctx, tally=tally.upto(past))
+        ctx = dataclasses.replace(ctx, tally=require_tally(tally, past.assets, ctx.date).upto(past))
     # Here, not on top: learning walks strategies over the past, and so stands on this module.
     from portfolio_ebm.learning import learnt
 
@@ -199,7 +200,7 @@ def cure_due(strategy: Strategy, past: Past, held: Any) -> dict[str, float]:
     the market estimates) have one when a decision is made, and are told by it.
 
     Example:
-        >>> if cure_due(strategy, past, held): weights = rebalance(strategy, past, held).weights
+        >>> if cure_due(strategy, past, held): allocation = rebalance(strategy, past, held, tally=tally)
     """
     place = device_of("cpu")
     weights = held_weights(held, past.assets, place)
@@ -244,7 +245,7 @@ def surroundings(
 
     return Context(
         assets=past.assets, market=outlook, held=held, tradeable=tensor(past.tradeable), leaving=tensor(past.leaving),
-        groups=past.groups, spellings=past.spellings, date=past.date, span=float(horizon), capital=capital,
+        groups=past.groups, spellings=past.spellings, date=day(past.dates[-1]), span=float(horizon), capital=capital,
         benchmarks={name: tensor(item[-1]) for name, item in past.benchmark_weights.items()},
         forecasts={name: tensor(item[-1]) for name, item in past.forecasts.items()},
         prices=None if past.prices is None else tensor(past.prices),

@@ -1,10 +1,10 @@
 """Tally: what has been saved and what it has cost so far, beside the optimum of the same dates.
 
-Two portfolios run on paper, without costs or delay: what was decided, w, and what would have been optimal, w*. Both are
-set anew on every decision date, drift in between, and earn gross returns r and r* a period:
+Two portfolios run on paper, without costs or delay: what was decided, w, and the optimum of the date for what was held
+then, w*. Both are set anew on every decision date, drift in between, and earn gross returns r and r* a period:
 
     rise  = sqrt(sum r^2 / sum r*^2) - 1             of the realised volatility
-    saved = 1 - sum |w - held| / sum |w* - held*|    of the turnover after the first purchase
+    saved = 1 - sum |w - held| / sum |w* - held*|    of the turnover after the first purchase, names with a price
 
 A decision reads the tally of the time before it and hands on its own. The past and the decisions so far make it, and
 nothing else: whoever hands it on decides live what a backtest decides.
@@ -12,17 +12,20 @@ nothing else: whoever hands it on decides live what a backtest decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from portfolio_ebm.data.dates import day, stamp
 from portfolio_ebm.data.past import Past
 from portfolio_ebm.errors import DataError
+from portfolio_ebm.types import numbers
 
 Array = NDArray[np.float64]
+BOOKS = ("weights", "optimum")
 SUMS = ("squares", "optimum_squares", "traded", "optimum_traded")
 
 
@@ -31,12 +34,15 @@ class Tally:
     """Two portfolios on paper since the first decision, as they stand at the close of `date`.
 
     Attributes:
-        date: YYYY-MM-DD, "" where decisions have no dates.
+        date: YYYY-MM-DD, with the time of day where a panel has several rows a day; "" where decisions have no dates.
         assets: names of the n assets.
         weights, optimum: (n,) what is held on paper; the rest is cash.
         decisions: how many were made.
         squares, optimum_squares: sums of squared gross returns a period.
         traded, optimum_traded: sums of |trades|, the first purchase left out.
+
+    Raises:
+        DataError: the parts disagree, a number is not finite, a count or a sum is negative, or the date is none.
 
     Example:
         >>> tally = allocation.tally.earned(returns)  # of the periods up to the next decision, (periods, n)
@@ -53,9 +59,22 @@ class Tally:
     traded: float = 0.0
     optimum_traded: float = 0.0
 
+    def __post_init__(self) -> None:
+        for key in BOOKS:
+            object.__setattr__(self, key, numbers(vars(self)[key], key))
+        sums = numbers([vars(self)[key] for key in SUMS], ", ".join(SUMS))
+        if {self.weights.shape, self.optimum.shape} != {(len(self.assets),)}:
+            raise DataError(f"This is no tally: its two portfolios are not both of its {len(self.assets)} assets.")
+        if not np.isfinite([*self.weights, *self.optimum, *sums]).all():
+            raise DataError("This is no tally: a number in it is not finite.")
+        if not isinstance(self.decisions, int) or self.decisions < 0 or sums.min() < 0.0:
+            raise DataError("This is no tally: decisions are counted in whole numbers, and no sum of it is negative.")
+        if self.date != "" and day(stamp(self.date, "This is no tally")) != self.date:
+            raise DataError(f"This is no tally: its date is {self.date!r}; write it as YYYY-MM-DD.")
+
     @property
     def rise(self) -> float:
-        """By how much realised volatility is above the optimum's, as a fraction; 0 where nothing has moved."""
+        """By how much realised volatility is above the optimum's, as a fraction; 0 while that is zero."""
         return 0.0 if self.optimum_squares == 0.0 else float(np.sqrt(self.squares / self.optimum_squares)) - 1.0
 
     @property
@@ -69,12 +88,12 @@ class Tally:
         A return that is not a number moves nothing.
 
         Raises:
-            DataError: another number of assets, or a portfolio that has lost all its value.
+            DataError: returns of other assets or in another order, an infinite one, cash of other periods, or a
+                portfolio that has lost all its value.
         """
-        moves = np.atleast_2d(np.asarray(returns, dtype=np.float64))
-        if moves.shape[-1] != len(self.assets):
-            raise DataError(f"The tally is of {len(self.assets)} assets, and the returns are of {moves.shape[-1]}.")
-        rates = np.broadcast_to(np.asarray(cash, dtype=np.float64), len(moves))
+        moves, rates = self._periods(returns, cash)
+        if not len(moves):
+            return self
         w, own = _drifted(self.weights, moves, rates)
         best, other = _drifted(self.optimum, moves, rates)
         return replace(
@@ -82,38 +101,52 @@ class Tally:
         )
 
     def upto(self, past: Past) -> Tally:
-        """At the close of `past`, after the periods since `date`; names that its panel has not stay as they are.
+        """At the close of `past`, after the periods since `date`; names that its panel has not stay as they are, and
+        so do those that have left it, once their last return is booked.
 
         Raises:
-            DataError: the tally is of a later date.
+            DataError: the tally is of a later date, or has none.
         """
-        if self.date > past.date:
-            raise DataError(f"The tally is of {self.date}, after {past.date}; give that of an earlier decision.")
+        now = day(past.dates[-1])
+        if self.date == "":
+            raise DataError(
+                f"The tally has no date, so that it cannot be brought to {now}; give it that of its last period: "
+                "dataclasses.replace(tally, date='YYYY-MM-DD')."
+            )
+        if stamp(self.date) > past.dates[-1]:
+            raise DataError(f"The tally is of {self.date}, after {now}; give that of an earlier decision.")
         known = set(past.assets)
         held = (self.weights != 0.0) | (self.optimum != 0.0)
         others = (name for name, here in zip(self.assets, held.tolist(), strict=True) if here and name not in known)
-        found = self._on((*past.assets, *others), past.date)
-        since = past.dates > np.datetime64(self.date)
-        if not since.any():
-            return found
+        found = self._on((*past.assets, *others), now)
+        since = past.dates > stamp(self.date)
         moves = np.full((int(since.sum()), len(found.assets)), np.nan)
         moves[:, : len(past.assets)] = past.returns[since]
         return found.earned(moves, 0.0 if past.cash_rate is None else past.cash_rate[since])
 
-    def decided(self, weights: Array, optimum: Array, assets: tuple[str, ...], date: str) -> Tally:
-        """After the decision for `weights` (n,) of `assets` where `optimum` (n,) would have been best."""
-        names = tuple(dict.fromkeys((*assets, *self.assets)))
-        one, new = self._on(names, date), Tally(date, assets, weights, optimum)
-        full = new._on(names, date)
+    def decided(
+        self,
+        weights: Array,
+        optimum: Array,
+        assets: tuple[str, ...],
+        date: str,
+        priced: NDArray[np.bool_] | None = None,
+    ) -> Tally:
+        """After the decision for `weights` (n,) of `assets` where `optimum` (n,) would have been best.
+
+        What becomes of names that are not among `assets`, or not `priced` (n,), is no trade.
+        """
+        trades = np.ones(len(assets), dtype=bool) if priced is None else priced
+        before = self._on(assets, date)
         return replace(
-            self, date=date, assets=assets, weights=weights, optimum=optimum, decisions=self.decisions + 1,
-            traded=self.traded + float(np.abs(full.weights - one.weights).sum()),
-            optimum_traded=self.optimum_traded + float(np.abs(full.optimum - one.optimum).sum()),
+            before, weights=weights, optimum=optimum, decisions=self.decisions + 1,
+            traded=self.traded + float(np.abs(weights - before.weights)[trades].sum()),
+            optimum_traded=self.optimum_traded + float(np.abs(optimum - before.optimum)[trades].sum()),
         )  # fmt: skip
 
     def plain(self) -> dict[str, Any]:
         """What JSON takes, weights by name; `Tally.of` reads it back, bit for bit."""
-        books = {key: dict(zip(self.assets, vars(self)[key].tolist(), strict=True)) for key in ("weights", "optimum")}
+        books = {key: dict(zip(self.assets, vars(self)[key].tolist(), strict=True)) for key in BOOKS}
         return {"date": self.date, "decisions": self.decisions, **{key: vars(self)[key] for key in SUMS}, **books}
 
     @classmethod
@@ -124,14 +157,30 @@ class Tally:
             DataError: it is something else.
         """
         try:
-            w, best = ({str(name): float(x) for name, x in plain[key].items()} for key in ("weights", "optimum"))
+            w, best = ({str(name): float(x) for name, x in plain[key].items()} for key in BOOKS)
             sums = {key: float(plain[key]) for key in SUMS}
-            found = cls(str(plain["date"]), tuple(w), _array(w), _array(best), int(plain["decisions"]), **sums)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            date, decisions = plain["date"], plain["decisions"]
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise DataError(f"This is no tally ({type(error).__name__}: {error}).") from error
-        if tuple(best) != found.assets or not np.isfinite([*found.weights, *found.optimum, *sums.values()]).all():
-            raise DataError("This is no tally: its two portfolios are of different assets, or a number is not finite.")
-        return found
+        if tuple(best) != tuple(w):
+            raise DataError("This is no tally: its two portfolios are of different assets.")
+        return cls(date, tuple(w), _array(w), _array(best), decisions, **sums)
+
+    def _periods(self, returns: Any, cash: Any) -> tuple[Array, Array]:
+        """Returns (T, n) and those of cash (T,), checked."""
+        moves, rates = np.atleast_2d(numbers(returns, "returns")), numbers(cash, "cash")
+        if moves.ndim != 2 or moves.shape[1] != len(self.assets):
+            raise DataError(f"returns: got shape {moves.shape}, and the tally is of {len(self.assets)} assets.")
+        if hasattr(returns, "keys") and tuple(map(str, returns.keys())) != self.assets:
+            raise DataError(
+                "The returns are of other assets than the tally, or in another order; "
+                "give returns.reindex(columns=tally.assets)."
+            )
+        if rates.shape not in ((), (1,), (len(moves),)):
+            raise DataError(f"The returns are of {len(moves)} periods, and those of cash of {rates.size}.")
+        if np.isinf(moves).any() or not np.isfinite(rates).all():
+            raise DataError("A return is infinite, or one of cash is not a number; mend the data.")
+        return moves, np.broadcast_to(rates, len(moves))
 
     def _on(self, names: tuple[str, ...], date: str) -> Tally:
         """The same portfolios at `date`, in the order of `names`; what these leave out is zero."""
@@ -141,6 +190,22 @@ class Tally:
             return np.array([known.get(name, 0.0) for name in names], dtype=np.float64)
 
         return replace(self, date=date, assets=names, weights=placed(self.weights), optimum=placed(self.optimum))
+
+
+def require_tally(given: Any, assets: Sequence[str], date: str = "") -> Tally:
+    """What a caller hands on for a decision on `assets` at `date`.
+
+    Raises:
+        DataError: it is no Tally, holds nothing of these assets, or was made at this very date.
+    """
+    if not isinstance(given, Tally):
+        raise DataError(f"tally= takes the Allocation.tally of the last decision, not {type(given).__name__}.")
+    held = {name for name, *book in zip(given.assets, given.weights, given.optimum, strict=True) if any(book)}
+    if held and held.isdisjoint(assets):
+        raise DataError(f"The tally holds {', '.join(sorted(held)[:5])} and nothing of what is decided on now.")
+    if date and given.date == date:
+        raise DataError(f"The tally is of this very date, {date}; give that of an earlier decision.")
+    return given
 
 
 def _array(book: Mapping[str, float]) -> Array:

@@ -158,8 +158,13 @@ def test_a_decision_goes_on_from_the_tally_of_the_one_before(run, home: Path, tm
     second = run(*words, str(tmp_path / "2"), "--asof", "2022-03-15", "--after", record)
     told = json.loads(second.out)
     assert told["tally"]["decisions"] == 2 and "of the optimum's turnover was saved" in told["status"]
+    told["tally"]["date"] = "soon"
+    for name, text in (("dated", json.dumps(told)), ("cut", json.dumps(told)[:300]), ("deep", "[" * 100_000)):
+        (home / f"{name}.json").write_text(text)
     for path, words_of_it in (
         ("prices.csv", "no rebalance.json"), ("nowhere.json", "no rebalance.json"), (record, "after 2022-01-14"),
+        ("dated.json", "--after dated.json: This is no tally"), ("cut.json", "no rebalance.json"),
+        ("deep.json", "no rebalance.json"),
     ):  # fmt: skip
         ran = run(*words, str(tmp_path / "3"), "--asof", "2022-01-14", "--after", path)
         assert ran.code != 0 and words_of_it in ran.err and "Traceback" not in ran.err

@@ -201,7 +201,7 @@ def _tally(path: Path, strategy: Strategy) -> Tally:
     try:
         record = json.loads(path.read_text())
         name, plain = record["strategy"], record.get("tally")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"--after {path}: this is no rebalance.json of an earlier decision ({type(error).__name__}: {error})."
         ) from error

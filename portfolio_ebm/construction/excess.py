@@ -22,7 +22,7 @@ decisions so far (tally.py) says which part is let go:
 
 The longer realised volatility stays below nine tenths of the tolerance, the more; what the first months happen to bring
 counts little; and a rise beyond it never takes back what is let go at first, since trading more does not undo what has
-been realised. The numbers are measured, not derived: benchmarks/least_trade.py --development.
+been realised. The numbers are measured, not derived, on monthly decisions: benchmarks/least_trade.py --development.
 
 Source for one multiplier: Everett, H. (1963), Generalized Lagrange multiplier method for solving problems of optimum
 allocation of resources, Operations Research 11(3).

@@ -152,7 +152,8 @@ def _tallied(weights: Tensor, optimum: Tensor, ctx: Context) -> Tally:
     w, best = (one.detach().cpu().double().numpy().copy() for one in (weights, optimum))
     if ctx.tally is None:
         return Tally(ctx.date, ctx.assets, w, best)
-    return ctx.tally.decided(w, best, ctx.assets, ctx.date)
+    priced = ctx.tradeable if ctx.leaving is None else ctx.tradeable | ctx.leaving
+    return ctx.tally.decided(w, best, ctx.assets, ctx.date, priced.cpu().numpy())
 
 
 def nearest_within(energy: Energy, region: Region, ctx: Context, best: Minimum, limit: float) -> Found:
