@@ -4,11 +4,11 @@
 
 Minimum variance, long-only, 20 % cap, Ledoit-Wolf covariance of 500 days. Every rule decides from the same estimates
 and from its own drifted holdings: the optimum every month; LeastTrade with tolerances of realised volatility, which
-also reads the covariance of all days so far and the tally of its own decisions, and of the estimated volatility of the
-date; no-trade bands (a name within 2 points of its target stays, the rest goes to target, then the nearest portfolio
-that obeys the rules); and partial trading (half of the way). Turnover is buys plus sells, volatility that of daily
-returns between decisions. Intervals: 95 %, 2,000 circular blocks of 6 months, both rules on the same months, so that
-what they share cancels.
+also reads the covariance of all days so far and the tally of its own decisions, or goes without the tally, and of the
+estimated volatility of the date; no-trade bands (a name within 2 points of its target stays, the rest goes to target,
+then the nearest portfolio that obeys the rules); and partial trading (half of the way). Turnover is buys plus sells,
+volatility that of daily returns between decisions. Intervals: 95 %, 2,000 circular blocks of 6 months, both rules on
+the same months, so that what they share cancels.
 
 --development prints what LeastTrade's form and its numbers were chosen on: 29 other universes (other draws of stocks,
 sectors and industries made of stocks, ETFs, tilted markets), and in the end one row a rule. Beside what came of it are
@@ -139,10 +139,16 @@ def least(tolerance: float, unit: str) -> Rule:
     return solved(pe.LeastTrade(tolerance=tolerance, unit=unit))
 
 
+def forgetful(rule: Rule) -> Rule:
+    """The rule without the tally of its decisions."""
+    return lambda known, held, tally: (rule(known, held, None)[0], None)
+
+
 RULES_OF_TRADE: dict[str, Rule] = {
     "LeastTrade 1 %, realised": least(0.01, "realised volatility"),
     "0.5 %, realised": least(0.005, "realised volatility"),
     "2 %, realised": least(0.02, "realised volatility"),
+    "1 %, realised, no tally": forgetful(least(0.01, "realised volatility")),
     "1 %, estimated": least(0.01, "volatility"),
     "0.3 %, estimated": least(0.003, "volatility"),
     "bands of 2 points": towards(lambda held, target: np.where(np.abs(held - target) <= 0.02, held, target)),
