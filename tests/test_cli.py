@@ -168,6 +168,9 @@ def test_a_decision_goes_on_from_the_tally_of_the_one_before(run, home: Path, tm
     ):  # fmt: skip
         ran = run(*words, str(tmp_path / "3"), "--asof", "2022-01-14", "--after", path)
         assert ran.code != 0 and words_of_it in ran.err and "Traceback" not in ran.err
+    assert run("backtest", "least.py", "--prices", "prices.csv", "--out", str(tmp_path / "b")).code == 0
+    went_on = run(*words, str(tmp_path / "7"), "--after", str(tmp_path / "b" / "tally.json"))
+    assert json.loads(went_on.out)["tally"]["decisions"] > 10, went_on.err
     other = run("rebalance", "mine.py", "--prices", "prices.csv", "--out", str(tmp_path / "4"))
     assert other.code == 0
     (home / "renamed.py").write_text((home / "least.py").read_text().replace("mine / yours", "another"))

@@ -244,6 +244,7 @@ def test_live_is_the_backtest_and_trades_less_than_the_optimum(calm: pe.Strategy
         live = pe.rebalance(calm, panel.past(str(when.date())), held, tally=tally)
         tally = pe.Tally.of(json.loads(json.dumps(live.tally.plain())))
         assert np.array_equal(live.weights.to_numpy(), found.weights.loc[when].to_numpy())
+    assert tally.plain() == found.tally.plain() and optimum.tally is None, "live goes on where the backtest ended"
     assert tally.decisions == 3 and found.decisions["search: saved so far"].notna().tolist() == [False, True, True]
     # The first purchase is the same; after it less is traded.
     traded, needed = found.trades.abs().sum(axis=1), optimum.trades.abs().sum(axis=1)

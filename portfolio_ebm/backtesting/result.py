@@ -15,6 +15,7 @@ import pandas as pd
 from portfolio_ebm.backtesting.manifest import manifest, write_folder
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.strategy import Strategy
+from portfolio_ebm.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Result:
         arguments: costs (the rate that was used), delay, seed, device, start and end of the run.
         manifest: strategy, fingerprints and versions; enough to run it again.
         periods_per_year: of the panel.
+        tally: of `LeastTrade`, that of the last decision: whoever goes on live hands it to `rebalance`. None of others.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Result:
     arguments: Mapping[str, Any]
     manifest: Mapping[str, Any]
     periods_per_year: float
+    tally: Tally | None = None
 
     def summary(self) -> pd.Series[float]:
         """The usual figures, annualised where the name says so; net of costs."""
@@ -70,7 +73,9 @@ class Result:
         return replace(self, **changes)
 
     def save(self, folder: str | Path, files: Mapping[str, bytes] | None = None) -> Path:
-        """Write manifest.json, parquet files and `files` (by name) into `folder`; nothing is left half-written.
+        """Write manifest.json, parquet files, tally.json where there is one, and `files` (by name) into `folder`.
+
+        Nothing is left half-written.
 
         Returns:
             the folder.
@@ -83,6 +88,9 @@ class Result:
             buffer = io.BytesIO()
             frame.to_parquet(buffer)
             written[f"{name}.parquet"] = buffer.getvalue()
+        if self.tally is not None:
+            kept = {"strategy": self.name, "tally": self.tally.plain()}
+            written["tally.json"] = (json.dumps(kept, indent=2, allow_nan=False) + "\n").encode()
         written["manifest.json"] = (json.dumps(dict(self.manifest), indent=2, sort_keys=True) + "\n").encode()
         return write_folder(folder, written, last="manifest.json")
 
@@ -103,7 +111,7 @@ class Result:
 
 def assemble(
     strategy: Strategy, panel: Panel, days: list[dict[str, Any]], decisions: list[dict[str, Any]],
-    events: list[dict[str, Any]], arguments: dict[str, Any],
+    events: list[dict[str, Any]], arguments: dict[str, Any], tally: Tally | None = None,
 ) -> Result:  # fmt: skip
     """The Result of the rows a walk recorded."""
     rows = [day["row"] for day in days]
@@ -133,4 +141,5 @@ def assemble(
         arguments=arguments,
         manifest=manifest(strategy, panel, arguments),
         periods_per_year=panel.periods_per_year,
+        tally=tally,
     )

@@ -101,7 +101,7 @@ def backtest(
             if progress is not None:
                 progress(len(run.decisions), max(len(rows), len(run.decisions)), _day(panel, t))
         _record(run, t, gross, done)
-    return assemble(strategy, panel, run.days, run.decisions, run.events, arguments)
+    return assemble(strategy, panel, run.days, run.decisions, run.events, arguments, run.tally)
 
 
 def decision_rows(strategy: Strategy, panel: Panel, start: str | None = None, end: str | None = None) -> list[int]:

@@ -30,6 +30,7 @@ Groups = Annotated[Path | None, typer.Option(help="Labels: an asset column, then
 Start = Annotated[str | None, typer.Option(help="First date, YYYY-MM-DD.")]
 End = Annotated[str | None, typer.Option(help="Last date, YYYY-MM-DD.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for what is written; runs/<strategy name>/ if not given.")]
+After = Annotated[Path | None, typer.Option(help="For LeastTrade: the last rebalance.json, or tally.json of a run.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same weights, bit for bit.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
@@ -71,7 +72,7 @@ def rebalance(
     holdings: Annotated[Path | None, typer.Option(help="CSV with the columns ticker,shares.")] = None,
     cash: Annotated[float, typer.Option(help="Money not invested, in the currency of the prices.")] = 0.0,
     asof: Annotated[str | None, typer.Option(help="Date, YYYY-MM-DD; the last one of the prices if not given.")] = None,
-    after: Annotated[Path | None, typer.Option(help="rebalance.json of the decision before, for LeastTrade.")] = None,
+    after: After = None,
     out: Out = None, seed: Seed = 0, device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:  # fmt: skip
@@ -203,7 +204,8 @@ def _tally(path: Path, strategy: Strategy) -> Tally:
         name, plain = record["strategy"], record.get("tally")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
-            f"--after {path}: this is no rebalance.json of an earlier decision ({type(error).__name__}: {error})."
+            f"--after {path}: this is no rebalance.json of an earlier decision, nor tally.json of a run "
+            f"({type(error).__name__}: {error})."
         ) from error
     if name != strategy.name:
         raise DataError(f"--after {path}: that decision was made by '{name}', not by '{strategy.name}'.")
