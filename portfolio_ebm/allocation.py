@@ -72,7 +72,7 @@ class Allocation:
     residuals: Mapping[str, float]
     breakdown: Mapping[str, float]
     ranges: Mapping[str, tuple[float, float]]
-    ablation: Mapping[str, float] = field(default_factory=dict)
+    ablation: Mapping[str, float] = field(default_factory=dict, repr=False)
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     refitted: tuple[str, ...] = ()
     horizon: float = 1.0
