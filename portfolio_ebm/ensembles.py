@@ -233,7 +233,7 @@ def _elsewhere(law: ChoiceLaw, constraint: Constraint, ctx: Context, seed: int) 
     # Names that are left out stand where the best portfolio has them.
     still, cases = left_still(law, ctx), constraint.cases()
     rng = generator(seed, "elsewhere", law.best.weights.device)
-    found = [torch.zeros(0, ctx.n_assets, dtype=torch.float64)]
+    found = [law.base.new_zeros(0, ctx.n_assets)]
     for k in range(max(PLACES, len(cases))):
         case = cases[k % len(cases)]
         w = _anyone(case if still is None else case & still, ctx, rng)
@@ -258,20 +258,21 @@ def _told(law: NearLaw, found: Draws, constraint: Constraint, ctx: Context, name
     for rule in constraint.rules():
         if not float(rule.residual(w, ctx).max()) <= FEASIBLE:
             raise SolverError(f"A draw breaks {rule!r} by {float(rule.residual(w, ctx).max()):.3g}; none was let out.")
-    ess = torch.full((len(names),), torch.nan, dtype=w.dtype)
-    ess[law.kept] = found.sizes[: len(law.kept)]
+    w, best = w.cpu(), law.best.weights.cpu()  # what is told is told on the host
+    ess = w.new_full((len(names),), torch.nan)
+    ess[law.kept.cpu()] = found.sizes[: len(law.kept)].cpu()
     low, high = torch.from_numpy(np.quantile(w.numpy(), (0.05, 0.95), axis=0))
     held = w.abs() > HELD
     weights = pd.DataFrame(
         {
-            "optimum": law.best.weights, "mean": w.mean(0), "low": low, "high": high,
+            "optimum": best, "mean": w.mean(0), "low": low, "high": high,
             "held": held.to(w.dtype).mean(0), "ess": ess,
         },
         index=pd.Index(names, name="asset"),
     )  # fmt: skip
     if ctx.held is not None:
         weights["traded"] = ((w - ctx.held.to(w)).abs() > STILL).to(w.dtype).mean(0).numpy()
-    excess = found.energy.flatten() - law.best.value
+    excess = found.energy.flatten().cpu() - law.best.value
     choices, times = _choices(held, excess, found.energy.shape[1], names)
     cases = _cases(law, found)
     out = tuple(name for i, name in enumerate(names) if bool(ess[i].isnan()))

@@ -180,7 +180,7 @@ class Formula:
             value += self.pieces.constant + float(self.pieces.linear @ w)
             gradient = gradient + self.pieces.linear
         for coefficient, model in self.models:
-            point = torch.as_tensor(w, dtype=torch.float64)
+            point = torch.as_tensor(w, dtype=torch.float64, device=self.ctx.tradeable.device)
             face = model(point)
             line = as_numpy(face.linear)
             if face.matrix is None:
@@ -200,7 +200,7 @@ class Formula:
         parts = [self.linear] + ([] if self.curve is None else [self._bent(w)])
         parts += [] if self.pieces is None else [self.pieces.linear]
         for coefficient, model in self.models:
-            point = torch.as_tensor(w, dtype=torch.float64)
+            point = torch.as_tensor(w, dtype=torch.float64, device=self.ctx.tradeable.device)
             face = model(point)
             bend = np.zeros_like(w) if face.matrix is None else as_numpy(face.matrix.matvec(point))
             parts.append(coefficient * (bend + as_numpy(face.linear)))

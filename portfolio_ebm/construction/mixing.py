@@ -108,7 +108,7 @@ def draw(law: Law, chains: int, rng: torch.Generator, *, limit: float = R_HAT, m
     """
     d = law.polyhedron.n
     budget = moves or 4000 * d
-    first = torch.ones(d, dtype=law.base.dtype)
+    first = law.base.new_ones(d)
     run = _Chains(law, law.start(chains), first, open_basis(law.polyhedron) if not law.pairs else first)
     temperature = law.excess / law.k
     spent, short = 0, min(10 * d, max(budget // 10, 1))

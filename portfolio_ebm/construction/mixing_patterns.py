@@ -64,7 +64,9 @@ class _Families:
     def run(self, temperature: float, segments: int) -> None:
         """So many segments, each of moves worth a look at every slot, and one exchange."""
         hard = int((self.stiffness == HARD).sum())
-        levels = temperature * RISE ** torch.arange(len(self.stiffness), dtype=self.x.dtype).clamp_max(hard - 1)
+        levels = temperature * RISE ** torch.arange(
+            len(self.stiffness), dtype=self.x.dtype, device=self.x.device
+        ).clamp_max(hard - 1)
         heat, stiffness = (one.repeat_interleave(self.families) for one in (levels, self.stiffness))
         moves = segment(self.law)
         for _ in range(segments):
@@ -147,7 +149,7 @@ def _started(law: ChoiceLaw, places: Tensor, chains: int, rng: torch.Generator) 
     top = law.excess / law.k * RISE ** (levels - 1)
     stiffness = torch.cat([random.new_full((levels,), HARD), law.ladder(random, top, segment(law), rng)])
     families = max(chains // (2 * len(stiffness)) * 2, 16)
-    columns = torch.arange(len(stiffness) * families)
+    columns = torch.arange(len(stiffness) * families, device=random.device)
     other = (columns % families % 2 == 1) & usable[columns % chains]
     x = torch.where(other, random[:, columns % chains], law.start(len(columns)))
     return _Families(law, x, law.energies(x), rng, stiffness)

@@ -35,7 +35,7 @@ def within_modes(hull: Region, c: Choices, upper: Tensor) -> Region:
                 "make the choice of single names."
             )
         if len(names) > 1 and most < float(hull.upper[torch.as_tensor(names)].sum()):
-            row = torch.zeros(hull.n, dtype=hull.lower.dtype)
+            row = hull.lower.new_zeros(hull.n)
             row[torch.as_tensor(names)] = 1.0
             hull = hull.with_row(row, -torch.inf, most, "the largest weight of an issuer")
     return hull
@@ -44,8 +44,8 @@ def within_modes(hull: Region, c: Choices, upper: Tensor) -> Region:
 def heavy_of(c: Choices, limit: Limit, kept: Tensor, base: Tensor) -> Heavy:
     """A limit on the weight of the units in some modes, as one on the units above what their other modes allow."""
     index = {int(u): k for k, u in enumerate(limit.units.tolist())}
-    unit = torch.full((len(base),), len(index), dtype=torch.long)
-    over, counted = torch.full((len(index),), torch.inf, dtype=base.dtype), set(limit.modes)
+    unit = torch.full_like(base, len(index), dtype=torch.long)
+    over, counted = base.new_full((len(index),), torch.inf), set(limit.modes)
     for u, k in index.items():
         unit[torch.as_tensor(c.name[c.unit == u])] = k
         modes = np.flatnonzero(c.exists[u])

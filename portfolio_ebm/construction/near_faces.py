@@ -164,7 +164,7 @@ def _faces(
     heavy = [heavy_of(c, limit, kept, base) for limit in c.limits if limit.mass]
     found = FaceSet(
         lower=lower, upper=upper, counts=counts[0], count_lower=counts[1], count_upper=counts[2], polyhedron=p,
-        named=torch.arange(len(lower)) < len(kept), reference=reference,
+        named=torch.arange(len(lower), device=lower.device) < len(kept), reference=reference,
         heavy=tuple(replace(h, unit=pad(h.unit, (0, int(added)), value=len(h.over))) for h in heavy),
     )  # fmt: skip
     require_lines(found)
@@ -254,9 +254,7 @@ def _arrays(modes: list[list[Mode]], p: Polyhedron, added: bool) -> tuple[Tensor
         )
     most = max(len(own) for own in rows)
     none = Mode(math.inf, -math.inf, 0.0, 0.0, -1)
-    table = torch.tensor(
-        [[mode[:4] for mode in (*own, *[none] * (most - len(own)))] for own in rows], dtype=torch.float64
-    )
+    table = p.lower.new_tensor([[mode[:4] for mode in (*own, *[none] * (most - len(own)))] for own in rows])
     return table[..., 0], table[..., 1], table[..., 2], table[..., 3]
 
 
@@ -274,7 +272,7 @@ def _counts(
     for limit in c.limits:
         if limit.mass:
             continue
-        row, fixed = torch.zeros(len(kept) + int(added), many, dtype=base.dtype), 0
+        row, fixed = base.new_zeros(len(kept) + int(added), many), 0
         for u in limit.units.tolist():
             members = c.name[c.unit == u].tolist()
             if len(members) > 1:
@@ -292,9 +290,9 @@ def _counts(
             found.append(row)
             ends.append((limit.least - fixed, limit.most - fixed))
     if not found:
-        none = torch.zeros(0, dtype=base.dtype)
-        return torch.zeros(0, len(kept) + int(added), many, dtype=base.dtype), none, none
-    low, high = torch.tensor(ends, dtype=base.dtype).unbind(-1)
+        none = base.new_zeros(0)
+        return base.new_zeros(0, len(kept) + int(added), many), none, none
+    low, high = base.new_tensor(ends).unbind(-1)
     return torch.stack(found), low, high
 
 
@@ -314,9 +312,9 @@ def _reference(
     if short and math.isinf(top):
         raise SpecError("Names may be short and no weight has an upper limit; give Box(lower=, upper=).")
     most = len(modes)
-    ranged = torch.zeros(counts[0].shape[1:], dtype=torch.float64)
+    ranged = counts[0].new_zeros(counts[0].shape[1:])
     for i, own in enumerate(modes):
-        ranged[i, : len(own)] = torch.tensor([float(mode.upper > mode.lower) for mode in own], dtype=torch.float64)
+        ranged[i, : len(own)] = ranged.new_tensor([float(mode.upper > mode.lower) for mode in own])
     for row, least, upper in zip(*counts, strict=True):
         most = min(most, int(upper)) if bool((row >= ranged).all()) and math.isfinite(upper) else most
         if torch.equal(row, ranged) and least == upper:

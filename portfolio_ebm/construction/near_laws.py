@@ -130,7 +130,7 @@ class ChoiceLaw(NearLaw):
 
     def by_turns(self, places: Tensor, chains: int) -> Tensor:
         """Coordinates (d, chains) of `places` (m, n), each for two chains at a time."""
-        return self.placed(places)[:, torch.arange(chains) // 2 % len(places)]
+        return self.placed(places)[:, torch.arange(chains, device=places.device) // 2 % len(places)]
 
 
 def with_cash(x: Tensor, p: Polyhedron) -> Tensor:

@@ -80,7 +80,7 @@ class LotLaw(ChoiceLaw):
                 "all of the law; leave more room for cash, Budget(at_least=), or take smaller lots."
             )
         every = torch.cat(found, dim=1)
-        return every[:, torch.arange(chains) % count]
+        return every[:, torch.arange(chains, device=every.device) % count]
 
 
 def law_with_modes(

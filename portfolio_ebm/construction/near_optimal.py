@@ -35,6 +35,7 @@ from portfolio_ebm.errors import SpecError
 from portfolio_ebm.samplers.heavy import Heavy
 from portfolio_ebm.samplers.pair_gibbs import Target, spans
 from portfolio_ebm.samplers.polyhedron import Ball, Polyhedron, with_slack
+from portfolio_ebm.types import as_numpy
 
 TOUCH = 1e-9
 """A weight this near to a bound is on it."""
@@ -74,7 +75,7 @@ def law_of(
     region = region.folded()
     box, w = Box.of(region), best.weights
     reach = reach_of(best, box, excess if room is None else room)
-    moving = torch.as_tensor(box.upper - box.lower > TOUCH)
+    moving = torch.as_tensor(box.upper - box.lower > TOUCH, device=w.device)
     kept = (moving & ((w > box_tensor(box.lower, w) + TOUCH) | (reach >= least))).nonzero().squeeze(-1)
     if len(kept) < 2:
         raise SpecError(f"Within the tolerance no name is free to move{ctx.at}; raise it, or take support='all'.")
@@ -82,7 +83,7 @@ def law_of(
     polyhedron, added = with_slack(polyhedron_of(region, box, kept, base))
     target, other = target_of(energy, region, ctx, best, kept)
     if added:
-        zero = torch.zeros(1, dtype=w.dtype)
+        zero = w.new_zeros(1)
         target = Target(
             torch.nn.functional.pad(target.matrix, (0, 1, 0, 1)), torch.cat([target.linear, zero]),
             None if target.rate is None else torch.cat([target.rate, zero]),
@@ -98,7 +99,7 @@ def law_of(
 
 def box_tensor(a: np.ndarray, like: Tensor) -> Tensor:
     """An array of a Box as a tensor."""
-    return torch.as_tensor(a, dtype=like.dtype)
+    return torch.as_tensor(a, dtype=like.dtype, device=like.device)
 
 
 def reach_of(best: Minimum, box: Box, excess: float) -> Tensor:
@@ -110,14 +111,14 @@ def reach_of(best: Minimum, box: Box, excess: float) -> Tensor:
 
 
 def polyhedron_of(region: Region, box: Box, kept: Tensor, base: Tensor) -> Polyhedron:
-    out = torch.ones(region.n, dtype=torch.bool)
+    out = torch.ones_like(base, dtype=torch.bool)
     out[kept] = False
     rows = box_tensor(box.rows, base)
     moved = rows[:, out] @ base[out]
     used = (rows[:, kept] != 0.0).any(-1)
     balls = []
     if box.turnover is not None:
-        one, anchor = torch.ones(region.n, dtype=base.dtype), box_tensor(box.anchor, base)
+        one, anchor = torch.ones_like(base), box_tensor(box.anchor, base)
         balls.append((anchor, one, one, box.turnover))
     balls += [(cap.centre, cap.up, cap.down, cap.limit) for cap in region.caps if isinstance(cap, BallCap)]
     return Polyhedron(
@@ -145,12 +146,12 @@ def target_of(energy: Energy, region: Region, ctx: Context, best: Minimum, kept:
         matrix = curvature_matrix(value, w, region.lower, stride)
         values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
         matrix = (vectors * values.clamp_min(0.0)) @ vectors.T
-        slope = box_tensor(formula.gradient(w.numpy()), w)
+        slope = box_tensor(formula.gradient(as_numpy(w)), w)
         if rate is not None and centre is not None:
             slope[kept] = slope[kept] - rate * (w[kept] - centre).sign()
         linear = slope - matrix @ w
     else:
-        matrix = torch.zeros(region.n, region.n, dtype=w.dtype)
+        matrix = w.new_zeros(region.n, region.n)
         matrix = matrix if formula.matrix is None else box_tensor(formula.matrix, w)
         linear = box_tensor(formula.linear, w)
     fixed = w.clone()

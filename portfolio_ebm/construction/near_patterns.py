@@ -97,7 +97,7 @@ def law_with_choices(
     hull = hull_of(region).folded()
     box, w, held = Box.of(hull), best.weights, None if ctx.held is None else as_numpy(ctx.held)
     choices = with_tickets(choices_of(region), region, held, ticket).clipped(box.lower, box.upper)
-    bounds = None if choices.priced else _bounds(choices, box)
+    bounds = None if choices.priced else _bounds(choices, box, best.weights)
     if bounds is None:
         return law_with_faces(energy, convex, hull, choices, ctx, best, excess, least)
     lower, upper, out = bounds
@@ -131,10 +131,10 @@ Bounds = tuple[Tensor, Tensor, Tensor]
 """By name: the least and the largest weight of a held name, (n,), and whether it may be out, bool (n,)."""
 
 
-def _bounds(c: Choices, box: Box) -> Bounds | None:
+def _bounds(c: Choices, box: Box, like: Tensor) -> Bounds | None:
     """None where a name has several ranges apart from each other."""
-    lower, upper = (box_tensor(part, torch.zeros(0, dtype=torch.float64)).clone() for part in (box.lower, box.upper))
-    out = torch.zeros(len(lower), dtype=torch.bool)
+    lower, upper = (box_tensor(part, like).clone() for part in (box.lower, box.upper))
+    out = torch.zeros_like(lower, dtype=torch.bool)
     for u in range(c.units):
         names, modes = c.name[c.unit == u], np.flatnonzero(c.exists[u])
         zero = (c.lower[u, modes] == 0.0) & (c.upper[u, modes] == 0.0)
@@ -169,7 +169,7 @@ def _kept(reach: Tensor, best: Minimum, bounds: Bounds, least: float, ctx: Conte
 def _simplex(box: Box, lower: Tensor, kept: Tensor) -> bool:
     """Whether the budget is an equation, the only one, and nothing may be short."""
     rows = box_tensor(box.rows, lower)[:, kept]
-    equal = torch.as_tensor(box.row_upper - box.row_lower <= 1e-14) & (rows != 0.0).any(-1)
+    equal = torch.as_tensor(box.row_upper - box.row_lower <= 1e-14, device=lower.device) & (rows != 0.0).any(-1)
     whole = equal & (rows == rows[:, :1]).all(-1)
     return bool(whole.any() and not (equal & ~whole).any() and (lower[kept] >= 0.0).all())
 
@@ -179,22 +179,22 @@ def _patterns(c: Choices, polyhedron: Polyhedron, bounds: Bounds, kept: Tensor, 
     total, rows = _budget(polyhedron)
     counts, least, most, heavy = _limits(c, kept, base)
     forced = (~out).nonzero().flatten().tolist()
-    counts += [(torch.eye(len(kept), dtype=base.dtype)[i], 1.0, math.inf) for i in forced]
+    counts += [(torch.eye(len(kept), dtype=base.dtype, device=base.device)[i], 1.0, math.inf) for i in forced]
     floor = float(lower.min())
     slots = int(min(most, len(kept), total / floor + 1e-9 if floor > HELD else math.inf))
     least = max(int(least), 1)
-    sizes = simplex_sizes(slots, floor, total) if least < slots else torch.zeros(slots + 1, dtype=base.dtype)
+    sizes = simplex_sizes(slots, floor, total).to(base) if least < slots else base.new_zeros(slots + 1)
     while slots > least and not math.isfinite(float(sizes[slots])):
         slots -= 1
     if total - least * floor <= TOUCH and least > 1:
         raise SpecError("The least weights use up the budget, so that each choice of names is a single portfolio.")
-    empty = torch.zeros(0, len(kept), dtype=base.dtype)
+    empty = base.new_zeros(0, len(kept))
     found = PatternSet(
         lower=lower.clamp_min(HELD), upper=upper,
         rows=polyhedron.rows[rows], row_lower=polyhedron.row_lower[rows], row_upper=polyhedron.row_upper[rows],
         counts=torch.stack([one[0] for one in counts]) if counts else empty,
-        count_lower=torch.tensor([one[1] for one in counts], dtype=base.dtype),
-        count_upper=torch.tensor([one[2] for one in counts], dtype=base.dtype),
+        count_lower=base.new_tensor([one[1] for one in counts]),
+        count_upper=base.new_tensor([one[2] for one in counts]),
         slots=slots, least=least, log_size=sizes[: slots + 1], balls=polyhedron.balls, heavy=tuple(heavy),
     )  # fmt: skip
     if least == slots:
@@ -219,7 +219,7 @@ def _limits(
         if limit.mass:
             heavy.append(heavy_of(c, limit, kept, base))
             continue
-        row, fixed = torch.zeros(len(kept), dtype=base.dtype), 0
+        row, fixed = base.new_zeros(len(kept)), 0
         for u in limit.units.tolist():
             members = c.name[c.unit == u]
             inner = [m for m in np.flatnonzero(c.exists[u]) if c.upper[u, m] > 0.0]

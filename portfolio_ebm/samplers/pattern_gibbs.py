@@ -316,7 +316,7 @@ class PatternGibbs(Planned[tuple[int, int, int]]):
     def _birth(self) -> Tensor:
         """By the number m of other names, the log weight of a filled slot over an empty one, (slots + 1,)."""
         p = self.patterns
-        left = torch.arange(p.slots, 0, -1, dtype=p.log_size.dtype)
+        left = torch.arange(p.slots, 0, -1, dtype=p.log_size.dtype, device=p.log_size.device)
         found = p.log_size.diff() - left.log()
         # A pattern without room has no mass; no chain is without names.
         found = torch.where(p.log_size[1:].isfinite() & p.log_size[:-1].isfinite(), found, -torch.inf)
