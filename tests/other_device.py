@@ -66,7 +66,7 @@ class Dice(torch.Generator):
     """A generator of the device."""
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:  # type: ignore[override]  # torch types it as an attribute
         return DEVICE
 
 
