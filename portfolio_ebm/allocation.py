@@ -72,7 +72,7 @@ class Allocation:
     residuals: Mapping[str, float]
     breakdown: Mapping[str, float]
     ranges: Mapping[str, tuple[float, float]]
-    ablation: Mapping[str, float] = field(default_factory=dict)
+    ablation: Mapping[str, float] = field(default_factory=dict, repr=False)
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     refitted: tuple[str, ...] = ()
     horizon: float = 1.0
@@ -215,7 +215,7 @@ def record(
         refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
         relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
         size=solution.size, kkt=solution.kkt, tally=solution.tally, slopes=solution.marginal,
-        walkers=None if walkers is None else Later(partial(_framed, walkers, index, like)),
+        walkers=None if walkers is None else Later(partial(_framed, walkers, index, isinstance(like, torch.Tensor))),
     )  # fmt: skip
 
 
@@ -225,9 +225,9 @@ def _index(names: tuple[str, ...]) -> pd.Index:
     return pd.Index(names, name="asset")
 
 
-def _framed(found: Later[torch.Tensor], index: pd.Index | None, like: Any) -> Any:
-    """Portfolios (k, n) as `like` is, or by the names of `index`."""
+def _framed(found: Later[torch.Tensor], index: pd.Index | None, tensor: bool) -> Any:
+    """Portfolios (k, n) by the names of `index`, or, without, as a tensor or an array."""
     walkers = found().detach()
     if index is not None:
         return pd.DataFrame(walkers.cpu().numpy(), columns=list(index))
-    return walkers.cpu() if isinstance(like, torch.Tensor) else walkers.cpu().numpy()
+    return walkers.cpu() if tensor else walkers.cpu().numpy()

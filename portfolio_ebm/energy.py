@@ -262,5 +262,8 @@ def breakdown(energy: Energy, w: Tensor, ctx: Any, *, parts: bool = False) -> di
         inner = part.energy.pieces(w, ctx) if parts else {}
         inner = {f"{part.energy!r}: {name}": value for name, value in inner.items()}
         inner = inner or {repr(part.energy): part.energy.bind(ctx)(w)}
-        found |= {name: part.coefficient * value for name, value in inner.items()}
+        for name, value in inner.items():
+            # Terms of one and the same name share a line.
+            share = part.coefficient * value
+            found[name] = found[name] + share if name in found else share
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.exposures import Group
+from portfolio_ebm.constraints.lots import RoundLots
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction import annealed
@@ -215,6 +217,15 @@ def test_chains_beside_an_exact_solve_run_when_they_are_asked_for(monkeypatch: p
     monkeypatch.setattr(annealed, "run_chains", fails)
     three = alone.build(TAILED, LONG, ctx, rng(3))
     assert set(three.ablation.values()) == {three.energy} and torch.equal(three.ensemble, three.weights.unsqueeze(0))
+
+
+def test_whole_lots_after_an_exact_solve_ask_for_no_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran, run = [], annealed.run_chains
+    monkeypatch.setattr(annealed, "run_chains", lambda *given: ran.append(1) or run(*given))
+    ctx = replace(context(6), prices=torch.full((6,), 10.0, dtype=torch.float64), capital=1e5)
+    found = AnnealedLangevin(chains=4, steps=5).build(Variance(), LONG & RoundLots(), ctx, rng(3))
+    assert not ran and found.ablation["final"] == pytest.approx(found.energy, rel=1e-12)
+    assert found.ablation["without whole lots"] <= min(found.energy, found.ablation["before polish"]) and len(ran) == 1
 
 
 class Ripples(Energy):

@@ -23,7 +23,7 @@ from portfolio_ebm.construction.certificate import certify, feasible_sample
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import CVaR, Variance
-from portfolio_ebm.energy import Sum
+from portfolio_ebm.energy import Scaled, Sum
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.types import Status, bps, generator
 
@@ -49,6 +49,13 @@ def test_everything_is_measured():
     assert found.diagnostics == {"steps": 3.0}
     for name, (low, high) in found.ranges.items():
         assert low <= found.breakdown[name] <= high and low < high
+
+
+def test_a_term_that_is_written_twice_counts_twice():
+    twice = Sum(parts=(Scaled(1.0, Variance()), Scaled(3.0, Variance())))
+    found = certify(EQUAL, twice, RULES, market(N), bound=None, status=FINE, rng=rng())
+    assert found.energy == pytest.approx(4.0 * float(Variance().bind(market(N))(EQUAL)), rel=1e-14)
+    assert found.breakdown == {"Variance()": found.energy}
 
 
 def test_estimates_are_kept_until_all_that_waits_for_them_was_read():

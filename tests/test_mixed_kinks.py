@@ -46,6 +46,20 @@ def test_what_a_limit_counts_by_hand() -> None:
     assert part.hold(np.array([0.06, 0.06, 0.1, 0.04])) and not part.hold(np.array([0.0601, 0.06, 0.0, 0.04]))
 
 
+def test_a_limit_that_is_left_with_nothing_to_count_is_no_cap() -> None:
+    """Held at 1 % to 4 %, no name can be beyond 5 %: of the four pairs of modes out and small stay, and none of them is
+    counted. Nearest to y = 2 %, -1 % and 5 % are 2 %, 0 and 4 %."""
+    every, y = np.arange(3), np.array([0.02, -0.01, 0.05])
+    held = Choices.of_names(every, [(0.0, 0.0), (0.01, 0.04)], [], "held")
+    fund = Choices.of_names(every, [(0.0, 0.05), (0.0, 0.1)], [(1, 0.0, 0.4, True)], "5/10/40")
+    program = Program(np.eye(3), -y, np.zeros(3), np.ones(3), np.zeros((0, 3)), np.zeros(0), np.zeros(0))
+    mixed = Mixed(program, fund.joined(held))
+    assert mixed.choices.lower.shape == (3, 2) and mixed.kinks is None
+    found = relax(mixed, mixed.root())
+    assert found is not None
+    np.testing.assert_allclose(found.weights, [0.02, 0.0, 0.04], atol=1e-12)
+
+
 def _fund(n: int, seed: int) -> Mixed:
     draw = np.random.default_rng(seed)
     loadings = draw.normal(size=(n, 3)) * 0.1 + np.array([0.2, 0.0, 0.0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -67,6 +69,17 @@ def test_marginal_energies_are_those_of_the_call_whenever_they_are_read() -> Non
     pd.testing.assert_frame_equal(later.marginal, frame)
     pd.testing.assert_frame_equal(pickle.loads(stored).marginal, frame)
     assert torch.equal(pickle.loads(stored).ensemble, now.ensemble) and later.priced == "the other rules"
+
+
+def test_an_input_is_let_go_once_all_that_waits_for_it_was_read() -> None:
+    cov = pd.DataFrame(np.eye(3), list("ABC"), list("ABC"))
+    kept = weakref.ref(cov)
+    found = pe.optimize(pe.Variance(), RULES, covariance=cov)
+    del cov
+    assert found.ablation and found.ranges and found.marginal is not None
+    gc.collect()
+    assert kept() is None, "chains that ran are framed without it"
+    assert list(found.ensemble.columns) == list("ABC")
 
 
 def test_weights_that_no_formula_decided_say_so() -> None:

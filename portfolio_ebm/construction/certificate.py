@@ -42,7 +42,7 @@ def certify(
     multipliers: Tensor | None = None,
     **extras: Any,
 ) -> Solution:
-    """The Solution at `weights` (n,), measured; `extras` are its other fields (ablation, ensemble, diagnostics).
+    """The Solution at `weights` (n,), measured; `extras` are its other fields (ablation, walkers, diagnostics).
 
     `multipliers` (n,) are those of the bounds on single weights, lower less upper, where they are known.
 
@@ -86,8 +86,8 @@ def measured(
     """
     require_last(weights, ctx.n_assets, "weights")
     shares = {name: float(share) for name, share in breakdown(energy, weights, ctx).items()}
-    # Added up as `Sum` does it, so that it is E(w) to the last bit.
-    value = sum((shares[repr(part.energy)] for part in energy.ordered), start=0.0)
+    # Added up as `Sum` does it, each name once, so that it is E(w) to the last bit.
+    value = sum((shares[name] for name in dict.fromkeys(repr(part.energy) for part in energy.ordered)), start=0.0)
     for name, share in {**shares, repr(energy): value}.items():
         if not abs(share) < float("inf"):
             raise SolverError(f"{name} is {share}{ctx.at}; check that its estimates are finite on the tradeable names.")

@@ -247,5 +247,11 @@ def in_lots(
     if w is None:
         return None, bound
     message = f"{found.message}; then whole lots by {how}, {said}"
-    ablation = {**found.ablation, FRACTIONS: found.ablation[FINAL], FINAL: float(value(w))}
+    # Later, since the stages of an exact solve are worked out when they are read.
+    ablation = Lookup(Later(partial(_then_lots, found.ablation, float(value(w)))))
     return replace(found, weights=w, message=message, ablation=ablation, exact=None, diagnostics=search), bound
+
+
+def _then_lots(stages: Mapping[str, float], value: float) -> dict[str, float]:
+    """The stages of a search for fractions, and the energy `value` of the whole lots it was brought to."""
+    return {**stages, FRACTIONS: stages[FINAL], FINAL: value}

@@ -87,11 +87,13 @@ class Mixed:
 
     @cached_property
     def kinks(self) -> Kinks | None:
-        """The limit as a cap, where one on masses of single names in either of two modes, under a plain quadratic, is
-        all there is: kinks.py takes it."""
+        """The limit as a cap, where one on masses of single names in one of two modes, under a plain quadratic, is all
+        there is: kinks.py takes it."""
         c, plain = self.choices, type(self.program) is Program and not self.program.kinked
         alone = len(c.limits) == 1 and c.limits[0].mass and len(c.single[1]) == c.units
-        if not (plain and alone and c.lower.shape[1] == 2) or self.caps or self.short:
+        # Where choices were joined a limit may be left without a mode to count, or with nothing but such modes.
+        two = c.lower.shape[1] == 2 and alone and len(c.limits[0].modes) == 1
+        if not (plain and two) or self.caps or self.short:
             return None
         return Kinks.of(c, c.limits[0])
 
