@@ -123,6 +123,12 @@ def test_walls_lead_where_no_line_does() -> None:
             1500, id="beside a choice of names",
         ),
         pytest.param(
+            pe.Either(pe.Cardinality(exactly=2, min_weight=0.1), pe.Cardinality(exactly=4, min_weight=0.05)),
+            (2, 4), 0.05, [lambda w: ((w == 0) | (w >= 0.1 - 1e-9)).all(1) & ((w > 0).sum(1) == 2),
+                           lambda w: (w > 0).sum(1) == 4],
+            None, id="no number between",
+        ),
+        pytest.param(
             pe.Either(pe.Box(lower=-1.0, upper=2.0, caps=(("A", 0.0),)),
                       pe.Box(lower=-1.0, upper=2.0, floors=(("A", 0.2),))),
             (1, 2, 3, 4), 0.0, [lambda w: w[:, 0] == 0.0, lambda w: w[:, 0] >= 0.2 - 1e-9], 1500, id="out or large",
