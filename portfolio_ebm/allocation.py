@@ -33,7 +33,8 @@ class Allocation:
             sample when it is first read. The estimates are kept until `ranges` and `marginal` were read: who holds
             thousands of decisions reads both, or pickles them. A walk-forward keeps none.
         ablation: energy after each stage of the construction, lowest is best; where an exact solve decided, chains run
-            beside it when this or `ensemble` is first read, and until then the estimates are kept, as for `ranges`.
+            beside it when this or `ensemble` is first read, and until then the estimates are kept, as for `ranges`. A
+            walk-forward reads neither there.
         ensemble: the chains' final portfolios as a frame (chains x assets), or None; a record of the search,
             not a sample of a law; framed when it is first read.
         diagnostics: acceptance, agreement of the chains, patterns seen.

@@ -66,6 +66,7 @@ MIN_VARIANCE = pe.Strategy(
     name="mv", market=pe.SampleMoments(lookback=60), energy=pe.Variance() + pe.TradingCost(5 * bps),
     constraint=pe.Budget() & pe.LongOnly() & pe.Box(upper=0.6), constructor=pe.Convex(),
 )  # fmt: skip
+EXACT = MIN_VARIANCE.replace(name="exact", constructor=pe.AnnealedLangevin())
 EQUAL = pe.Strategy(name="1/N", constructor=pe.EqualWeight())
 
 
@@ -83,7 +84,7 @@ def month_ends(frame: pd.DataFrame) -> list[int]:
     return [int(i) for i in np.flatnonzero(months[1:] != months[:-1])]
 
 
-@pytest.mark.parametrize("strategy", [tilted(), MIN_VARIANCE, EQUAL], ids=lambda item: item.name)
+@pytest.mark.parametrize("strategy", [tilted(), MIN_VARIANCE, EXACT, EQUAL], ids=lambda item: item.name)
 @pytest.mark.parametrize("make", [prices, ragged])
 def test_no_look_ahead(strategy: pe.Strategy, make: object) -> None:
     frame = make()
@@ -112,7 +113,7 @@ def test_the_poison_is_caught_when_there_is_a_look_ahead() -> None:
     assert not np.array_equal(honest.weights.loc[: frame.index[t]], found.weights.loc[: frame.index[t]])
 
 
-@pytest.mark.parametrize("strategy", [tilted(), MIN_VARIANCE], ids=lambda item: item.name)
+@pytest.mark.parametrize("strategy", [tilted(), MIN_VARIANCE, EXACT], ids=lambda item: item.name)
 def test_live_is_backtest_bit_for_bit(strategy: pe.Strategy) -> None:
     frame = ragged()
     panel = pe.Panel.from_prices(frame)

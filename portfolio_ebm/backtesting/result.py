@@ -30,7 +30,8 @@ class Result:
         turnover: sum |w - w_held after drift| of each execution, zero elsewhere.
         cash: 1 - sum of weights after each close.
         cash_rate: what cash earned per period.
-        decisions: one row per decision, failed ones included.
+        decisions: one row per decision, failed ones included; the columns "stage: ..." are empty where one exact solve
+            decided.
         events: names that left the panel while held.
         arguments: costs (the rate that was used), delay, seed, device, start and end of the run.
         manifest: strategy, fingerprints and versions; enough to run it again.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from portfolio_ebm.allocation import Allocation
 from portfolio_ebm.backtesting.ledger import Book, Trade, drift, leave, trade
 from portfolio_ebm.backtesting.result import Result, assemble
+from portfolio_ebm.construction.later import at_hand
 from portfolio_ebm.data.dates import stamp
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.energies.costs import TradingCost
@@ -78,6 +79,8 @@ def backtest(
     With Strategy(breaches="at once") a day on which drift has broken a rule decides as well, with the reason "breach".
 
     A date on which no portfolio could be found is a row of `decisions` with `ok` False and the reason; holdings stay.
+    Where one exact solve decided, no chains run beside it and the row has no stages: `rebalance(...).ablation` runs
+    them.
 
     Example:
         >>> print(backtest(Strategy(name="1/N", constructor=EqualWeight()), panel, costs=10 * bps))
@@ -218,7 +221,10 @@ def _decide(
 
 
 def describe(allocation: Allocation) -> dict[str, Any]:
-    """A decision as a flat row: status, energy, bound, gap, KKT residual, terms, ranges, stages, what was refitted."""
+    """A decision as a flat row: status, energy, bound, gap, KKT residual, terms, ranges, stages, what was refitted.
+
+    Stages are those that led to the weights: chains that would run beside an exact solve are not run for the record.
+    """
     row: dict[str, Any] = {
         "ok": allocation.status.ok,
         "status": str(allocation.status),
@@ -237,7 +243,7 @@ def describe(allocation: Allocation) -> dict[str, Any]:
     row |= {f"term: {name}": value for name, value in allocation.breakdown.items()}
     row |= {f"low: {name}": low for name, (low, _) in allocation.ranges.items()}
     row |= {f"high: {name}": high for name, (_, high) in allocation.ranges.items()}
-    row |= {f"stage: {name}": value for name, value in allocation.ablation.items()}
+    row |= {f"stage: {name}": value for name, value in at_hand(allocation.ablation).items()}
     # Wall-clock times stay out of the records: the same seed must give the same bytes.
     search = {name: value for name, value in allocation.diagnostics.items() if "second" not in name}
     return row | {f"search: {name}": value for name, value in search.items()}

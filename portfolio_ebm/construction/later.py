@@ -39,6 +39,11 @@ class Later(Generic[T]):
             self._find = None
         return self._found[0]
 
+    @property
+    def done(self) -> bool:
+        """Whether somebody has looked."""
+        return self._find is None
+
     def __reduce__(self) -> tuple[Any, ...]:
         return known, (self(),)
 
@@ -58,15 +63,22 @@ def _sampled(sample: Callable[[torch.Generator], T], device: torch.device, state
 class Lookup(Mapping[str, T]):
     """Values by name, all worked out at the first look: read like a dict, copied and pickled as one.
 
-    What asks for a dict itself (json, a DataFrame) takes `dict(lookup)`.
+    `early` are those among them that are known already. What asks for a dict itself (json, a DataFrame) takes
+    `dict(lookup)`.
 
     Example:
         >>> Lookup(Later(lambda: {"Variance()": (0.01, 0.04)}))["Variance()"]
         (0.01, 0.04)
     """
 
-    def __init__(self, found: Later[Mapping[str, T]]) -> None:
+    def __init__(self, found: Later[Mapping[str, T]], early: Mapping[str, T] | None = None) -> None:
         self._found = found
+        self._early: Mapping[str, T] = early or {}
+
+    @property
+    def at_hand(self) -> Mapping[str, T]:
+        """What is known without a look: the early ones, and all of them after the first look."""
+        return self._found() if self._found.done else self._early
 
     def __getitem__(self, name: str) -> T:
         return self._found()[name]
@@ -82,3 +94,18 @@ class Lookup(Mapping[str, T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self._found()),)
+
+
+def at_hand(values: Mapping[str, T]) -> Mapping[str, T]:
+    """What is known of `values` without working anything out: all of a dict, of a Lookup what it has at hand.
+
+    Example:
+        >>> at_hand({"final": 0.04}), at_hand(Lookup(Later(lambda: {"final": 0.04})))
+        ({'final': 0.04}, {})
+    """
+    return values.at_hand if isinstance(values, Lookup) else values
+
+
+def extended(values: Mapping[str, T], more: Mapping[str, T]) -> Mapping[str, T]:
+    """`values` with `more`, which are at hand; of a Lookup nothing is worked out for that."""
+    return Lookup(Later(lambda: {**values, **more}), {**at_hand(values), **more})

@@ -28,7 +28,7 @@ from portfolio_ebm.construction.convex import Minimum, size_of
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exploring import explore_modes, polished
 from portfolio_ebm.construction.formula import Formula, without_tickets
-from portfolio_ebm.construction.later import Later, Lookup, known
+from portfolio_ebm.construction.later import Later, Lookup, extended, known
 from portfolio_ebm.construction.lots import LotProgram, LotWork, exact_lots, proven_lots
 from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.room import asked, room
@@ -247,11 +247,7 @@ def in_lots(
     if w is None:
         return None, bound
     message = f"{found.message}; then whole lots by {how}, {said}"
-    # Later, since the stages of an exact solve are worked out when they are read.
-    ablation = Lookup(Later(partial(_then_lots, found.ablation, float(value(w)))))
+    # The stages of an exact solve are worked out when they are read, so its own value is taken from the solve.
+    fractions = found.ablation[FINAL] if found.exact is None else found.exact.value
+    ablation = extended(found.ablation, {FRACTIONS: fractions, FINAL: float(value(w))})
     return replace(found, weights=w, message=message, ablation=ablation, exact=None, diagnostics=search), bound
-
-
-def _then_lots(stages: Mapping[str, float], value: float) -> dict[str, float]:
-    """The stages of a search for fractions, and the energy `value` of the whole lots it was brought to."""
-    return {**stages, FRACTIONS: stages[FINAL], FINAL: value}

@@ -32,7 +32,8 @@ def term_table(result: Result) -> pd.DataFrame:
 
 
 def stage_table(result: Result) -> pd.DataFrame:
-    """By stage: mean and worst energy above the final one, in bps, and the share of dates on which it was improved."""
+    """By stage: mean and worst energy above the final one, in bps, the share of dates on which it was improved, and how
+    many dates have it: an exact solve alone has none."""
     table = result.decisions
     rows = []
     for name in _named(table, "stage: "):
@@ -42,6 +43,15 @@ def stage_table(result: Result) -> pd.DataFrame:
             rows.append((name, above.mean(), above.max(), float((above > 1e-4).mean()), len(above)))
     columns = ["stage", "mean", "worst", "improved", "dates"]
     return pd.DataFrame(rows, columns=columns).set_index("stage")
+
+
+def exact(result: Result) -> int:
+    """How many decisions took one exact solve and no more: none that was brought to whole lots, none beside chains."""
+    table = result.decisions
+    if "search: exact" not in table:
+        return 0
+    stages = table[[f"stage: {name}" for name in _named(table, "stage: ")]]
+    return int((table["search: exact"].eq(1.0) & stages.isna().all(axis=1)).sum())
 
 
 def search_table(result: Result) -> pd.DataFrame:

@@ -59,6 +59,7 @@ def render(strategy: Strategy, panel: Panel, results: Sequence[Result]) -> str:
         "lines": decisions.lines(result),
         "failed": len(findings.failures(result)),
         "proof": _proof(result),
+        "exact": _exact(result),
         "events": [{k: str(v) for k, v in row.items()} for row in _events(result)],
         "assumptions": findings.assumptions(result, panel),
         "data": panel.describe().splitlines(),
@@ -104,8 +105,9 @@ def _term_rows(terms: Any) -> list[dict[str, str]]:
 
 
 def _stage_rows(stages: Any) -> list[dict[str, str]]:
+    shown = {"mean": ".4f", "worst": ".4f", "improved": ".0%", "dates": ".0f"}
     return [
-        {"name": name, "mean": f"{row[0]:.4f}", "worst": f"{row[1]:.4f}", "improved": f"{row[2]:.0%}"}
+        {"name": name, **{what: f"{value:{how}}" for (what, how), value in zip(shown.items(), row, strict=True)}}
         for name, row in _rows(stages)
     ]
 
@@ -126,6 +128,15 @@ def _proof(result: Result) -> str:
         f"{told} the bound leaves room for at most {largest:.3f} bps of energy (median {middle:.3f} bps); "
         "how much of that room is real is not known."
     )
+
+
+def _exact(result: Result) -> str:
+    """What is to say of decisions that chains had no part in; "" where there are none."""
+    count, total = decisions.exact(result), len(result.decisions)
+    if not count:
+        return ""
+    who = f"All {total}" if count == total else f"{count} of {total}"
+    return f"{who} decisions were solved exactly, so no chains ran there and there are no stages of theirs to compare."
 
 
 def _events(result: Result) -> list[Mapping[str, Any]]:
