@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.capping import CappedProgram
 from portfolio_ebm.construction.choosing import mixed_of
-from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.convex import Convex, minimize
 from portfolio_ebm.construction.formula import take_apart
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
@@ -47,13 +48,12 @@ def rng() -> torch.Generator:
 
 
 def enumerated(energy: Energy, rules: Constraint, ctx: Context) -> float:
+    """By `minimize` and not by `Convex()`: that would find the rules in conflict for every choice that has none."""
     best = np.inf
     for names in itertools.combinations(ctx.assets, N - K):
-        try:
-            found = Convex().build(energy, rules & Box(caps=dict.fromkeys(names, 0.0)), ctx, rng())
-        except InfeasibleError:
-            continue
-        best = min(best, found.energy)
+        without = rules & Box(caps=dict.fromkeys(names, 0.0))
+        with suppress(InfeasibleError):
+            best = min(best, minimize(energy, region_of(without, ctx), ctx).value)
     return best
 
 

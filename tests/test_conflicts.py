@@ -50,10 +50,10 @@ def test_no_conflict_has_fewer_members(seed: int) -> None:
     assert frozenset() not in planted.seen and frozenset(range(planted.count)) not in planted.seen
 
 
-@pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize("seed", range(200))
-def test_open_answers_are_neither_raised_nor_taken_for_proof(seed: int, raises: bool) -> None:
-    """A third of all sets is open: what is named is impossible, and called the smallest only where it is."""
+def test_open_answers_are_neither_raised_nor_taken_for_proof(seed: int) -> None:
+    """A third of all sets is open, said by None or raised as it comes: what is named is impossible, and called the
+    smallest only where it is."""
     planted, rng = dealt(seed), np.random.default_rng(seed)
     open_: dict[frozenset[int], bool] = {}
 
@@ -61,7 +61,7 @@ def test_open_answers_are_neither_raised_nor_taken_for_proof(seed: int, raises: 
         answer = planted(some)
         if not open_.setdefault(some, bool(rng.random() < 1 / 3)):
             return answer
-        if raises:
+        if rng.random() < 0.5:
             raise SolverError("not settled")
         return None
 
