@@ -10,6 +10,8 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 STAMP  := $(VENV)/.installed
 # The tensors here are small: more threads than one cost more than they bring, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
+# Where a machine is set to keep no bytecode, every worker and every command that a test starts would compile all anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup backtest test slow check bench bench-data bench-market bench-terms bench-optimizer clean help
 .DEFAULT_GOAL := help

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch._dynamo  # imported by torch when it first likes, and not while Generator is another
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -124,6 +124,8 @@ class _Everywhere(TorchDispatchMode):
 @contextmanager
 def other_device() -> Iterator[torch.device]:
     """Inside, tensors can be made on the device and moved there."""
+    # Torch imports this when it first likes, and not while Generator is another; it takes seconds, so no sooner.
+    import_module("torch._dynamo")
     READ.clear()
     with _Everywhere(), _Given(), patch.object(torch, "Generator", _Made):
         yield DEVICE

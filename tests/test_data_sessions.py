@@ -38,7 +38,12 @@ def union(start: str, end: str) -> np.ndarray:
 
 # New Year 2024: New York opens on the 2nd, Tokyo on the 4th; Monday the 8th is a holiday in Tokyo only.
 WEEK = days("2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08")
-DAYS = union("2022-12-20", "2024-03-29")
+
+
+@pytest.fixture(scope="module")
+def rows() -> np.ndarray:
+    """Over a year of both; made when it is asked for, since calendars take seconds."""
+    return union("2022-12-20", "2024-03-29")
 
 
 def test_sessions_of_the_week_of_good_friday() -> None:
@@ -138,12 +143,12 @@ def test_sessions_without_a_row_are_told_by_exchange() -> None:
     assert all(len(item) == 0 for item in absent(WEEK, calendars).values())
 
 
-def test_every_cell_is_one_of_the_five() -> None:
+def test_every_cell_is_one_of_the_five(rows: np.ndarray) -> None:
     rng = np.random.default_rng(5)
     names = [f"A{i}" for i in range(6)]
-    calendars = markets(names, [BOTH[i % 2] for i in range(6)], DAYS)
-    tradeable = rng.random((len(DAYS), 6)) < 0.7
-    closed, odd, gap = (rule(DAYS, tradeable, calendars) for rule in (holidays, foreign, missing))
+    calendars = markets(names, [BOTH[i % 2] for i in range(6)], rows)
+    tradeable = rng.random((len(rows), 6)) < 0.7
+    closed, odd, gap = (rule(rows, tradeable, calendars) for rule in (holidays, foreign, missing))
     traded = tradeable & ~odd
     unlisted = ~tradeable & ~closed & ~gap
     np.testing.assert_array_equal(closed.astype(int) + odd + gap + traded + unlisted, 1)
@@ -197,20 +202,20 @@ ALL: tuple[Schedule, ...] = (
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
-def test_cutting_the_dates_never_changes_a_decision(schedule: Schedule) -> None:
-    full = schedule.decisions(DAYS)
+def test_cutting_the_dates_never_changes_a_decision(rows: np.ndarray, schedule: Schedule) -> None:
+    full = schedule.decisions(rows)
     assert full.any() and not full.all()
-    for end in range(1, len(DAYS) + 1):
-        np.testing.assert_array_equal(schedule.decisions(DAYS[:end]), full[:end])
+    for end in range(1, len(rows) + 1):
+        np.testing.assert_array_equal(schedule.decisions(rows[:end]), full[:end])
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
-def test_other_dates_to_come_never_change_a_decision(schedule: Schedule) -> None:
+def test_other_dates_to_come_never_change_a_decision(rows: np.ndarray, schedule: Schedule) -> None:
     rng = np.random.default_rng(3)
-    full = schedule.decisions(DAYS)
+    full = schedule.decisions(rows)
     for cut in (1, 9, 100, 250):
-        later = DAYS[cut:][rng.random(len(DAYS) - cut) < 0.5]
-        np.testing.assert_array_equal(schedule.decisions(np.concatenate([DAYS[:cut], later]))[:cut], full[:cut])
+        later = rows[cut:][rng.random(len(rows) - cut) < 0.5]
+        np.testing.assert_array_equal(schedule.decisions(np.concatenate([rows[:cut], later]))[:cut], full[:cut])
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
@@ -287,11 +292,11 @@ def test_a_decision_on_an_open_date_does_not_move() -> None:
         assert On(schedule, "XNYS").horizon(dates) == schedule.horizon(dates)
 
 
-def test_where_on_decides_all_are_open_and_each_decision_is_kept_or_merged() -> None:
-    calendars = markets(("A", "B"), BOTH, DAYS)
-    together = common(DAYS, calendars)
+def test_where_on_decides_all_are_open_and_each_decision_is_kept_or_merged(rows: np.ndarray) -> None:
+    calendars = markets(("A", "B"), BOTH, rows)
+    together = common(rows, calendars)
     for inner in (Monthly(), Weekly(), EveryPeriod(4)):
-        wanted, done = inner.decisions(DAYS), On(inner, BOTH, delay=0).decisions(DAYS)
+        wanted, done = inner.decisions(rows), On(inner, BOTH, delay=0).decisions(rows)
         assert not (done & ~together).any()
         # Between a wish and the decision it leads to no date in common is left unused.
         for row in np.flatnonzero(wanted):
