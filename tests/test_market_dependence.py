@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -58,12 +59,12 @@ def turning(days: int = 700, names: int = 3, seed: int = 0, freedom: float = 6.0
 
 
 U = turning()
-FITTED: dict[str, Dependence] = {}
 
 
+@cache
 def fitted(spec: DependenceEnergy) -> Dependence:
     """The fit on U, made once."""
-    return FITTED.setdefault(repr(spec), spec.fit(U))
+    return spec.fit(U)
 
 
 def names(spec: DependenceEnergy) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import cvxpy as cp
@@ -13,7 +15,7 @@ from test_mixed_rules import BASE, RULES, context
 
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, _children, branch_and_bound
-from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.choices import Choices, Limit
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
 from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.constraints.mixed.reading import assign
@@ -67,23 +69,32 @@ def mixed(case: str, seed: int, n: int = 7) -> Mixed:
     return Mixed(program(n, seed, lower=-0.3 if case == "short" else 0.0), choices(case, n))
 
 
-def clarabel(p: Program, m: Mixed, modes: tuple[int, ...]) -> float:
-    """The least energy with the modes given, by an independent model; +inf where there is none."""
-    c, w = m.choices, cp.Variable(p.n)
+def clarabel(m: Mixed) -> Callable[[np.ndarray], float]:
+    """The least energy with the modes given, by an independent model; +inf where there is none. Compiled once."""
+    p, c, w = m.program, m.choices, cp.Variable(m.program.n)
+    unit = np.zeros((c.units, p.n))
+    unit[c.unit, c.name] = 1.0
+    low, high = cp.Parameter(c.units), cp.Parameter(c.units)
     rules = [w >= p.lower, w <= p.upper, p.rows[0] @ w == 1, p.rows[1] @ w <= p.row_upper[1]]
-    for u, mode in enumerate(modes):
-        x = sum(w[i] for i in c.name[c.unit == u])
-        rules += [x >= c.lower[u, mode], x <= c.upper[u, mode]]
-    for limit in c.limits:
-        here = [u for u in limit.units if modes[u] in limit.modes]
-        if limit.mass:
-            rules += [sum(w[i] for u in here for i in c.name[c.unit == u]) <= limit.most] if here else []
-        elif not limit.least <= len(here) <= limit.most:
-            return np.inf
+    rules += [unit @ w >= low, unit @ w <= high]
+    masses = [(limit, cp.Parameter(p.n)) for limit in c.limits if limit.mass]
+    rules += [of @ w <= limit.most for limit, of in masses]
     problem = cp.Problem(cp.Minimize(1e3 * (0.5 * cp.quad_form(w, cp.psd_wrap(p.matrix)) + p.linear @ w)), rules)
-    problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
-    cost = sum(c.cost[u, mode] for u, mode in enumerate(modes))
-    return float(problem.value) / 1e3 + cost if problem.status.startswith("optimal") else np.inf
+
+    def least(modes: np.ndarray) -> float:
+        def here(limit: Limit) -> list[int]:
+            return [u for u in limit.units if modes[u] in limit.modes]
+
+        if any(not limit.least <= len(here(limit)) <= limit.most for limit in c.limits if not limit.mass):
+            return np.inf
+        for limit, of in masses:
+            of.value = unit[here(limit)].sum(axis=0)
+        low.value, high.value = (ends[np.arange(c.units), modes] for ends in (c.lower, c.upper))
+        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
+        cost = float(c.cost[np.arange(c.units), modes].sum())
+        return float(problem.value) / 1e3 + cost if problem.status.startswith("optimal") else np.inf
+
+    return least
 
 
 def enumerated(m: Mixed) -> float:
@@ -93,11 +104,16 @@ def enumerated(m: Mixed) -> float:
     return min((point.value for point in points if point is not None), default=np.inf)
 
 
+@cache
+def optimum(case: str, seed: int) -> float:
+    """Enumerated once for all tests that look at it."""
+    return enumerated(mixed(case, seed))
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_tree_finds_the_optimum_of_enumeration(case: str, seed: int) -> None:
-    m = mixed(case, seed)
-    truth = enumerated(m)
+    m, truth = mixed(case, seed), optimum(case, seed)
     assert np.isfinite(truth)
     proof = branch_and_bound(m, tolerance=1e-13)
     assert proof.finished
@@ -108,10 +124,10 @@ def test_the_tree_finds_the_optimum_of_enumeration(case: str, seed: int) -> None
 @pytest.mark.parametrize("case", CASES)
 def test_slices_are_clarabels(case: str) -> None:
     m, rng = mixed(case, 5), np.random.default_rng(0)
-    seen = 0
+    least, seen = clarabel(m), 0
     for _ in range(60):
         modes = np.array([rng.choice(np.flatnonzero(row)) for row in m.choices.exists])
-        mine, theirs = on_slice(m, modes), clarabel(m.program, m, tuple(modes))
+        mine, theirs = on_slice(m, modes), least(modes)
         assert (mine is None) == np.isinf(theirs)
         if mine is not None:
             assert mine.value == pytest.approx(theirs, rel=1e-7)
@@ -151,12 +167,11 @@ def test_swap_descents_from_a_few_starts_reach_the_optimum(case: str) -> None:
         starts += [rounded(m.choices, root, rng.dirichlet(np.full(len(x), 0.3))) for _ in range(20)]
         ends = [search.descend(one) for one in starts if search.solve(one) is not None]
         found = min((search.memo.value(end) for end in ends), default=np.inf)
-        assert found <= enumerated(m) + 1e-3 * abs(enumerated(m))
+        assert found <= optimum(case, seed) + 1e-3 * abs(optimum(case, seed))
 
 
 def test_an_interrupted_tree_gives_a_true_bound() -> None:
-    m = mixed("at most", 3)
-    truth = enumerated(m)
+    m, truth = mixed("at most", 3), optimum("at most", 3)
     for nodes in (1, 3, 7, 15):
         proof = branch_and_bound(m, most_nodes=nodes)
         assert proof.bound <= truth + 1e-12
@@ -224,7 +239,7 @@ def test_names_left_unasked_would_not_have_moved() -> None:
 @pytest.mark.parametrize("case", ["at most", "5/10/40", "fixed cost"])
 def test_an_active_set_that_fails_is_not_an_empty_slice(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a branch with the optimum in it would be closed, and the proof would be false."""
-    truth = enumerated(mixed(case, 0))
+    truth = optimum(case, 0)
     monkeypatch.setattr("portfolio_ebm.constraints.mixed.columns._minimum", lambda *args: None)
     proof = branch_and_bound(mixed(case, 0))
     assert proof.value == pytest.approx(truth, rel=1e-6)
