@@ -98,7 +98,8 @@ def test_damage_is_an_error_that_names_the_file(tmp_path: Path, damage: str) -> 
     assert cache.read("A", verify=True) is not None
 
 
-KEYS = ("A", "B", "C", "D", "E")
+KEYS = ("A", "B", "C")
+"""A first, a last and one between: every line of a write is met in each place."""
 
 
 def killed_at(cache: Cache, line: int) -> bool:
@@ -147,7 +148,7 @@ def test_a_kill_at_any_line_leaves_the_old_entry_or_the_new_one(tmp_path: Path, 
         if not died:
             break
     assert states == set(range(len(KEYS) + 1))
-    assert points >= 200 / stride
+    assert points >= 40 * len(KEYS) / stride
 
 
 def _whole(cache: Cache, key: str) -> bool:

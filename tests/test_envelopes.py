@@ -182,8 +182,9 @@ MANY = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("impact", "seeds"),
-    [(False, range(40)), (True, range(20)), pytest.param(False, range(40, 160), marks=MANY),
-     pytest.param(True, range(20, 80), marks=MANY)],
+    [(False, range(40)), (True, range(20)),
+     *(pytest.param(False, range(k, k + 40), marks=MANY) for k in range(40, 160, 40)),
+     *(pytest.param(True, range(k, k + 20), marks=MANY) for k in range(20, 80, 20))],
 )  # fmt: skip
 def test_bounds_and_trees_of_tickets_against_all_choices(impact: bool, seeds: range) -> None:
     tighter = 0

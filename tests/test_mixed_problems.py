@@ -40,9 +40,10 @@ def test_what_once_ended_without_a_portfolio(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_dozens_of_problems() -> None:
+@pytest.mark.parametrize("first", [1000, 1040])
+def test_dozens_of_problems(first: int) -> None:
     warnings.simplefilter("ignore")
-    found = [(seed, outcome(problem(seed), ranges=seed % 4 == 0)) for seed in range(1000, 1080)]
+    found = [(seed, outcome(problem(seed), ranges=seed % 4 == 0)) for seed in range(first, first + 40)]
     assert not [(seed, one) for seed, one in found if one.wrong]
     answered = sum(one.kind in ("proven", "bounded", "found") for _, one in found)
-    assert answered > 40
+    assert answered > 20

@@ -92,7 +92,7 @@ def test_at_its_best_price_it_is_the_relaxation_in_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(24), pytest.param(range(24, 100), marks=pytest.mark.slow)], ids=["few", "many"]
+    "seeds", [range(24), *(pytest.param(range(k, k + 19), marks=pytest.mark.slow) for k in range(24, 100, 19))], ids=str
 )
 def test_bounds_and_trees_against_all_choices(seeds: range) -> None:
     tighter = priced = 0
