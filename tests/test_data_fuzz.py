@@ -225,6 +225,14 @@ def test_twenty_thousand_damaged_files_are_read_or_refused(seed: int, tmp_path: 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 375_000  # kilobytes
 
 
+def test_a_name_of_thousands_of_letters_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("date,S1\n2020-01-02,1\n2020-01-03,2\n2020-01-06,3\n")
+    (tmp_path / "g.csv").write_text(f"asset,sector\nS1,x\nS1{'57' * 2000},y\n")
+    with pytest.raises(DataError, match=r"'S15757.* is no asset of the panel; near it there is S1\. Correct") as told:
+        read_panel(tmp_path / "p.csv", groups=tmp_path / "g.csv")
+    assert len(str(told.value)) < 300
+
+
 def varint(value: int) -> bytes:
     out, value = bytearray(), value << 1
     while value > 0x7F:

@@ -200,7 +200,7 @@ def check_known(names: Iterable[str], known: Iterable[str], source: str, who: st
         if name not in listed:
             near = get_close_matches(name, there, n=3, cutoff=0.4) or there[:5]
             raise DataError(
-                f"{source}: '{name}' is no {who} of the panel; near it there is {', '.join(near)}. "
+                f"{source}: '{str(name)[:40]}' is no {who} of the panel; near it there is {', '.join(near)}. "
                 "Correct the name, remove it here, or add its prices."
             )
 
