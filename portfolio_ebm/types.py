@@ -200,6 +200,11 @@ def as_numpy(x: Tensor) -> NDArray[np.float64]:
     return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)
 
 
+def elsewhere(x: Tensor) -> bool:
+    """Whether x is on another device than the host's, which then has to wait for what it wants to know of x."""
+    return x.device.type != "cpu"
+
+
 def lift(x: Tensor, like: Tensor, event_dims: int = 1) -> Tensor:
     """Insert singleton dimensions so that an estimate broadcasts against a batch of portfolios.
 

@@ -23,7 +23,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 DEVICE = torch.device("meta")
 """The one kind of device that every build of torch knows and has no kernels for."""
 
-READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select"}
+READS = {
+    "aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::nonzero", "aten::equal",
+    "aten::masked_select", "aten::_linalg_check_errors",
+}  # fmt: skip
 COPIES = {"aten::_to_copy", "aten::copy_"}
 RESHAPING = {"aten::unsqueeze_", "aten::squeeze_", "aten::t_", "aten::transpose_"}
 """A tensor cannot take another shape behind its own back: autograd does so with what nobody else holds."""
@@ -90,7 +93,8 @@ def computed(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     elif name == "aten::copy_":
         stays = isinstance(args[0], There)
-    if there and (name in READS or not stays or (picks and any(x.dtype == torch.bool for x in there))):
+    masked = picks and any(isinstance(x, There) and x.dtype == torch.bool for x in tree_leaves(args[1:2]))
+    if there and (name in READS or not stays or masked):
         READ.append(name)
     reshaping = name in RESHAPING
     own, more = tree_map(lambda x: x.here if isinstance(x, There) else x, (args, kwargs))

@@ -8,10 +8,15 @@ import torch
 from other_device import DEVICE, Mixed, other_device, reads
 
 import portfolio_ebm as pe
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.chains import Landscape, random_portfolios, run_chains, survey
+from portfolio_ebm.construction.rugged import explore
+from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.anneal import anneal
 from portfolio_ebm.samplers.langevin import ULA
 from portfolio_ebm.samplers.schedules import Geometric
+from portfolio_ebm.samplers.wrappers import Projected
 
 N = 6
 RULES = pe.Budget() & pe.LongOnly()
@@ -57,7 +62,10 @@ def test_an_optimum_is_the_hosts_and_stays_where_it_was_asked_for(case: str) -> 
         assert torch.equal(there.weights.cpu(), here.weights)
         assert (there.energy, there.bound, str(there.status)) == (here.energy, here.bound, str(here.status))
         if case == "default":
-            assert dict(there.ablation) == dict(here.ablation) and dict(there.ranges) == dict(here.ranges)
+            # Nearest points there take every step, and those here stop when they are done.
+            assert dict(there.ablation) == pytest.approx(dict(here.ablation), rel=1e-9)
+            assert list(there.ranges) == list(here.ranges)
+            np.testing.assert_allclose(list(there.ranges.values()), list(here.ranges.values()), rtol=1e-9)
         if here.marginal is not None:
             np.testing.assert_array_equal(there.marginal["reduced"], here.marginal["reduced"])
 
@@ -75,21 +83,70 @@ def test_draws_are_the_hosts(rules: pe.Constraint) -> None:
     assert str(there.value) == str(here.value) and "R-hat" in str(here.value)
 
 
-def test_chains_wait_for_the_host_three_times_a_step_at_most() -> None:
+def rugged(w: torch.Tensor) -> torch.Tensor:
+    return (30.0 * w).sin().sum(-1)
+
+
+def surveyed(device: torch.device, energy: Bound) -> tuple[Landscape, torch.Generator]:
+    ones = torch.ones(N, dtype=torch.float64, device=device)
+    half = torch.cat([ones[:3], 0.0 * ones[3:]])
+    region = Region.free(N, device=device).with_box(0.0, 0.4).with_row(ones, 1.0, 1.0, "budget")
+    region = region.with_row(half, 0.3, 0.6, "group")
+    rng = torch.Generator(device).manual_seed(0)
+    probes = random_portfolios(region, ones, 8, rng)
+    return survey(energy, region, probes[0], probes), rng
+
+
+def test_chains_wait_for_the_host_at_their_end_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portfolio_ebm.constraints.steady.STEPS", 2)
+
     def run(steps: int) -> int:
         with other_device() as device:
-            rng = torch.Generator(device).manual_seed(0)
-            start = torch.zeros(16, 3, dtype=torch.float64, device=device)
+            landscape, rng = surveyed(device, rugged)
+            run_chains(landscape, landscape.probes, 1, rng)  # what is measured once
             before = reads()
-            found = anneal(
-                ULA(0.1), lambda x: x.square().sum(-1), start, schedule=Geometric(start=1.0, end=0.1), n_steps=steps,
-                rng=rng,
-            )  # fmt: skip
+            found = run_chains(landscape, landscape.probes, steps, rng)
             assert found.best.device == DEVICE
             return reads() - before
 
-    # Whether an energy is a number is one of them.
-    assert run(20) - run(5) <= 3 * 15
+    assert run(3) == run(1) == 1
+
+
+def test_kicks_and_descents_wait_for_the_host_at_their_end_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portfolio_ebm.constraints.steady.STEPS", 1)
+    for stage in ("PROBE", "KICK", "DESCENT"):
+        monkeypatch.setattr(f"portfolio_ebm.construction.rugged.{stage}_STEPS", 2)
+
+    def run(steps: int) -> tuple[int, int]:
+        with other_device() as device:
+            landscape, rng = surveyed(device, rugged)
+            explore(landscape, landscape.probes, 6, rng)
+            before = reads()
+            found = explore(landscape, landscape.probes, steps, rng)
+            return found.cycles, reads() - before
+
+    # Whether the probes were numbers, whether they agree, and whether the rest were numbers.
+    assert run(6) == (1, 3) and run(10) == (2, 3)
+
+
+@pytest.mark.parametrize("where", ["the energy", "its gradient"])
+def test_what_is_not_a_number_on_the_way_is_said_at_the_end(where: str) -> None:
+    def spoiled(w: torch.Tensor) -> torch.Tensor:
+        calls.append(0)
+        value = w.square().sum(-1)
+        if len(calls) != 3:  # of the start and four steps, the second step
+            return value
+        if where == "the energy":
+            return torch.cat([value[:1] * float("nan"), value[1:]])
+        return value + torch.cat([(w[:1] - w[:1]).abs().sqrt().sum(-1), 0.0 * value[1:]])  # an endless slope at zero
+
+    calls: list[int] = []
+    rules = Geometric(start=1.0, end=0.1)
+    with other_device() as device:
+        start, rng = torch.zeros(8, 3, dtype=torch.float64, device=device), torch.Generator(device).manual_seed(0)
+        with pytest.raises(SolverError, match="not finite for 1 of 8 chains"):
+            anneal(Projected(ULA(0.1), lambda w: w.nan_to_num(0.0)), spoiled, start, schedule=rules, n_steps=4, rng=rng)
+    assert len(calls) == 5
 
 
 def test_the_device_refuses_what_a_gpu_does() -> None:

@@ -21,9 +21,12 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.kinks import Kinks
-from portfolio_ebm.constraints.simplex import take
+from portfolio_ebm.constraints.simplex import Rows, take
+from portfolio_ebm.types import elsewhere
 
 _EPS = torch.finfo(torch.float64).eps
+_UNSEEN = 6
+"""Steps of a line search that nobody looks at."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Problem:
     anchor: Tensor | None
     kinks: Kinks | None = None
 
-    def at(self, rows: Tensor) -> Problem:
+    def at(self, rows: Rows) -> Problem:
         """The problems of some rows of the batch."""
         return replace(self, y=self.y[rows], lower=take(self.lower, rows), upper=take(self.upper, rows))
 
@@ -85,8 +88,7 @@ class Problem:
 def solve(problem: Problem, theta: Tensor, tolerance: Tensor, max_steps: int = 40) -> tuple[Tensor, Tensor, Tensor]:
     """(w, theta, converged) from a first guess theta (B, M) of the multipliers; rows that do not converge
     in `max_steps` are marked and left to the caller. `tolerance` (B,) is on the row values."""
-    theta = torch.where(torch.isinf(problem.high), theta.clamp_max(0.0), theta)
-    theta = torch.where(torch.isinf(problem.low), theta.clamp_min(0.0), theta)
+    theta = _possible(problem, theta)
     best = theta.clone()
     w = problem.primal(theta)
     converged = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
@@ -94,9 +96,7 @@ def solve(problem: Problem, theta: Tensor, tolerance: Tensor, max_steps: int = 4
     part = problem
     for step in range(max_steps + 1):
         here = part.primal(theta)
-        values = part.values(here)
-        target = _target(part, theta, values)
-        error = torch.where(target.isnan(), torch.zeros_like(values), values - target)
+        target, error = _off(part, theta, here)
         done = error.abs().amax(-1) <= tolerance
         w[rows], best[rows], converged[rows] = here, theta, done
         if bool(done.all()) or step == max_steps:
@@ -107,12 +107,42 @@ def solve(problem: Problem, theta: Tensor, tolerance: Tensor, max_steps: int = 4
     return _tidy(problem, w, best), best, converged
 
 
-def first_guess(problem: Problem, w: Tensor) -> Tensor:
+def solve_unseen(problem: Problem, theta: Tensor, tolerance: Tensor, steps: int) -> Tensor:
+    """w (B, n) after so many steps of every row: as `solve`, but nothing on the way is read."""
+    theta = _possible(problem, theta)
+    for _ in range(steps):
+        w = problem.primal(theta)
+        target, error = _off(problem, theta, w)
+        done = error.abs().amax(-1, keepdim=True) <= tolerance.unsqueeze(-1)
+        theta = torch.where(done, theta, _advance(problem, theta, w, target, error))
+    return _tidy(problem, problem.primal(theta), theta)
+
+
+def _possible(problem: Problem, theta: Tensor) -> Tensor:
+    """theta with no multiplier on a side that has no bound."""
+    theta = torch.where(torch.isinf(problem.high), theta.clamp_max(0.0), theta)
+    return torch.where(torch.isinf(problem.low), theta.clamp_min(0.0), theta)
+
+
+def _off(problem: Problem, theta: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """The bound each row value should reach, as `_target`, and how far w (B, n) is from it, (B, M)."""
+    values = problem.values(w)
+    target = _target(problem, theta, values)
+    return target, torch.where(target.isnan(), torch.zeros_like(values), values - target)
+
+
+def budget_row(rows: Tensor) -> int:
+    """The first of the rows (m, n) that is all ones; -1 where none is."""
+    found = (rows == 1.0).all(-1).nonzero().flatten()
+    return int(found[0]) if len(found) else -1
+
+
+def first_guess(problem: Problem, w: Tensor, row: int | None = None) -> Tensor:
     """Multipliers (B, M) that a point found without the other rows suggests: on its free names y - w is
-    nu + lam for a buy and nu - lam for a sell, nu on the budget row."""
+    nu + lam for a buy and nu - lam for a sell, nu on the budget row, `row` where that is known already."""
     theta = problem.y.new_zeros(len(w), len(problem.low))
-    budget = (problem.rows == 1.0).all(-1).nonzero().flatten()
-    if len(budget) == 0:
+    budget = budget_row(problem.rows) if row is None else row
+    if budget < 0:
         return theta
     free = (w > problem.lower) & (w < problem.upper)
     gap = problem.y - w
@@ -121,12 +151,12 @@ def first_guess(problem: Problem, w: Tensor) -> Tensor:
         return torch.where(mask, gap, torch.zeros_like(gap)).sum(-1) / mask.sum(-1)
 
     if problem.anchor is None:
-        theta[:, budget[0]] = mean(free).nan_to_num(0.0)
+        theta[:, budget] = mean(free).nan_to_num(0.0)
         return theta
     buys, sells = mean(free & (w > problem.anchor)), mean(free & (w < problem.anchor))
     both = ~buys.isnan() & ~sells.isnan()
     alone = torch.where(buys.isnan(), sells, buys).nan_to_num(0.0)
-    theta[:, budget[0]] = torch.where(both, 0.5 * (buys + sells), alone)
+    theta[:, budget] = torch.where(both, 0.5 * (buys + sells), alone)
     theta[:, -1] = torch.where(both, 0.5 * (buys - sells), torch.zeros_like(alone)).clamp_min(0.0)
     return theta
 
@@ -146,7 +176,9 @@ def _newton(g: Tensor, error: Tensor, moving: Tensor, floor: Tensor) -> Tensor:
     diagonal = torch.diagonal(hessian, dim1=-2, dim2=-1)
     ridge = torch.where(diagonal > 1e-12 * floor, 1e-10 * floor, floor)
     hessian = hessian + torch.diag_embed(torch.where(moving, ridge, torch.ones_like(ridge)))
-    step: Tensor = torch.linalg.solve(hessian, torch.where(moving, error, torch.zeros_like(error)))
+    right = torch.where(moving, error, torch.zeros_like(error))
+    # `solve` would read whether all went well; what did not is far from its bound, and seen there.
+    step: Tensor = torch.linalg.solve_ex(hessian, right).result
     return step
 
 
@@ -164,7 +196,7 @@ def _advance(part: Problem, theta: Tensor, w: Tensor, target: Tensor, error: Ten
     # At zero a multiplier may only go where its bound pushes it; else it waits for this step.
     for _ in range(2):
         stuck = one_sided & (theta == 0) & moving & (d * error <= 0)
-        if not bool(stuck.any()):
+        if not elsewhere(stuck) and not bool(stuck.any()):
             break
         moving = moving & ~stuck
         d = _newton(g, error, moving, floor)
@@ -186,30 +218,33 @@ def _advance(part: Problem, theta: Tensor, w: Tensor, target: Tensor, error: Ten
 def _line_search(part: Problem, theta: Tensor, d: Tensor, target: Tensor, stop: Tensor) -> Tensor:
     """Step lengths t (B,): a root, to a tenth, of the dual's slope d . (target - values(theta + t d))."""
 
-    def slope(rows: Tensor, t: Tensor) -> Tensor:
+    def slope(rows: Rows, t: Tensor) -> Tensor:
         sub = part.at(rows)
         values = sub.values(sub.primal(theta[rows] + t.unsqueeze(-1) * d[rows]))
         return (d[rows] * (target[rows] - values)).sum(-1)
 
-    every = torch.arange(len(theta), device=theta.device)
     t = torch.ones_like(stop).minimum(stop)
-    start = slope(every, torch.zeros_like(t))
+    start = slope(slice(None), torch.zeros_like(t))
     low, f_low = torch.zeros_like(t), start.clone()
     high, f_high = stop.clone(), torch.full_like(t, torch.nan)
-    rows = every
-    for step in range(60):
-        f = slope(rows, t[rows])
-        fine = (f.abs() <= 0.1 * start[rows].abs()) | ((f <= 0) & (t[rows] >= stop[rows]))
-        rows, f = rows[~fine], f[~fine]
-        if len(rows) == 0:
-            break
-        here, over = t[rows], f > 0
+    rows: Rows = slice(None)
+    for step in range(_UNSEEN if elsewhere(t) else 60):
+        here = t[rows]
+        f = slope(rows, here)
+        fine = (f.abs() <= 0.1 * start[rows].abs()) | ((f <= 0) & (here >= stop[rows]))
+        if not elsewhere(t):
+            rows = torch.arange(len(t), device=t.device)[rows][~fine]
+            if len(rows) == 0:
+                break
+            here, f, fine = here[~fine], f[~fine], fine[~fine]
+        over = f > 0
         low[rows], f_low[rows] = torch.where(over, low[rows], here), torch.where(over, f_low[rows], f)
         high[rows], f_high[rows] = torch.where(over, here, high[rows]), torch.where(over, f, f_high[rows])
         share = f_low[rows] / (f_low[rows] - f_high[rows])
         share = torch.full_like(share, 0.5) if step % 3 == 2 else share.clamp(0.02, 0.98)
         inside = low[rows] + share * (high[rows] - low[rows])
-        t[rows] = torch.where(f_high[rows].isnan(), (4.0 * here).minimum(stop[rows]), inside)
+        moved = torch.where(f_high[rows].isnan(), (4.0 * here).minimum(stop[rows]), inside)
+        t[rows] = torch.where(fine, here, moved)
     return t
 
 

@@ -110,7 +110,7 @@ def project_polyhedron(
     a, floor, cap = rows.to(flat), row_lower.to(flat), row_upper.to(flat)
     held = None if anchor is None or turnover is None else anchor.to(flat)
     problem = Problem(flat, low, high, a, *_bounds(floor, cap, None if held is None else turnover), held)
-    w, left = _nearest(problem, box_budget_turnover(flat, low, high, _total(problem), held, turnover))
+    w, left = _nearest(problem, box_budget_turnover(flat, low, high, total_of(problem), held, turnover))
     return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
 
 
@@ -135,20 +135,35 @@ def nearest_in(
         return project_polyhedron(y, low, high, r.rows, r.row_lower, r.row_upper, r.anchor, r.turnover)
     flat, low, high = _flatten(require_weights(y, region.n, "nearest_in"), low, high)
     r = r.to(flat)
+    problem = problem_of(r, flat, low, high)
+    w, left = _nearest(problem, box_budget_turnover(flat, low, high, total_of(problem), r.anchor, r.turnover))
+    return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
+
+
+def problem_of(r: Region, y: Tensor, lower: Tensor, upper: Tensor) -> Problem:
+    """The nearest points to y (B, n) under rows, turnover and balls of a folded region and bounds of their own."""
+    if not r.caps:
+        turnover = None if r.anchor is None else r.turnover
+        return Problem(
+            y,
+            lower,
+            upper,
+            r.rows,
+            *_bounds(r.row_lower, r.row_upper, turnover),
+            r.anchor if turnover is not None else None,
+        )
     balls = r.balls
     if r.anchor is not None and r.turnover is not None:
         one = torch.ones_like(r.anchor)
         balls = (Ball("turnover", r.turnover, r.anchor, one, one), *balls)
-    limits = flat.new_tensor([ball.limit for ball in balls])
+    limits = y.new_tensor([ball.limit for ball in balls])
     floor = torch.cat([r.row_lower, torch.full_like(limits, -torch.inf)])
-    problem = Problem(flat, low, high, r.rows, floor, torch.cat([r.row_upper, limits]), None, Kinks.of(balls))
-    w, left = _nearest(problem, box_budget_turnover(flat, low, high, _total(problem), r.anchor, r.turnover))
-    return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
+    return Problem(y, lower, upper, r.rows, floor, torch.cat([r.row_upper, limits]), None, Kinks.of(balls))
 
 
 def _nearest(problem: Problem, w: Tensor) -> tuple[Tensor, Tensor]:
     """(w, violation) from the point `w` (B, n) that is nearest under box, budget and turnover alone."""
-    left = _left(problem, w)
+    left = missed(problem, w)
     more = left > 1e-13
     known = problem.kinks is None and bool((problem.rows == 1.0).all())
     if not known and bool(more.any()):
@@ -156,7 +171,7 @@ def _nearest(problem: Problem, w: Tensor) -> tuple[Tensor, Tensor]:
     return w, left
 
 
-def _total(problem: Problem) -> tuple[float, float] | None:
+def total_of(problem: Problem) -> tuple[float, float] | None:
     """The range of the sum of weights, where rows of ones bound it."""
     budget = (problem.rows == 1.0).all(-1)
     if not bool(budget.any()):
@@ -166,7 +181,7 @@ def _total(problem: Problem) -> tuple[float, float] | None:
     return total if total[0] <= total[1] else (total[1], total[1])
 
 
-def _left(problem: Problem, w: Tensor) -> Tensor:
+def missed(problem: Problem, w: Tensor) -> Tensor:
     """The largest violation of a bound, row or ball at w (B, n), (B,)."""
     worst = (problem.lower - w).maximum(w - problem.upper).amax(-1).clamp_min(0.0)
     if len(problem.low) == 0:
@@ -220,7 +235,7 @@ def _by_dual(problem: Problem, near: Tensor, left: Tensor) -> tuple[Tensor, Tens
 
     def accept(rows: Tensor, part: Problem, theta: Tensor, steps: int) -> None:
         found, _, settled = solve(part, theta, 1e-13 * scale[rows], steps)
-        error = _left(part, found)
+        error = missed(part, found)
         good = settled & (error <= TOLERANCE)
         w[rows[good]], left[rows[good]], still[rows[good]] = found[good], error[good], False
 
@@ -236,7 +251,7 @@ def _by_dual(problem: Problem, near: Tensor, left: Tensor) -> tuple[Tensor, Tens
     part = problem.at(rows)
     w[rows] = torch.stack([point[0] for point in solved if point is not None])
     theta = torch.stack([point[1] for point in solved if point is not None])
-    left[rows] = _left(part, w[rows])
+    left[rows] = missed(part, w[rows])
     empty = still.clone()
     empty[rows] = False
     accept(rows, part, theta, 3)
@@ -307,4 +322,4 @@ def _proven(part: Problem, w: Tensor) -> tuple[Tensor, Tensor]:
         except (InfeasibleError, SolverError):
             continue
         w[i] = found[0]
-    return w, _left(part, w)
+    return w, missed(part, w)

@@ -11,12 +11,22 @@ every evaluation; where Newton does not halve the error, the bracket is halved (
 inside a fixed bracket can walk between two points for ever).
 
 Shapes: y (B, n); bounds (n,) or (B, n); totals (B,). Everything is in the dtype of y; callers pass float64.
+
+On the host, steps end where nothing is left to do, and rows that need no more are left out. On another device the host
+would have to wait to know, so there every row takes every step, in which those that are done stay where they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from portfolio_ebm.types import elsewhere
+
+Rows = Tensor | slice
+"""Some rows of a batch: a mask (B,), or all of them."""
 
 _EPS = torch.finfo(torch.float64).eps
 _MAX_STEPS = 200
@@ -24,9 +34,18 @@ _STACK_UP_TO = 20_000  # entries; below, one call for buys and sells saves more 
 _SORT_UP_TO = 64  # names; beyond, Newton is the faster of the two
 
 
-def take(x: Tensor, rows: Tensor) -> Tensor:
+def take(x: Tensor, rows: Rows) -> Tensor:
     """The rows of a per-row tensor (B, ...); a shared one (fewer dimensions than 2) is given back as it is."""
     return x[rows] if x.ndim > 1 else x
+
+
+def amended(w: Tensor, marked: Tensor, make: Callable[[Rows], Tensor]) -> Tensor:
+    """w (B, n) with make(rows) in place of its rows that are marked (B,); on another device made for all of them."""
+    if elsewhere(w):
+        return torch.where(marked.unsqueeze(-1), make(slice(None)), w)
+    if bool(marked.any()):
+        w[marked] = make(marked)
+    return w
 
 
 def somewhere(lower: Tensor, upper: Tensor, total: Tensor) -> Tensor:
@@ -107,21 +126,30 @@ def fill(v: Tensor, lower: Tensor, upper: Tensor, total: Tensor) -> Tensor:
     the budget cannot be met. What rounding leaves of the budget is spread over the free names."""
     # A budget out of reach has no root to look for: its nearest corner has.
     total = total.maximum(lower.sum(-1)).minimum(upper.sum(-1))
+    if elsewhere(v):
+        return _spread(v, sorted_root(v, *_finite(v, lower, upper, total), total), lower, upper, total)
     if v.shape[-1] > _SORT_UP_TO or not bool((upper - lower).sum().isfinite()):
         return _spread(v, shift_root(v, lower, upper, total), lower, upper, total)
     x = _spread(v, sorted_root(v, lower, upper, total), lower, upper, total)
-    wrong = (x.sum(-1) - total).abs() > 1e-14
-    if bool(wrong.any()):
-        few, low, high = v[wrong], take(lower, wrong), take(upper, wrong)
-        x[wrong] = _spread(few, shift_root(few, low, high, total[wrong]), low, high, total[wrong])
-    return x
+
+    def by_newton(rows: Rows) -> Tensor:
+        few, low, high = v[rows], take(lower, rows), take(upper, rows)
+        return _spread(few, shift_root(few, low, high, total[rows]), low, high, total[rows])
+
+    return amended(x, (x.sum(-1) - total).abs() > 1e-14, by_newton)
+
+
+def _finite(v: Tensor, lower: Tensor, upper: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds (B, n) with the same point: between what any feasible point says of the multiplier."""
+    gap = v - somewhere(lower, upper, total)
+    return lower.maximum(v - gap.amax(-1, keepdim=True)), upper.minimum(v - gap.amin(-1, keepdim=True))
 
 
 def _spread(v: Tensor, nu: Tensor, lower: Tensor, upper: Tensor, total: Tensor) -> Tensor:
     x = (v - nu.unsqueeze(-1)).clamp(lower, upper)
     for _ in range(2):
         left = total - x.sum(-1)
-        if not bool((left.abs() > 4 * _EPS).any()):
+        if not elsewhere(v) and not bool((left.abs() > 4 * _EPS).any()):
             break
         free = (x > lower) & (x < upper)
         share = left / free.sum(-1).clamp_min(1)
@@ -170,31 +198,26 @@ def box_budget_turnover(
     Exact: a constraint that the optimum without it breaks is tight at the optimum with it, so the cases
     are tried from the fewest tight constraints up, row by row.
     """
-    if total is None or total[0] < total[1]:
-        w = y.clamp(lower, upper)
-        if turnover is not None and anchor is not None:
-            over = (w - anchor).abs().sum(-1) > turnover
-            if bool(over.any()):
-                w[over] = near_anchor(
-                    y[over], take(lower, over), take(upper, over), take(anchor, over), _tau(turnover, y[over])
-                )
-        if total is None:
-            return w
-        found = w.sum(-1)
-        goal = found.clamp(total[0], total[1])
-        rows = found != goal
-        if bool(rows.any()):
-            w[rows] = _exact_budget(
-                y[rows],
-                take(lower, rows),
-                take(upper, rows),
-                goal[rows],
-                None if anchor is None else take(anchor, rows),
-                turnover,
-            )
+    if total is not None and total[0] >= total[1]:
+        return _exact_budget(y, lower, upper, y.new_full((y.shape[0],), total[0]), anchor, turnover)
+    w = y.clamp(lower, upper)
+    if turnover is not None and anchor is not None:
+
+        def near(rows: Rows) -> Tensor:
+            few = y[rows]
+            return near_anchor(few, take(lower, rows), take(upper, rows), take(anchor, rows), _tau(turnover, few))
+
+        w = amended(w, (w - anchor).abs().sum(-1) > turnover, near)
+    if total is None:
         return w
-    goal = y.new_full((y.shape[0],), total[0])
-    return _exact_budget(y, lower, upper, goal, anchor, turnover)
+    found = w.sum(-1)
+    goal = found.clamp(total[0], total[1])
+
+    def tight(rows: Rows) -> Tensor:
+        held = None if anchor is None else take(anchor, rows)
+        return _exact_budget(y[rows], take(lower, rows), take(upper, rows), goal[rows], held, turnover)
+
+    return amended(w, found != goal, tight)
 
 
 def _exact_budget(
@@ -203,13 +226,12 @@ def _exact_budget(
     w = fill(y, lower, upper, goal)
     if turnover is None or anchor is None:
         return w
-    over = (w - anchor).abs().sum(-1) > turnover
-    if bool(over.any()):
-        rows = y[over]
-        w[over] = fill_near_anchor(
-            rows, take(lower, over), take(upper, over), goal[over], take(anchor, over), _tau(turnover, rows)
-        )
-    return w
+
+    def near(rows: Rows) -> Tensor:
+        few, held = y[rows], take(anchor, rows)
+        return fill_near_anchor(few, take(lower, rows), take(upper, rows), goal[rows], held, _tau(turnover, few))
+
+    return amended(w, (w - anchor).abs().sum(-1) > turnover, near)
 
 
 def _tau(turnover: float, rows: Tensor) -> Tensor:

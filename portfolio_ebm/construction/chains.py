@@ -19,6 +19,7 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.combine import project_region, region_residual
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.constraints.steady import Steady
 from portfolio_ebm.construction.curvature import curvature_matrix
 from portfolio_ebm.construction.duality import Box
 from portfolio_ebm.energy import Bound
@@ -27,6 +28,7 @@ from portfolio_ebm.samplers.kernel import Kernel, evaluate
 from portfolio_ebm.samplers.langevin import ULA
 from portfolio_ebm.samplers.schedules import Cooling, Geometric
 from portfolio_ebm.samplers.wrappers import Projected
+from portfolio_ebm.types import elsewhere
 
 PROBES = 64
 CONCENTRATED = 4
@@ -57,7 +59,7 @@ class Landscape:
     hessian: Tensor
     step: float
 
-    @property
+    @cached_property
     def heat(self) -> float:
         """sd / (n / 2): the temperature at which noise costs one standard deviation of E, with n free directions."""
         free = int((self.region.upper > self.region.lower).sum())
@@ -74,7 +76,14 @@ class Landscape:
         middle = self.probes.mean(0)
         away = (w - middle).norm(dim=-1, keepdim=True)
         near = middle + (w - middle) * (FAR_OUT * self.reach / away.clamp_min(1e-300))
-        return project_region(torch.where(away > FAR_OUT * self.reach, near, w), self.region).weights
+        w = torch.where(away > FAR_OUT * self.reach, near, w)
+        return project_region(w, self.region).weights if self._steady is None else self._steady(w)
+
+    @cached_property
+    def _steady(self) -> Steady | None:
+        """Nearest portfolios that the host does not wait for, for chains on another device; None for those on the
+        host's, and where nearest portfolios are found on it."""
+        return Steady.of(self.region, self.probes.mean(0)) if elsewhere(self.probes) else None
 
     @property
     def cooling(self) -> Cooling:

@@ -51,7 +51,7 @@ class Explored:
 
 def explore(landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator) -> Explored:
     """Look for low energies from x0 (m, n) within about n_steps gradient evaluations per chain."""
-    probe = descend(landscape, x0, max(min(n_steps // 5, PROBE_STEPS), 1))
+    probe = descend(landscape, x0, max(min(n_steps // 5, PROBE_STEPS), 1)).sound()
     if float(probe.energy.max() - probe.energy.min()) <= AGREE * landscape.spread:
         return Explored(probe.x, probe.energy, probe.energy, True, 0)
     now, cycles = probe, max((n_steps - PROBE_STEPS) // (KICK_STEPS + DESCENT_STEPS), 1)
@@ -62,7 +62,7 @@ def explore(landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator
         now = _replace_worst(now)
         kicked = kick(landscape, kernel, now, rng, heats)
         now = _better(now, descend(landscape, kicked.x, DESCENT_STEPS))
-    return Explored(now.x, now.energy, probe.energy, False, cycles)
+    return Explored(now.sound().x, now.energy, probe.energy, False, cycles)
 
 
 def kick(
@@ -99,7 +99,7 @@ def _take(mask: Tensor, there: State, here: State) -> State:
         torch.where(wide, there.x, here.x),
         torch.where(mask, there.energy, here.energy),
         torch.where(wide, there.gradient, here.gradient),
-    )
+    ).after(there, here)
 
 
 def _replace_worst(now: State) -> State:
@@ -108,4 +108,6 @@ def _replace_worst(now: State) -> State:
     quarter = len(order) // 4
     if quarter:
         order = torch.cat([order[:-quarter], order[:quarter]])
-    return State(now.x[order], now.energy[order], now.gradient[order])
+    # What was not a number stays on record, also of chains that are left out.
+    unsound = None if now.unsound is None else now.unsound[order] | now.unsound.any()
+    return State(now.x[order], now.energy[order], now.gradient[order], unsound)

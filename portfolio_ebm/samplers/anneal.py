@@ -59,7 +59,7 @@ def anneal(
         thin: keep every thin-th point in `draws`; 0 keeps none.
 
     Raises:
-        SolverError: an energy or gradient came out as NaN.
+        SolverError: an energy or gradient came out as NaN; on another device than the host's said at the end.
         SpecError: n_steps or thin is negative.
 
     Example:
@@ -79,4 +79,4 @@ def anneal(
         if thin and (k + 1) % thin == 0:
             draws.append(state.x)
     kept = torch.stack(draws) if draws else x0.new_zeros((0, *x0.shape))
-    return Annealed(state, best, lowest, torch.stack(trace), kept)
+    return Annealed(state.sound(), best, lowest, torch.stack(trace), kept)

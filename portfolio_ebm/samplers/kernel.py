@@ -14,7 +14,7 @@ advances as at any other temperature. After the kernels of blackjax (Cabezas et 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import ShapeError, SolverError
+from portfolio_ebm.types import elsewhere
 
 Temperature = float | Tensor
 """One number, or a tensor that broadcasts against the chains, shape (...)."""
@@ -35,11 +36,32 @@ class State:
         x: (..., n).
         energy: E(x), (...).
         gradient: of E at x, (..., n).
+        unsound: (...), where the energy or its gradient has not been a number, here or on the way, on a device that the
+            host would have to wait for; None on the host's, where that is refused at once.
     """
 
     x: Tensor
     energy: Tensor
     gradient: Tensor
+    unsound: Tensor | None = None
+
+    def after(self, *others: State) -> State:
+        """The state with what was not a number in others too."""
+        seen = [one.unsound for one in (self, *others) if one.unsound is not None]
+        return replace(self, unsound=torch.stack(seen).any(0)) if seen else self
+
+    def sound(self) -> State:
+        """The state itself: the one look that another device is waited for.
+
+        Raises:
+            SolverError: the energy or its gradient has not been a number for a chain, here or on the way.
+        """
+        if self.unsound is not None and bool(self.unsound.any()):
+            raise SolverError(
+                f"The energy or its gradient is not finite for {_count(self.unsound)} chains on their way; check the "
+                "estimates behind its terms for missing values, and start chains where the energy is defined."
+            )
+        return self
 
 
 class Kernel(ABC):
@@ -57,6 +79,8 @@ class Kernel(ABC):
             SolverError: the energy or its gradient is not finite for a chain.
         """
         state = evaluate(x, energy)
+        if state.unsound is not None:
+            return replace(state, unsound=state.unsound | torch.isposinf(state.energy))
         if not bool(torch.isfinite(state.energy).all()):
             raise SolverError(
                 f"{_count(~torch.isfinite(state.energy))} of the chains stand where the energy is not finite; "
@@ -79,14 +103,14 @@ class Kernel(ABC):
     @final
     def move(self, state: State, energy: Bound, temperature: Temperature, noise: Tensor) -> State:
         """One step with the noise (..., n) given: a function of its arguments alone."""
-        return self.init(self.propose(state, temperature, noise), energy)
+        return self.init(self.propose(state, temperature, noise), energy).after(state)
 
     @final
     def step(self, state: State, energy: Bound, temperature: Temperature, rng: torch.Generator) -> State:
         """One step.
 
         Raises:
-            SolverError: the energy or its gradient came out as not finite.
+            SolverError: the energy or its gradient came out as not finite; on another device only noted in the state.
         """
         return self.move(state, energy, temperature, self.draw(state.x, rng))
 
@@ -97,7 +121,8 @@ def evaluate(x: Tensor, energy: Bound) -> State:
     An energy of +inf marks a point outside the support; its gradient is taken as zero.
 
     Raises:
-        SolverError: NaN, which would otherwise be carried along without a word.
+        SolverError: NaN, which would otherwise be carried along without a word; on another device only noted, so that
+            the host need not wait (State.sound).
         ShapeError: the energy does not give one number per chain.
     """
     point = x.detach().requires_grad_(True)
@@ -112,6 +137,9 @@ def evaluate(x: Tensor, energy: Bound) -> State:
     gradient = torch.zeros_like(x) if found is None else found.detach()
     outside = torch.isposinf(value)
     gradient = torch.where(outside.unsqueeze(-1), torch.zeros_like(gradient), gradient)
+    if elsewhere(x):
+        steep = ~torch.isfinite(gradient).all(-1)
+        return State(x.detach(), value, gradient, steep | ~(torch.isfinite(value) | outside))
     if not bool(torch.isfinite(value.sum() + gradient.sum())):  # one cheap look; the careful one only on suspicion
         _require(value, gradient, outside)
     return State(x.detach(), value, gradient)
@@ -142,7 +170,12 @@ def spread(temperature: Temperature, like: Tensor) -> Tensor:
     Raises:
         SolverError: it is negative or not finite.
     """
-    heat = torch.as_tensor(temperature, dtype=like.dtype, device=like.device)
-    if not bool((torch.isfinite(heat) & (heat >= 0.0)).all()):
+    if isinstance(temperature, Tensor):
+        heat = temperature.to(like)
+        # Elsewhere the square root of a negative one is not a number, and seen so.
+        wrong = not elsewhere(like) and not bool((torch.isfinite(heat) & (heat >= 0.0)).all())
+    else:
+        heat, wrong = like.new_full((), temperature), not 0.0 <= temperature < float("inf")
+    if wrong:
         raise SolverError(f"A temperature must be finite and not negative, got {temperature}.")
     return heat.unsqueeze(-1)
