@@ -227,16 +227,15 @@ def _line_search(part: Problem, theta: Tensor, d: Tensor, target: Tensor, stop: 
     start = slope(slice(None), torch.zeros_like(t))
     low, f_low = torch.zeros_like(t), start.clone()
     high, f_high = stop.clone(), torch.full_like(t, torch.nan)
-    rows: Rows = slice(None)
+    rows: Rows = slice(None) if elsewhere(t) else torch.arange(len(t))
     for step in range(_UNSEEN if elsewhere(t) else 60):
         here = t[rows]
         f = slope(rows, here)
         fine = (f.abs() <= 0.1 * start[rows].abs()) | ((f <= 0) & (here >= stop[rows]))
-        if not elsewhere(t):
-            rows = torch.arange(len(t), device=t.device)[rows][~fine]
-            if len(rows) == 0:
+        if isinstance(rows, Tensor):
+            rows, here, f = rows[~fine], here[~fine], f[~fine]
+            if len(here) == 0:
                 break
-            here, f, fine = here[~fine], f[~fine], fine[~fine]
         over = f > 0
         low[rows], f_low[rows] = torch.where(over, low[rows], here), torch.where(over, f_low[rows], f)
         high[rows], f_high[rows] = torch.where(over, here, high[rows]), torch.where(over, f, f_high[rows])
@@ -244,7 +243,7 @@ def _line_search(part: Problem, theta: Tensor, d: Tensor, target: Tensor, stop: 
         share = torch.full_like(share, 0.5) if step % 3 == 2 else share.clamp(0.02, 0.98)
         inside = low[rows] + share * (high[rows] - low[rows])
         moved = torch.where(f_high[rows].isnan(), (4.0 * here).minimum(stop[rows]), inside)
-        t[rows] = torch.where(fine, here, moved)
+        t[rows] = moved if isinstance(rows, Tensor) else torch.where(fine, here, moved)
     return t
 
 
