@@ -435,6 +435,22 @@ def test_lots_that_never_add_up_are_said_so(primes: tuple[int, ...]) -> None:
     assert float((lots - lots.round()).abs().max()) <= 1e-6
 
 
+@pytest.mark.parametrize("open_", [True, False], ids=["possible by its tolerance", "not settled"])
+def test_whole_lots_that_were_not_found_are_not_called_impossible(open_: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object) -> bool:
+        if open_:
+            return True
+        raise SolverError("no answer")
+
+    monkeypatch.setattr("portfolio_ebm.construction.infeasible._possible", asked)
+    ctx = replace(market(6), prices=torch.full((6,), 10.0, dtype=torch.float64), capital=1000.0)
+    rules = Budget() & LongOnly() & RoundLots()
+    with pytest.raises(SolverError, match=r"whole lots was found.*Budget\(\) asks for one exact sum.*was not settled"):
+        explain_infeasible(rules, ctx)
+    # Where every number of lots was looked at, there is none, whatever the solver says.
+    assert "There is none" in str(explain_infeasible(rules, ctx, looked=True))
+
+
 def test_whole_lots_are_not_blamed_for_what_others_rule_out() -> None:
     """Six names of at most .1 never make up 1, in whole lots or not: the lots are no part of the conflict."""
     ctx = replace(market(6), prices=torch.full((6,), 10.0, dtype=torch.float64), capital=1000.0)

@@ -54,7 +54,8 @@ def explain_infeasible(constraint: Constraint, ctx: Context, *, looked: bool = F
     smaller one, and the message says so. Whole lots are in it only where the other rules can be obeyed without them.
 
     Raises:
-        SolverError: none was found, and whether there is one was not settled either.
+        SolverError: none was found, and whether there is one was not settled either; so of whole lots, where the
+            solver's tolerance says that there is.
 
     Example:
         >>> raise explain_infeasible(Budget() & Box(upper=0.05), ctx)
@@ -63,19 +64,22 @@ def explain_infeasible(constraint: Constraint, ctx: Context, *, looked: bool = F
     rules = list(constraint.rules())
     cheap = _impossible_part(rules, ctx)
     if cheap is None:
+        lots = any(_in_lots(rule, ctx) for rule in rules)
+        unsettled: SolverError | None = None
         try:
             can = _possible(rules, ctx)
         except SolverError as error:
-            if not looked:
-                if not any(_in_lots(rule, ctx) for rule in rules):
-                    raise
-                raise SolverError(f"{_not_found(constraint, ctx)} Whether there is one was not settled.") from error
-            can = True
+            if not lots:
+                raise
+            can, unsettled = True, error
         if can and looked:
             return InfeasibleError(
                 f"{_not_found(constraint, ctx)} There is none: every number of lots was ruled out. Whether fewer rules "
                 f"than {len(rules)} contradict one another too was not settled.", [repr(rule) for rule in rules],
             )  # fmt: skip
+        if can and lots:
+            # HiGHS may call lots possible that miss an exact sum by its tolerance: that settles nothing.
+            raise SolverError(f"{_not_found(constraint, ctx)} Whether there is one was not settled.") from unsettled
         if can:
             return InfeasibleError(_not_found(constraint, ctx))
     rules, smallest = _conflict(rules, cheap, ctx)
