@@ -70,6 +70,34 @@ def test_an_optimum_is_the_hosts_and_stays_where_it_was_asked_for(case: str) -> 
             np.testing.assert_array_equal(there.marginal["reduced"], here.marginal["reduced"])
 
 
+HISTORY = pe.SampleMoments(lookback=250)
+TRADED = RULES & pe.Turnover(0.5)
+STRATEGIES = {
+    "convex": pe.Strategy(name="a", market=HISTORY, energy=pe.Variance() + pe.TradingCost(0.0005), constraint=TRADED),
+    "names": pe.Strategy(
+        name="b", market=HISTORY, energy=pe.CVaR(0.95) + pe.Return(), constraint=RULES & pe.Cardinality(at_most=5),
+        constructor=pe.AnnealedLangevin(),
+    ),
+    "factors": pe.Strategy(
+        name="c", market=pe.FactorEBM(factors=("market", "MTUM"), lookback=756),
+        energy=pe.FactorRisk(risk_aversion=5.0) + pe.Return(), constraint=TRADED,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["convex", "names", pytest.param("factors", marks=pytest.mark.slow)])
+def test_a_strategys_decision_is_the_hosts(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = pe.bundled()
+    past, held = panel.past("2022-06-01"), dict.fromkeys(panel.assets, 1.0 / len(panel.assets))
+    here = pe.rebalance(STRATEGIES[case], past, held)
+    monkeypatch.setattr("portfolio_ebm.strategy.device_of", torch.device)
+    with other_device() as device:
+        there = pe.rebalance(STRATEGIES[case], past, held, device=str(device))
+        assert reads() > 0, "nothing was computed there"
+        assert there.weights.equals(here.weights)
+        assert (there.energy, there.bound, str(there.status)) == (here.energy, here.bound, str(here.status))
+
+
 @pytest.mark.parametrize(
     "rules", [RULES, RULES & pe.Cardinality(exactly=3, min_weight=0.05)], ids=["in dimension", "a choice of names"]
 )
