@@ -3,7 +3,7 @@
 What a GPU refuses is refused here: an operation on a tensor of the device and one of the host (single numbers and
 indices aside), and `.numpy()` of a tensor of the device. What holds it up is counted: every number that the host reads
 (`.item()`, a branch on a tensor, a size that depends on values). The arithmetic is the host's, so that a call must give
-the very same bits.
+the very same bits, but for steps that are taken without looking whether they are needed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,12 @@ from other_device import DEVICE, Mixed, other_device, reads
 import portfolio_ebm as pe
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.chains import Landscape, random_portfolios, run_chains, survey
-from portfolio_ebm.construction.rugged import explore
+from portfolio_ebm.construction.curvature import curvature_matrix
+from portfolio_ebm.construction.rugged import _replace_worst, explore
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.anneal import anneal
+from portfolio_ebm.samplers.kernel import State
 from portfolio_ebm.samplers.langevin import ULA
 from portfolio_ebm.samplers.schedules import Geometric
 from portfolio_ebm.samplers.wrappers import Projected
@@ -48,6 +52,7 @@ CASES = {
     "names": (GAIN, RULES & pe.Cardinality(at_most=3, min_weight=0.05), {}),
     "either": (pe.Variance(), RULES & pe.Either(pe.Box(upper=0.3), pe.Cardinality(at_most=2)), {}),
     "tree": (pe.Variance(), RULES & pe.Cardinality(at_most=2), {"constructor": pe.BranchAndBound()}),
+    "rugged": (pe.MaxRatio(pe.Return(), pe.Volatility()) + 5.0 * pe.Variance(), RULES, {}),
     "lots": (pe.Variance(), pe.Budget(at_least=0.9) & pe.LongOnly() & pe.RoundLots(), LOTS),
 }
 
@@ -59,15 +64,17 @@ def test_an_optimum_is_the_hosts_and_stays_where_it_was_asked_for(case: str) -> 
     with other_device() as device:
         there = pe.optimize(energy, rules, **{key: x.to(device) for key, x in world().items()}, **more)
         assert there.weights.device == device
-        assert torch.equal(there.weights.cpu(), here.weights)
-        assert (there.energy, there.bound, str(there.status)) == (here.energy, here.bound, str(here.status))
+        assert (there.bound, str(there.status)) == (here.bound, str(here.status))
+        # Nearest points of chains there take every step, and those here stop when they are done.
+        near = 1e-6 if case == "rugged" else 0.0
+        torch.testing.assert_close(there.weights.cpu(), here.weights, atol=near, rtol=0)
+        assert there.energy == pytest.approx(here.energy, rel=near, abs=0)
         if case == "default":
-            # Nearest points there take every step, and those here stop when they are done.
             assert dict(there.ablation) == pytest.approx(dict(here.ablation), rel=1e-9)
             assert list(there.ranges) == list(here.ranges)
             np.testing.assert_allclose(list(there.ranges.values()), list(here.ranges.values()), rtol=1e-9)
         if here.marginal is not None:
-            np.testing.assert_array_equal(there.marginal["reduced"], here.marginal["reduced"])
+            np.testing.assert_allclose(there.marginal["reduced"], here.marginal["reduced"], atol=near, rtol=0)
 
 
 HISTORY = pe.SampleMoments(lookback=250)
@@ -157,7 +164,7 @@ def test_kicks_and_descents_wait_for_the_host_at_their_end_alone(monkeypatch: py
     assert run(6) == (1, 3) and run(10) == (2, 3)
 
 
-@pytest.mark.parametrize("where", ["the energy", "its gradient"])
+@pytest.mark.parametrize("where", ["the energy", "its gradient", "out of reach"])
 def test_what_is_not_a_number_on_the_way_is_said_at_the_end(where: str) -> None:
     def spoiled(w: torch.Tensor) -> torch.Tensor:
         calls.append(0)
@@ -166,6 +173,8 @@ def test_what_is_not_a_number_on_the_way_is_said_at_the_end(where: str) -> None:
             return value
         if where == "the energy":
             return torch.cat([value[:1] * float("nan"), value[1:]])
+        if where == "out of reach":
+            return torch.cat([value[:1] + float("inf"), value[1:]])
         return value + torch.cat([(w[:1] - w[:1]).abs().sqrt().sum(-1), 0.0 * value[1:]])  # an endless slope at zero
 
     calls: list[int] = []
@@ -175,6 +184,49 @@ def test_what_is_not_a_number_on_the_way_is_said_at_the_end(where: str) -> None:
         with pytest.raises(SolverError, match="not finite for 1 of 8 chains"):
             anneal(Projected(ULA(0.1), lambda w: w.nan_to_num(0.0)), spoiled, start, schedule=rules, n_steps=4, rng=rng)
     assert len(calls) == 5
+
+
+def test_a_chain_that_is_left_out_is_not_forgotten() -> None:
+    x, energy = torch.zeros(8, 2).double(), torch.arange(8.0)
+    unsound = energy == 7.0
+    left = _replace_worst(State(x, energy, x, unsound))
+    assert float(left.energy.max()) < 7.0, "a copy of another is in its place"
+    with pytest.raises(SolverError, match="not finite"):
+        left.sound()
+
+
+def test_a_kick_that_was_not_a_number_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portfolio_ebm.constraints.steady.STEPS", 1)
+    for stage in ("PROBE", "KICK", "DESCENT"):
+        monkeypatch.setattr(f"portfolio_ebm.construction.rugged.{stage}_STEPS", 1)
+    calls: list[int] = []
+
+    def spoiled(w: torch.Tensor) -> torch.Tensor:
+        calls.append(0)
+        value = rugged(w)
+        # Two evaluations of the probe, then in each cycle a kick, its end and a step of descent.
+        return torch.cat([value[:-1], value[-1:] * float("nan")]) if len(calls) == 3 else value
+
+    with other_device() as device:
+        landscape, rng = surveyed(device, rugged)
+        landscape = replace(landscape, energy=spoiled)
+        with pytest.raises(SolverError, match="not finite for"):
+            explore(landscape, landscape.probes, 9, rng)
+    assert len(calls) > 5, "the search went on"
+
+
+@pytest.mark.parametrize("some", [1, None], ids=["one portfolio", "all"])
+def test_an_energy_that_is_no_number_is_refused_before_chains_run(some: int | None) -> None:
+    def spoiled(w: torch.Tensor) -> torch.Tensor:
+        value = w.square().sum(-1)
+        return torch.cat([value[:some] * float("nan"), value[some:]]) if some else value * float("nan")
+
+    with other_device() as device:
+        with pytest.raises(SolverError, match="not finite for"):
+            surveyed(device, spoiled)
+        landscape, _ = surveyed(device, rugged)
+        with pytest.raises(SolverError, match="not finite for"):
+            curvature_matrix(spoiled, landscape.probes[0], landscape.region.lower, 0.1)
 
 
 def test_the_device_refuses_what_a_gpu_does() -> None:

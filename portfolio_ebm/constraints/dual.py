@@ -25,7 +25,7 @@ from portfolio_ebm.constraints.simplex import Rows, take
 from portfolio_ebm.types import elsewhere
 
 _EPS = torch.finfo(torch.float64).eps
-_UNSEEN = 6
+_UNSEEN = 12
 """Steps of a line search that nobody looks at."""
 
 

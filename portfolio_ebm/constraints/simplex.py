@@ -26,7 +26,7 @@ from torch import Tensor
 from portfolio_ebm.types import elsewhere
 
 Rows = Tensor | slice
-"""Some rows of a batch: a mask (B,), or all of them."""
+"""Some rows of a batch: a mask (B,), their numbers, or all of them."""
 
 _EPS = torch.finfo(torch.float64).eps
 _MAX_STEPS = 200

@@ -99,7 +99,7 @@ def survey(energy: Bound, region: Region, around: Tensor, probes: Tensor) -> Lan
     """
     # Under a tight turnover cap there may be no random portfolio; the one we stand on is something.
     probes = probes if len(probes) else around.unsqueeze(0)
-    seen = evaluate(probes, energy)
+    seen = evaluate(probes, energy).sound()
     values = seen.energy
     held = around.abs()[around != 0.0]
     stride = 0.5 * float(held.mean()) if held.numel() else 0.5 / around.shape[-1]

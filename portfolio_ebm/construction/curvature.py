@@ -19,7 +19,7 @@ def curvature_matrix(energy: Bound, at: Tensor, lower: Tensor, stride: float) ->
     eye = torch.eye(n, dtype=at.dtype, device=at.device)
     back = (at - lower.clamp_min(-1e6)).clamp(0.0, stride)
     points = torch.cat([at + stride * eye, at - back.unsqueeze(1) * eye])
-    slopes = evaluate(points, energy).gradient
+    slopes = evaluate(points, energy).sound().gradient
     raw = (slopes[:n] - slopes[n:]) / (stride + back).unsqueeze(1)
     values, vectors = torch.linalg.eigh(0.5 * (raw + raw.T))
     least = 1e-6 * values.abs().max().clamp_min(1e-12)

@@ -132,7 +132,7 @@ def _hopped(
     if not plain:
         # Where every nearest point is a program, steps on slices are too dear.
         return on.project(free.weights)
-    both = descend(on, torch.cat([free.weights, x]), KICK_STEPS)
+    both = descend(on, torch.cat([free.weights, x]), KICK_STEPS).sound()
     order = both.energy.argsort(stable=True)[: len(x0)]
     hopped = explore(on, both.x[order], max(HOPS * effort.steps, 1), rng).weights
     return torch.cat([hopped, both.x])
@@ -196,7 +196,7 @@ def _kick(
             return
         x = np.array([leaders[k % len(leaders)].weights for k in range(KICKED)])
         there = torch.as_tensor(x).to(landscape.probes)
-        kicked = kick(landscape, kernel, evaluate(there, landscape.energy), rng)
+        kicked = kick(landscape, kernel, evaluate(there, landscape.energy), rng).sound()
         ends = list(as_numpy(kicked.x))
         walks.visit(list(walks.slices.modes_of(np.array(ends))), ends, again=True)
         gained = _least(walks) < before - 1e-9 * landscape.spread

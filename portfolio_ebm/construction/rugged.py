@@ -61,7 +61,7 @@ def explore(landscape: Landscape, x0: Tensor, n_steps: int, rng: torch.Generator
     for _ in range(cycles):
         now = _replace_worst(now)
         kicked = kick(landscape, kernel, now, rng, heats)
-        now = _better(now, descend(landscape, kicked.x, DESCENT_STEPS))
+        now = _better(now, descend(landscape, kicked.x, DESCENT_STEPS)).after(kicked)
     return Explored(now.sound().x, now.energy, probe.energy, False, cycles)
 
 

@@ -88,7 +88,7 @@ class Slices:
 
     def evaluate(self, w: Array, modes: Sequence[Ints] | Ints) -> tuple[Array, Array]:
         """E with all its costs (m,) and the slope of E without them (m, n), at w (m, n)."""
-        seen, p = evaluate(torch.as_tensor(w).to(self.like), self.energy), self.mixed.program
+        seen, p = evaluate(torch.as_tensor(w).to(self.like), self.energy).sound(), self.mixed.program
         value = as_numpy(seen.energy) + self.choices.cost[np.arange(self.choices.units), np.array(modes)].sum(-1)
         if p.held is not None:
             value = value + (p.rate * np.abs(w - p.held)).sum(-1)

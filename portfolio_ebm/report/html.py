@@ -135,7 +135,7 @@ def _exact(result: Result) -> str:
     count, total = decisions.exact(result), len(result.decisions)
     if not count:
         return ""
-    who = f"All {total}" if count == total else f"{count} of {total}"
+    who = f"All {total}" if count == total > 1 else f"{count} of {total}"
     return f"{who} decisions were solved exactly, so no chains ran there and there are no stages of theirs to compare."
 
 

@@ -168,12 +168,12 @@ def spread(temperature: Temperature, like: Tensor) -> Tensor:
     """The temperature as a tensor that multiplies x (..., n): one more dimension at the end.
 
     Raises:
-        SolverError: it is negative or not finite.
+        SolverError: it is negative or not finite; a tensor of another device is not looked at, but noise that it makes
+            no number is noted in the state.
     """
     if isinstance(temperature, Tensor):
         heat = temperature.to(like)
-        # Elsewhere the square root of a negative one is not a number, and seen so.
-        wrong = not elsewhere(like) and not bool((torch.isfinite(heat) & (heat >= 0.0)).all())
+        wrong = not elsewhere(temperature) and not bool((torch.isfinite(heat) & (heat >= 0.0)).all())
     else:
         heat, wrong = like.new_full((), temperature), not 0.0 <= temperature < float("inf")
     if wrong:
