@@ -96,7 +96,7 @@ def walked(panel: pe.Panel, start: int, constructor: Constructor) -> np.ndarray:
 
 
 def constructors(panel: pe.Panel, rows: list[int]) -> str:
-    """What the default constructor takes beside Convex() where the formula is convex, in a sentence."""
+    """What AnnealedLangevin() takes beside Convex() where the formula is convex, in a sentence."""
     spent, found = [], []
     for constructor in (pe.Convex(), pe.AnnealedLangevin()):
         walked(panel, rows[-2], constructor)  # imports and first-call set-up are nobody's fault

@@ -17,7 +17,7 @@ from portfolio_ebm.construction.rugged import _replace_worst, explore
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.anneal import anneal
-from portfolio_ebm.samplers.kernel import State
+from portfolio_ebm.samplers.kernel import State, spread
 from portfolio_ebm.samplers.langevin import ULA
 from portfolio_ebm.samplers.schedules import Geometric
 from portfolio_ebm.samplers.wrappers import Projected
@@ -184,6 +184,16 @@ def test_what_is_not_a_number_on_the_way_is_said_at_the_end(where: str) -> None:
         with pytest.raises(SolverError, match="not finite for 1 of 8 chains"):
             anneal(Projected(ULA(0.1), lambda w: w.nan_to_num(0.0)), spoiled, start, schedule=rules, n_steps=4, rng=rng)
     assert len(calls) == 5
+
+
+def test_temperatures_of_the_host_are_looked_at_without_waiting() -> None:
+    with other_device() as device:
+        x = torch.zeros(2, 3, dtype=torch.float64, device=device)
+        before = reads()
+        assert spread(torch.ones(2), x).shape == (2, 1) and spread(1.0, x).device == device
+        assert reads() == before
+        with pytest.raises(SolverError, match="temperature must be finite"):
+            spread(torch.tensor([1.0, float("inf")]), x)
 
 
 def test_a_chain_that_is_left_out_is_not_forgotten() -> None:

@@ -173,7 +173,7 @@ def spread(temperature: Temperature, like: Tensor) -> Tensor:
     """
     if isinstance(temperature, Tensor):
         heat = temperature.to(like)
-        wrong = not elsewhere(temperature) and not bool((torch.isfinite(heat) & (heat >= 0.0)).all())
+        wrong = not elsewhere(temperature) and not bool((torch.isfinite(temperature) & (temperature >= 0.0)).all())
     else:
         heat, wrong = like.new_full((), temperature), not 0.0 <= temperature < float("inf")
     if wrong:
