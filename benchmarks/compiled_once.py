@@ -19,9 +19,9 @@ from rich.table import Table
 
 import portfolio_ebm as pe
 from portfolio_ebm.constraints.combine import region_of
-from portfolio_ebm.construction.duality import Box
-from portfolio_ebm.construction.formula import take_apart
-from portfolio_ebm.construction.oracle import through_cvxpy
+from portfolio_ebm.construction.exact.duality import Box
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.oracle import through_cvxpy
 from portfolio_ebm.optimization import given_context
 
 ENERGIES = (pe.CVaR() + pe.Variance(), pe.EVaR() + pe.Variance(), pe.MeanAbsoluteDeviation() + pe.Semideviation())

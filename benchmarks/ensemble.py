@@ -37,12 +37,12 @@ from rich.table import Table
 
 import portfolio_ebm as pe
 from portfolio_ebm.constraints.combine import region_of
-from portfolio_ebm.construction.convex import Minimum, minimize
-from portfolio_ebm.construction.excess import allowed_excess
-from portfolio_ebm.construction.mixing import draw
-from portfolio_ebm.construction.mixing_patterns import draw_patterns
-from portfolio_ebm.construction.near_optimal import Law, law_of
-from portfolio_ebm.construction.near_patterns import PatternLaw, law_with_choices
+from portfolio_ebm.construction.exact.minimum import Minimum, minimize
+from portfolio_ebm.construction.near.excess import allowed_excess
+from portfolio_ebm.construction.near.mixing import draw
+from portfolio_ebm.construction.near.mixing_patterns import draw_patterns
+from portfolio_ebm.construction.near.optimal import Law, law_of
+from portfolio_ebm.construction.near.patterns import PatternLaw, law_with_choices
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.optimization import given_context
 from portfolio_ebm.samplers.diagnostics import effective_size, r_hat

@@ -19,15 +19,16 @@ from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certificate import FEASIBLE
-from portfolio_ebm.construction.convex import Minimum, minimum_under
-from portfolio_ebm.construction.excess import Unit, allowed_excess
-from portfolio_ebm.construction.formula import refuse_non_convex, without_tickets
-from portfolio_ebm.construction.mixing import Draws, draw
-from portfolio_ebm.construction.mixing_patterns import draw_patterns
-from portfolio_ebm.construction.near_laws import ChoiceLaw, NearLaw
-from portfolio_ebm.construction.near_optimal import Law, law_of
-from portfolio_ebm.construction.near_patterns import law_with_choices
-from portfolio_ebm.construction.near_unions import UnionLaw, law_on_union, left_still
+from portfolio_ebm.construction.convex import minimum_under
+from portfolio_ebm.construction.exact.formula import refuse_non_convex, without_tickets
+from portfolio_ebm.construction.exact.minimum import Minimum
+from portfolio_ebm.construction.near.excess import Unit, allowed_excess
+from portfolio_ebm.construction.near.laws import ChoiceLaw, NearLaw
+from portfolio_ebm.construction.near.mixing import Draws, draw
+from portfolio_ebm.construction.near.mixing_patterns import draw_patterns
+from portfolio_ebm.construction.near.optimal import Law, law_of
+from portfolio_ebm.construction.near.patterns import law_with_choices
+from portfolio_ebm.construction.near.unions import UnionLaw, law_on_union, left_still
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.fixed import STILL
 from portfolio_ebm.energies.returns import Return
@@ -56,7 +57,7 @@ class Ensemble(Spec):
     """The law p(w) ~ exp(-E(w)/T) on the portfolios that obey the rules, T such that E - E* is on average `tolerance`.
 
     Attributes:
-        tolerance: the mean excess over the optimum, as a fraction, in `unit`; see construction/excess.py.
+        tolerance: the mean excess over the optimum, as a fraction, in `unit`; see construction/near/excess.py.
         unit: "energy" or "volatility".
         support: "near" leaves names where the optimum has them that the whole tolerance, spent on one of them alone,
             would not bring to 1 % (to first order); "all" leaves out none, and in hundreds of names nearly all of the
@@ -178,8 +179,8 @@ def ensemble(
         InfeasibleError: no portfolio obeys the rules.
         SolverError: the chains did not mix, and R-hat says so; nothing is reported.
 
-    Source: for the law and its temperature, construction/near_optimal.py, near_patterns.py, near_faces.py and
-    near_unions.py; for the kernels, samplers/pair_gibbs.py, pattern_gibbs.py, face_gibbs.py and lot_gibbs.py.
+    Source: for the law and its temperature, construction/near/optimal.py, patterns.py, faces.py and
+    unions.py there; for the kernels, samplers/pair_gibbs.py, pattern_gibbs.py, face_gibbs.py and lot_gibbs.py.
     """
     law = law or Ensemble()
     ctx, names, _ = given_context(energy, constraint, **inputs)

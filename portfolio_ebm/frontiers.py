@@ -16,8 +16,8 @@ from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.certificate import FEASIBLE, residuals_of
 from portfolio_ebm.construction.convex import require_convex
+from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.construction.frontiers import Point, sweep
-from portfolio_ebm.construction.infeasible import explain_infeasible
 from portfolio_ebm.construction.shadow import Owned, shadow_prices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy

@@ -25,7 +25,7 @@ from portfolio_ebm.constraints.leverage import ActiveShare, Leverage, ShortLimit
 from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
 from portfolio_ebm.constraints.trading import Participation, Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.convex import Minimum, minimize
+from portfolio_ebm.construction.exact.minimum import Minimum, minimize
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, to_cvxpy
 from portfolio_ebm.errors import InfeasibleError, SolverError

@@ -23,10 +23,10 @@ from portfolio_ebm.constraints.mixed.integers import Slice
 from portfolio_ebm.constraints.mixed.program import Program
 from portfolio_ebm.constraints.roots import Inner
 from portfolio_ebm.constraints.weights import Budget, LongOnly
-from portfolio_ebm.construction.convex import minimize
-from portfolio_ebm.construction.duality import Box, Multipliers, prove
-from portfolio_ebm.construction.engines import active_set as engine
-from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.exact.duality import Box, Multipliers, prove
+from portfolio_ebm.construction.exact.engines import active_set as engine
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import minimize
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.linear import Structured

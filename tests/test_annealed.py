@@ -23,8 +23,8 @@ from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction import annealed
 from portfolio_ebm.construction.annealed import AnnealedLangevin
-from portfolio_ebm.construction.convex import minimize, solve
-from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import minimize, solve
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.free_energy import FactorRisk

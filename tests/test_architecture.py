@@ -30,6 +30,17 @@ ORDER = (
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 
+# The rooms inside construction/, in the same way; every other file there, a constructor or what only they use, is last.
+INSIDE = (
+    ("base", "later", "marginal", "ablation", "effort"),
+    ("exact",),
+    ("choosing",),
+    ("feasibility",),
+    ("rugged",),
+    ("near",),
+)
+RANK_INSIDE = {room: rank for rank, rooms in enumerate(INSIDE) for room in rooms}
+
 PUBLIC_DOORS = {"allocation", "strategy", "optimization", "frontiers", "ensembles", "many"}
 # In the market room pandas writes records: scores, anomalies; everything else there is arrays and tensors.
 MARKET_RECORDS = {"market/score.py", "market/anomaly/report.py", "market/anomaly/gauge.py"}
@@ -81,6 +92,15 @@ def test_doors_open_one_way(path: Path) -> None:
         parts = module.split(".")
         if parts[0] == "portfolio_ebm" and len(parts) > 1 and parts[1] in RANK:
             assert RANK[parts[1]] <= RANK[room], f"{names(path)} opens a door the wrong way: {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room_of(path) == "construction"], ids=names)
+def test_doors_inside_construction_open_one_way(path: Path) -> None:
+    rank = RANK_INSIDE.get(path.relative_to(PACKAGE).parts[1].removesuffix(".py"), len(INSIDE))
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[:2] == ["portfolio_ebm", "construction"] and len(parts) > 2:
+            assert RANK_INSIDE.get(parts[2], len(INSIDE)) <= rank, f"{names(path)} opens a door the wrong way: {module}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=names)

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from portfolio_ebm.construction.basis import Basis
-from portfolio_ebm.construction.vertices import Hinges, descend, dual
+from portfolio_ebm.construction.exact.basis import Basis
+from portfolio_ebm.construction.exact.vertices import Hinges, descend, dual
 
 Array = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from benchmarks.optimizer.ablation import Tally
 from benchmarks.optimizer.ablation_sides import SIDES, rounds, skfolio
 from benchmarks.optimizer.problem import Problem
 from benchmarks.optimizer.sides import Found, on_choice, on_trades, ours
-from portfolio_ebm.construction import trades
+from portfolio_ebm.construction.choosing import trades
 
 COVARIANCE = np.diag([0.01, 0.02, 0.04, 0.08])
 MEAN = np.array([0.01, 0.02, 0.03, 0.04])

@@ -17,10 +17,11 @@ from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
-from portfolio_ebm.construction.capping import CappedProgram
-from portfolio_ebm.construction.choosing import mixed_of
-from portfolio_ebm.construction.convex import Convex, minimize
-from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.choosing.capping import CappedProgram
+from portfolio_ebm.construction.choosing.choosing import mixed_of
+from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import minimize
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.returns import Return

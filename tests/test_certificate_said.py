@@ -13,11 +13,12 @@ from portfolio_ebm.allocation import record
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.weights import Budget, LongOnly
-from portfolio_ebm.construction import convex
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certifier import BranchAndBound
-from portfolio_ebm.construction.convex import Convex, minimize
-from portfolio_ebm.construction.duality import Duals, Proof
+from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.exact import minimum
+from portfolio_ebm.construction.exact.duality import Duals, Proof
+from portfolio_ebm.construction.exact.minimum import minimize
 from portfolio_ebm.energies.budgeting import RiskBudget
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.deviation import Semideviation, Volatility
@@ -70,7 +71,7 @@ def test_a_residual_that_proves_nothing_is_not_shown_beside_a_bound_that_does(mo
     def loose(formula, box, w, duals):
         return Proof(formula.evaluate(w), 2e-3, Duals(zero[:1], zero, zero, 0.0), 1.0)
 
-    monkeypatch.setattr(convex, "prove", loose)
+    monkeypatch.setattr(minimum, "prove", loose)
     found = minimize(Variance(), region_of(RULES, ctx), ctx)
     assert found.status and found.kkt is None and str(found.status).endswith("proven by its bound.")
 
@@ -85,17 +86,17 @@ def at_the_index(measure) -> Problem:
 def test_a_minimum_at_the_vertex_of_a_smooth_term_is_proven(measure):
     case = at_the_index(measure)
     found = minimize(case.energy, region_of(case.rules, case.ctx), case.ctx)
-    assert found.status and found.kkt is not None and found.kkt <= convex.KKT, found.status
-    assert found.bound is not None and found.value - found.bound <= convex.KKT * found.size
+    assert found.status and found.kkt is not None and found.kkt <= minimum.KKT, found.status
+    assert found.bound is not None and found.value - found.bound <= minimum.KKT * found.size
     assert torch.allclose(found.weights, case.ctx.benchmark("index"), rtol=0.0, atol=1e-9)
     assert found.value == pytest.approx(float(case.energy.bind(case.ctx)(case.ctx.benchmark("index"))), rel=1e-8)
 
 
 def test_what_clarabel_says_of_itself_proves_nothing_and_is_called_so(monkeypatch):
     case = at_the_index(Volatility())
-    monkeypatch.setattr(convex, "by_cuts", lambda *_: None)
+    monkeypatch.setattr(minimum, "by_cuts", lambda *_: None)
     found = minimize(case.energy, region_of(case.rules, case.ctx), case.ctx)
-    assert not found.status and found.kkt is not None and found.kkt <= convex.KKT
+    assert not found.status and found.kkt is not None and found.kkt <= minimum.KKT
     assert "not proven to 1e-8" in str(found.status)
     assert str(found.status).endswith("by Clarabel's own account.")
 

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from portfolio_ebm.construction.conflicts import smallest_conflict
+from portfolio_ebm.construction.feasibility.conflicts import smallest_conflict
 from portfolio_ebm.errors import SolverError
 
 

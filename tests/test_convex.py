@@ -20,13 +20,14 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.constraints.risk import VolatilityCap
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.convex import Convex, Minimum, minimize
-from portfolio_ebm.construction.duality import Box as Walls
-from portfolio_ebm.construction.duality import Multipliers, prove
-from portfolio_ebm.construction.engines import active_set, interior
-from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.exact.duality import Box as Walls
+from portfolio_ebm.construction.exact.duality import Multipliers, prove
+from portfolio_ebm.construction.exact.engines import active_set, interior
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import Minimum, minimize
+from portfolio_ebm.construction.exact.oracle import KEPT, through_cvxpy
 from portfolio_ebm.construction.naive import EqualWeight
-from portfolio_ebm.construction.oracle import KEPT, through_cvxpy
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.free_energy import FactorRisk

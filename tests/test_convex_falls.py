@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.chain import Chain
-from portfolio_ebm.construction.convex import minimize
-from portfolio_ebm.construction.duality import Box as Walls
-from portfolio_ebm.construction.duality import prove
-from portfolio_ebm.construction.engines import interior
-from portfolio_ebm.construction.falls import Falls, shares
-from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.exact.chain import Chain
+from portfolio_ebm.construction.exact.duality import Box as Walls
+from portfolio_ebm.construction.exact.duality import prove
+from portfolio_ebm.construction.exact.engines import interior
+from portfolio_ebm.construction.exact.falls import Falls, shares
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import minimize
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.drawdown import CDaR, MaxDrawdown
 from portfolio_ebm.energies.returns import Return

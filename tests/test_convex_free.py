@@ -13,12 +13,12 @@ from scipy.optimize import brentq
 
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.convex import minimize
-from portfolio_ebm.construction.duality import Box as Walls
-from portfolio_ebm.construction.duality import prove
-from portfolio_ebm.construction.engines import interior
-from portfolio_ebm.construction.formula import take_apart
-from portfolio_ebm.construction.free_minimum import free_minimum
+from portfolio_ebm.construction.exact.duality import Box as Walls
+from portfolio_ebm.construction.exact.duality import prove
+from portfolio_ebm.construction.exact.engines import interior
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.free_minimum import free_minimum
+from portfolio_ebm.construction.exact.minimum import minimize
 from portfolio_ebm.energies.budgeting import FactorRiskBudget, RiskBudget
 from portfolio_ebm.energies.entropic import tilt
 from portfolio_ebm.energies.risk import Variance

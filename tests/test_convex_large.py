@@ -11,11 +11,11 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of, region_residual
 from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.columns import by_columns
-from portfolio_ebm.construction.convex import minimize, solve
-from portfolio_ebm.construction.duality import Box as Walls
-from portfolio_ebm.construction.engines import active_set, scale_of
-from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.exact.columns import by_columns
+from portfolio_ebm.construction.exact.duality import Box as Walls
+from portfolio_ebm.construction.exact.engines import active_set, scale_of
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import minimize, solve
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import Variance

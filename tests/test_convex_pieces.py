@@ -16,13 +16,13 @@ from portfolio_ebm.constraints.leverage import Leverage, ShortLimit
 from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.convex import minimize
-from portfolio_ebm.construction.cuts import by_cuts
-from portfolio_ebm.construction.duality import Box as Walls
-from portfolio_ebm.construction.duality import Multipliers, prove
-from portfolio_ebm.construction.engines import interior
-from portfolio_ebm.construction.formula import take_apart
-from portfolio_ebm.construction.oracle import through_cvxpy
+from portfolio_ebm.construction.exact.cuts import by_cuts
+from portfolio_ebm.construction.exact.duality import Box as Walls
+from portfolio_ebm.construction.exact.duality import Multipliers, prove
+from portfolio_ebm.construction.exact.engines import interior
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import minimize
+from portfolio_ebm.construction.exact.oracle import through_cvxpy
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.deviation import MeanAbsoluteDeviation
 from portfolio_ebm.energies.drawdown import CDaR

@@ -21,7 +21,7 @@ from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.convex import Convex
-from portfolio_ebm.construction.ratio import at_once, by_steps, lone_ratio, minimize_ratio
+from portfolio_ebm.construction.exact.ratio import at_once, by_steps, lone_ratio, minimize_ratio
 from portfolio_ebm.energies.cash import Cash
 from portfolio_ebm.energies.deviation import MeanAbsoluteDeviation, Semideviation, Volatility
 from portfolio_ebm.energies.entropic import EVaR

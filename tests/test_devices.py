@@ -11,9 +11,9 @@ from other_device import DEVICE, Mixed, other_device, reads
 
 import portfolio_ebm as pe
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.chains import Landscape, random_portfolios, run_chains, survey
-from portfolio_ebm.construction.curvature import curvature_matrix
-from portfolio_ebm.construction.rugged import _replace_worst, explore
+from portfolio_ebm.construction.exact.curvature import curvature_matrix
+from portfolio_ebm.construction.rugged.chains import Landscape, random_portfolios, run_chains, survey
+from portfolio_ebm.construction.rugged.rugged import _replace_worst, explore
 from portfolio_ebm.energy import Bound
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.anneal import anneal
@@ -150,7 +150,7 @@ def test_chains_wait_for_the_host_at_their_end_alone(monkeypatch: pytest.MonkeyP
 def test_kicks_and_descents_wait_for_the_host_at_their_end_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("portfolio_ebm.constraints.steady.STEPS", 1)
     for stage in ("PROBE", "KICK", "DESCENT"):
-        monkeypatch.setattr(f"portfolio_ebm.construction.rugged.{stage}_STEPS", 2)
+        monkeypatch.setattr(f"portfolio_ebm.construction.rugged.rugged.{stage}_STEPS", 2)
 
     def run(steps: int) -> tuple[int, int]:
         with other_device() as device:
@@ -208,7 +208,7 @@ def test_a_chain_that_is_left_out_is_not_forgotten() -> None:
 def test_a_kick_that_was_not_a_number_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("portfolio_ebm.constraints.steady.STEPS", 1)
     for stage in ("PROBE", "KICK", "DESCENT"):
-        monkeypatch.setattr(f"portfolio_ebm.construction.rugged.{stage}_STEPS", 1)
+        monkeypatch.setattr(f"portfolio_ebm.construction.rugged.rugged.{stage}_STEPS", 1)
     calls: list[int] = []
 
     def spoiled(w: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from portfolio_ebm.constraints.combine import project_region, region_of
 from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.convex import minimize
+from portfolio_ebm.construction.exact.minimum import minimize
 from portfolio_ebm.construction.frontiers import sweep
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.free_energy import FactorRisk

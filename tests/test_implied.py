@@ -25,7 +25,7 @@ from portfolio_ebm.constraints.caps import Tail
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.mixed.of_region import hull_of
 from portfolio_ebm.construction.annealed import AnnealedLangevin
-from portfolio_ebm.construction.feasible import least
+from portfolio_ebm.construction.feasibility.feasible import least
 from portfolio_ebm.context import Context
 from portfolio_ebm.errors import InfeasibleError
 

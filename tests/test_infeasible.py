@@ -25,10 +25,11 @@ from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, Volatility
 from portfolio_ebm.constraints.trading import Participation, Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
-from portfolio_ebm.construction.convex import Convex, require_feasible
-from portfolio_ebm.construction.duality import Box as Walls
-from portfolio_ebm.construction.feasible import possible
-from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.exact.duality import Box as Walls
+from portfolio_ebm.construction.exact.minimum import require_feasible
+from portfolio_ebm.construction.feasibility.feasible import possible
+from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.construction.relaxing import relaxed
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.risk import Variance
@@ -360,7 +361,7 @@ def test_among_many_rules_the_pair_is_named_and_not_the_larger_conflict(turned: 
 
 
 def test_past_the_last_question_the_conflict_is_not_called_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("portfolio_ebm.construction.infeasible.ASKED", 0)
+    monkeypatch.setattr("portfolio_ebm.construction.feasibility.infeasible.ASKED", 0)
     rules = Budget() & LongOnly() & Box(upper=0.05) & Turnover(0.5)
     error = explain_infeasible(rules, context())
     named = [rule for rule in rules.rules() if repr(rule) in error.conflict]
@@ -382,7 +383,7 @@ def test_a_conflict_that_needs_no_dear_question_is_named_beside_a_cap_that_cuts_
             asked.append(rounds)
         return possible(region, rounds)
 
-    monkeypatch.setattr("portfolio_ebm.construction.infeasible.possible", counted)
+    monkeypatch.setattr("portfolio_ebm.construction.feasibility.infeasible.possible", counted)
     ctx = market(60)
     ctx = replace(ctx, groups={**ctx.groups, "issuer": ctx.assets})
     conflict: list[Constraint] = [Budget(), Cardinality(at_most=10), UCITS()]
@@ -404,7 +405,7 @@ def test_where_no_question_with_a_cap_is_settled_a_conflict_is_named_and_not_cal
             raise SolverError("out of luck")
         return possible(region, rounds)
 
-    monkeypatch.setattr("portfolio_ebm.construction.infeasible.possible", failing)
+    monkeypatch.setattr("portfolio_ebm.construction.feasibility.infeasible.possible", failing)
     rules = Budget() & LongOnly() & VolatilityCap(0.5) & Box(upper=0.05)
     error = explain_infeasible(rules, context())
     assert set(error.conflict) == {"Budget()", "Box(upper=0.05)"}
@@ -442,7 +443,7 @@ def test_whole_lots_that_were_not_found_are_not_called_impossible(open_: bool, m
             return True
         raise SolverError("no answer")
 
-    monkeypatch.setattr("portfolio_ebm.construction.infeasible._possible", asked)
+    monkeypatch.setattr("portfolio_ebm.construction.feasibility.infeasible._possible", asked)
     ctx = replace(market(6), prices=torch.full((6,), 10.0, dtype=torch.float64), capital=1000.0)
     rules = Budget() & LongOnly() & RoundLots()
     with pytest.raises(SolverError, match=r"whole lots was found.*Budget\(\) asks for one exact sum.*was not settled"):

@@ -18,7 +18,7 @@ from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.convex import Convex
-from portfolio_ebm.construction.feasible import possible
+from portfolio_ebm.construction.feasibility.feasible import possible
 from portfolio_ebm.construction.relaxing import LetOut, build_relaxed, relaxed
 from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.errors import InfeasibleError, SpecError

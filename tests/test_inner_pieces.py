@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import portfolio_ebm as pe
-from portfolio_ebm.construction import inner
+from portfolio_ebm.construction.choosing import inner
 
 RETURNS = pd.DataFrame([[0.1, 0.2, -0.1], [-0.1, -0.2, 0.1]], columns=list("ABC"))
 """Every portfolio earns x or -x, x = .1 a + .2 b - .1 c, so that its mean absolute deviation is |x|."""

@@ -16,8 +16,9 @@ from portfolio_ebm.constraints.risk import VolatilityCap
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certifier import BranchAndBound
-from portfolio_ebm.construction.convex import KKT, Convex, proven_at, solve
-from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import KKT, proven_at, solve
 from portfolio_ebm.construction.least_trade import LeastTrade
 from portfolio_ebm.construction.naive import EqualWeight
 from portfolio_ebm.energies.ratio import MaximumDiversification, MaxRatio

@@ -11,8 +11,8 @@ import pytest
 
 import portfolio_ebm as pe
 from portfolio_ebm.backtesting.ledger import Book, drift
-from portfolio_ebm.construction.excess import allowed_excess, let_go
 from portfolio_ebm.construction.least_trade import LeastTrade
+from portfolio_ebm.construction.near.excess import allowed_excess, let_go
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.optimization import given_context
 from portfolio_ebm.strategy import long_run

@@ -17,7 +17,7 @@ from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
 from portfolio_ebm.constraints.mixed.slice import Slice
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.chains import FAR, survey
+from portfolio_ebm.construction.rugged.chains import FAR, survey
 from portfolio_ebm.linear import Structured
 
 

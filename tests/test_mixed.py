@@ -22,8 +22,8 @@ from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.slice import Point
-from portfolio_ebm.construction.choosing import mixed_of
-from portfolio_ebm.construction.formula import take_apart
+from portfolio_ebm.construction.choosing.choosing import mixed_of
+from portfolio_ebm.construction.exact.formula import take_apart
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.risk import CVaR
 from portfolio_ebm.energy import Energy
@@ -294,7 +294,7 @@ def test_no_failing_engine_closes_a_branch(monkeypatch: pytest.MonkeyPatch) -> N
     """A formula whose engines end at no minimum leaves a portfolio and no bound."""
     whole = of_formula(CVaR(0.9))
     truth = branch_and_bound(whole).value
-    monkeypatch.setattr("portfolio_ebm.construction.inner._solve", lambda *args: None)
+    monkeypatch.setattr("portfolio_ebm.construction.choosing.inner._solve", lambda *args: None)
     proof = branch_and_bound(whole, most_nodes=50)
     assert proof.weights is not None
     assert proof.value >= truth - 1e-12

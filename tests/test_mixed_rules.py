@@ -138,7 +138,7 @@ def test_rules_beside_turnover_and_groups(seed: int) -> None:
 def test_other_energies_are_no_better_on_any_slice(energy: Energy, name: str) -> None:
     """Convex slices by the convex constructor's engines: none is below what was found and proven."""
     from portfolio_ebm.constraints.combine import region_of
-    from portfolio_ebm.construction.convex import minimize
+    from portfolio_ebm.construction.exact.minimum import minimize
 
     ctx, (rule, slices) = context(0), RULES[name]
     found = AnnealedLangevin(chains=8).build(energy, BASE & rule, ctx, torch.Generator().manual_seed(0))

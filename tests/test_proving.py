@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof
-from portfolio_ebm.construction.proving import grown
+from portfolio_ebm.construction.choosing.proving import grown
 
 
 class Bounds:

@@ -17,7 +17,7 @@ from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certifier import BranchAndBound
-from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.ratio_choices import ratio_of_choice
 from portfolio_ebm.construction.stages import Found
 from portfolio_ebm.context import Context

@@ -13,7 +13,7 @@ from cases_terms import N, world
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.envelope import Relaxed
 from portfolio_ebm.constraints.weights import Budget, LongOnly
-from portfolio_ebm.construction.convex import minimize
+from portfolio_ebm.construction.exact.minimum import minimize
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import Variance
 

@@ -15,11 +15,11 @@ from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.mixed.branch_and_bound import Tree
 from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction import feasible
 from portfolio_ebm.construction.annealed import AnnealedLangevin
-from portfolio_ebm.construction.choosing import mixed_of
-from portfolio_ebm.construction.formula import take_apart
-from portfolio_ebm.construction.room import Room, asked, least_value, room
+from portfolio_ebm.construction.choosing.choosing import mixed_of
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.feasibility import feasible
+from portfolio_ebm.construction.feasibility.room import Room, asked, least_value, room
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import Variance
@@ -86,8 +86,8 @@ def test_two_caps_are_obeyed_together() -> None:
 def test_what_is_not_settled_is_said_with_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without nodes only the root's relaxation bounds the cap."""
     ctx = context(20, 0)
-    monkeypatch.setattr("portfolio_ebm.construction.room.LOOK", 1)
-    monkeypatch.setattr("portfolio_ebm.construction.room.looks", lambda *_: (1, 1))
+    monkeypatch.setattr("portfolio_ebm.construction.feasibility.room.LOOK", 1)
+    monkeypatch.setattr("portfolio_ebm.construction.feasibility.room.looks", lambda *_: (1, 1))
     rules = PLAIN & Cardinality(at_most=3)
     cap = region_of(CVaRCap(at_most=1.0), ctx).caps[0]
     seen = least_value(region_of(rules, ctx), cap)

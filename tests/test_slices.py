@@ -13,10 +13,10 @@ from torch import Tensor
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import region_of, region_residual
 from portfolio_ebm.constraints.mixed.node import on_slice
-from portfolio_ebm.construction.curvature import curvature_matrix
-from portfolio_ebm.construction.gliding import glide
-from portfolio_ebm.construction.slices import OnModes, OnSlices, Slices, brought_down, learned, settle
-from portfolio_ebm.construction.walking import Walks, walk
+from portfolio_ebm.construction.exact.curvature import curvature_matrix
+from portfolio_ebm.construction.rugged.gliding import glide
+from portfolio_ebm.construction.rugged.slices import OnModes, OnSlices, Slices, brought_down, learned, settle
+from portfolio_ebm.construction.rugged.walking import Walks, walk
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import Variance

@@ -13,8 +13,9 @@ from scipy.optimize import linprog
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.convex import Convex, minimize
-from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.exact.minimum import minimize
+from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.budgeting import FactorRiskBudget, RiskBudget, budgeted
 from portfolio_ebm.energies.cash import Cash

@@ -19,8 +19,8 @@ from portfolio_ebm.constraints.exposures import DollarNeutral, Group
 from portfolio_ebm.constraints.families import CapRule
 from portfolio_ebm.constraints.risk import VolatilityCap
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction.convex import minimize
-from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.construction.exact.minimum import minimize
+from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.diversification import NegativeEntropy
 from portfolio_ebm.energies.entropic import EVaR

@@ -15,12 +15,12 @@ from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, branch_and_bo
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.construction import tails
-from portfolio_ebm.construction.duality import Box
-from portfolio_ebm.construction.formula import take_apart
-from portfolio_ebm.construction.inner import answered, modelled
-from portfolio_ebm.construction.tails import Pool, solvable, worst_mean
-from portfolio_ebm.construction.vertices import Hinges, descend, dual
+from portfolio_ebm.construction.choosing.inner import answered, modelled
+from portfolio_ebm.construction.exact import tails
+from portfolio_ebm.construction.exact.duality import Box
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.tails import Pool, solvable, worst_mean
+from portfolio_ebm.construction.exact.vertices import Hinges, descend, dual
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import CVaR, Variance

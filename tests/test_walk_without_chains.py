@@ -12,8 +12,9 @@ from test_report import Tags
 import portfolio_ebm as pe
 from portfolio_ebm.backtesting.result import Result
 from portfolio_ebm.backtesting.walk_forward import describe
-from portfolio_ebm.construction import annealed, exploring
+from portfolio_ebm.construction import annealed
 from portfolio_ebm.construction.later import Later, Lookup, at_hand, extended
+from portfolio_ebm.construction.rugged import exploring
 from portfolio_ebm.report import decisions
 from portfolio_ebm.report.html import render
 

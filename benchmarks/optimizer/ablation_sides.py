@@ -34,8 +34,8 @@ from benchmarks.optimizer.problem import Array, Problem, formula, inputs, rules
 from benchmarks.optimizer.sides import Found, polished
 from portfolio_ebm.constraints.combine import project_region, region_of
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction import trades
-from portfolio_ebm.construction.chains import Landscape, random_portfolios, run_chains, starts, survey, tightened
+from portfolio_ebm.construction.choosing import trades
+from portfolio_ebm.construction.rugged.chains import Landscape, random_portfolios, run_chains, starts, survey, tightened
 from portfolio_ebm.optimization import given_context
 from portfolio_ebm.samplers.anneal import Annealed, anneal
 from portfolio_ebm.samplers.kernel import Kernel

@@ -26,11 +26,11 @@ import portfolio_ebm as pe
 from benchmarks.optimizer.rugged_cases import F64, Case
 from portfolio_ebm.constraints.combine import project_region, region_of
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.chains import Landscape, random_portfolios, run_chains, starts, survey, tightened
 from portfolio_ebm.construction.effort import Effort
-from portfolio_ebm.construction.exploring import explore_modes
-from portfolio_ebm.construction.rugged import descend, explore
-from portfolio_ebm.construction.slices import Low, Slices, settle
+from portfolio_ebm.construction.rugged.chains import Landscape, random_portfolios, run_chains, starts, survey, tightened
+from portfolio_ebm.construction.rugged.exploring import explore_modes
+from portfolio_ebm.construction.rugged.rugged import descend, explore
+from portfolio_ebm.construction.rugged.slices import Low, Slices, settle
 from portfolio_ebm.context import Context
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import Outlook

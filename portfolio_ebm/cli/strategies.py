@@ -334,7 +334,7 @@ def _compile(strategy: Strategy, past: Past) -> None:
     import torch
 
     from portfolio_ebm.constraints.combine import project_any, regions_of
-    from portfolio_ebm.construction.infeasible import explain_infeasible
+    from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
     from portfolio_ebm.strategy import surroundings
 
     unknown = [name for name in getattr(strategy.market, "factors", ()) if name not in past.factors]

@@ -23,7 +23,8 @@ class RoundLots(Constraint):
 
     Whole lots seldom add up to exactly everything: leave room for cash, `Budget(at_least=0.98)`. Short lots are whole
     numbers too. The nearest portfolio is searched for on the grid and not proven; the best is proven, or bounded by
-    what lots can be, under a convex quadratic with costs of trading (construction/lots.py), else bounded by fractions.
+    what lots can be, under a convex quadratic with costs of trading (construction/choosing/lots.py), else bounded by
+    fractions.
 
     Attributes:
         lot: shares in a lot. lots: (name, shares) where a name's lot is another.

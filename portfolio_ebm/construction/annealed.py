@@ -28,7 +28,13 @@ from portfolio_ebm.constraints.combine import project_region
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
-from portfolio_ebm.construction.chains import (
+from portfolio_ebm.construction.choosing.lots import LotWork
+from portfolio_ebm.construction.effort import Effort
+from portfolio_ebm.construction.exact.formula import take_apart, without_tickets
+from portfolio_ebm.construction.exact.minimum import minimize
+from portfolio_ebm.construction.later import Later
+from portfolio_ebm.construction.ratio_choices import ratio_of_choice
+from portfolio_ebm.construction.rugged.chains import (
     PROBES,
     Landscape,
     random_portfolios,
@@ -37,13 +43,7 @@ from portfolio_ebm.construction.chains import (
     survey,
     tightened,
 )
-from portfolio_ebm.construction.convex import minimize
-from portfolio_ebm.construction.effort import Effort
-from portfolio_ebm.construction.formula import take_apart, without_tickets
-from portfolio_ebm.construction.later import Later
-from portfolio_ebm.construction.lots import LotWork
-from portfolio_ebm.construction.ratio_choices import ratio_of_choice
-from portfolio_ebm.construction.slices import Slices
+from portfolio_ebm.construction.rugged.slices import Slices
 from portfolio_ebm.construction.sparing import spared
 from portfolio_ebm.construction.stages import (
     choosing_engine,

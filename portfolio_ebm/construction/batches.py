@@ -18,10 +18,11 @@ from portfolio_ebm.constraints.combine import project_region, region_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Solution
 from portfolio_ebm.construction.certificate import FEASIBLE, measured, probes, ranges_over, residuals_of
-from portfolio_ebm.construction.convex import Minimum, require_convex, solve
-from portfolio_ebm.construction.formula import take_apart
-from portfolio_ebm.construction.infeasible import explain_infeasible
-from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.construction.convex import require_convex
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import Minimum, solve
+from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.construction.shadow import Owned, shadow_prices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Sum

@@ -18,8 +18,8 @@ from portfolio_ebm.constraints.mixed.sums import never
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Solution
 from portfolio_ebm.construction.certificate import certify
-from portfolio_ebm.construction.infeasible import explain_infeasible
-from portfolio_ebm.construction.lots import LotWork
+from portfolio_ebm.construction.choosing.lots import LotWork
+from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.construction.shadow import told
 from portfolio_ebm.construction.stages import Found, in_lots
 from portfolio_ebm.context import Context

@@ -24,15 +24,15 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
-from portfolio_ebm.construction.choosing import FIRST_LOOK, Chosen, mixed_of
-from portfolio_ebm.construction.convex import minimize, size_of
-from portfolio_ebm.construction.formula import refuse_non_convex, take_apart, without_tickets
+from portfolio_ebm.construction.choosing.choosing import FIRST_LOOK, Chosen, mixed_of
+from portfolio_ebm.construction.choosing.lots import LotWork
+from portfolio_ebm.construction.choosing.swaps import Plan
+from portfolio_ebm.construction.exact.formula import refuse_non_convex, take_apart, without_tickets
+from portfolio_ebm.construction.exact.minimum import minimize, size_of
+from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.later import known
-from portfolio_ebm.construction.lots import LotWork
-from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.ratio_choices import ratio_of_choice
 from portfolio_ebm.construction.stages import Found, chosen_in
-from portfolio_ebm.construction.swaps import Plan
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Scaled, Sum, breakdown
 from portfolio_ebm.errors import SolverError

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.convex import Minimum, proven_at, solve
-from portfolio_ebm.construction.duality import Duals
-from portfolio_ebm.construction.formula import Formula, take_apart
+from portfolio_ebm.construction.exact.duality import Duals
+from portfolio_ebm.construction.exact.formula import Formula, take_apart
+from portfolio_ebm.construction.exact.minimum import Minimum, proven_at, solve
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import SpecError

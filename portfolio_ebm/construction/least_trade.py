@@ -28,8 +28,9 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
-from portfolio_ebm.construction.convex import Minimum, minimize, minimum_under
-from portfolio_ebm.construction.excess import Goal, allowed_excess
+from portfolio_ebm.construction.convex import minimum_under
+from portfolio_ebm.construction.exact.minimum import Minimum, minimize
+from portfolio_ebm.construction.near.excess import Goal, allowed_excess
 from portfolio_ebm.construction.shadow import told
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
@@ -79,7 +80,7 @@ class LeastTrade(Constructor):
             of trade stands still, and more the longer the realised rise leaves room. Aimed at, not promised;
             docs/EVIDENCE_OPTIMIZER.md says how often it held. Needs the covariance of the long run: a Strategy takes
             that of all its past, optimize long_run=. And the tally of the decisions before: `Allocation.tally`, which
-            a backtest hands on, and who decides live with tally=. Formulas: construction/excess.py.
+            a backtest hands on, and who decides live with tally=. Formulas: construction/near/excess.py.
 
     Example:
         >>> Strategy(name="quiet-min-variance", market=LedoitWolf(lookback=500), energy=Variance(),

@@ -23,9 +23,9 @@ from itertools import count
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import FINAL
 from portfolio_ebm.construction.cases import Bounded
-from portfolio_ebm.construction.chains import tightened
-from portfolio_ebm.construction.convex import minimize
-from portfolio_ebm.construction.ratio import PROVEN, STEPS, TIGHT, lone_ratio, minimize_ratio
+from portfolio_ebm.construction.exact.minimum import minimize
+from portfolio_ebm.construction.exact.ratio import PROVEN, STEPS, TIGHT, lone_ratio, minimize_ratio
+from portfolio_ebm.construction.rugged.chains import tightened
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.ratio import Ratio
 from portfolio_ebm.energy import Energy

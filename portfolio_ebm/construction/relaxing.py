@@ -24,8 +24,8 @@ from portfolio_ebm.constraints.families import per_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import residuals_of
-from portfolio_ebm.construction.feasible import least, possible
-from portfolio_ebm.construction.infeasible import explain_infeasible
+from portfolio_ebm.construction.feasibility.feasible import least, possible
+from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import InfeasibleError, SpecError
@@ -67,8 +67,8 @@ class LetOut(Constraint):
         return (self.rule.residual(w, ctx) - self.by).clamp_min(0.0)
 
     def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
-        from portfolio_ebm.construction.duality import Box
-        from portfolio_ebm.construction.oracle import rules
+        from portfolio_ebm.construction.exact.duality import Box
+        from portfolio_ebm.construction.exact.oracle import rules
 
         region = Region.free(ctx.n_assets, device=ctx.tradeable.device)
         return list(rules(w, Box.of(self.restrict(replace(region, frozen=~ctx.tradeable), ctx))).values())

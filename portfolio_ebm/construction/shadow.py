@@ -20,9 +20,9 @@ from portfolio_ebm.constraints.combine import alone_of, region_of
 from portfolio_ebm.constraints.families import CapRule, per_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import ShadowPrice
-from portfolio_ebm.construction.convex import Minimum
-from portfolio_ebm.construction.duality import Duals
-from portfolio_ebm.construction.formula import on_positive_weights
+from portfolio_ebm.construction.exact.duality import Duals
+from portfolio_ebm.construction.exact.formula import on_positive_weights
+from portfolio_ebm.construction.exact.minimum import Minimum
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.ratio import Ratio
 from portfolio_ebm.energies.returns import Return

@@ -22,19 +22,19 @@ from portfolio_ebm.constraints.mixed.lots import best_lots
 from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, FRACTIONS, NO_NOISE, NO_SWAPS, ROUNDING
-from portfolio_ebm.construction.chains import Landscape
-from portfolio_ebm.construction.choosing import Chosen, choose, mixed_of
-from portfolio_ebm.construction.convex import Minimum, size_of
+from portfolio_ebm.construction.choosing.choosing import Chosen, choose, mixed_of
+from portfolio_ebm.construction.choosing.lots import LotProgram, LotWork, exact_lots, proven_lots
+from portfolio_ebm.construction.choosing.swaps import Plan
 from portfolio_ebm.construction.effort import Effort
-from portfolio_ebm.construction.exploring import explore_modes, polished
-from portfolio_ebm.construction.formula import Formula, without_tickets
+from portfolio_ebm.construction.exact.formula import Formula, without_tickets
+from portfolio_ebm.construction.exact.minimum import Minimum, size_of
+from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
+from portfolio_ebm.construction.feasibility.room import asked, room
 from portfolio_ebm.construction.later import Later, Lookup, extended, known
-from portfolio_ebm.construction.lots import LotProgram, LotWork, exact_lots, proven_lots
-from portfolio_ebm.construction.ratio import lone_ratio, minimize_ratio
-from portfolio_ebm.construction.room import asked, room
-from portfolio_ebm.construction.rugged import explore
-from portfolio_ebm.construction.slices import Slices
-from portfolio_ebm.construction.swaps import Plan
+from portfolio_ebm.construction.rugged.chains import Landscape
+from portfolio_ebm.construction.rugged.exploring import explore_modes, polished
+from portfolio_ebm.construction.rugged.rugged import explore
+from portfolio_ebm.construction.rugged.slices import Slices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
 from portfolio_ebm.errors import InfeasibleError, SolverError

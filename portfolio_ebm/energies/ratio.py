@@ -1,4 +1,4 @@
-"""Ratios: gain over risk, as energies that construction/ratio.py minimises exactly.
+"""Ratios: gain over risk, as energies that construction/exact/ratio.py minimises exactly.
 
     E(w) = G(w) / R(w),   G = Return() (minus the gain), R a positively homogeneous measure of risk
 
