@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from portfolio_ebm.construction.base import Marginal, ShadowPrice, Solution
+from portfolio_ebm.construction.base import Marginal, ShadowPrice, Solution, is_proven
 from portfolio_ebm.construction.later import Later
 from portfolio_ebm.errors import SpecError
 from portfolio_ebm.tally import Tally
@@ -117,10 +117,7 @@ class Allocation:
     @property
     def proven(self) -> bool:
         """Whether the gap is zero to eight digits of the energy's scale: its terms', or `size` where that is larger."""
-        if self.gap is None:
-            return False
-        scale = max((abs(value) for value in self.breakdown.values()), default=abs(self.energy))
-        return self.gap <= 1e-8 * max(scale, self.size, 1e-12)
+        return is_proven(self.energy, self.bound, self.breakdown, self.size)
 
     @property
     def shadow_prices(self) -> pd.DataFrame:

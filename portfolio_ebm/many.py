@@ -1,9 +1,10 @@
-"""optimize_many: the door for many convex problems at once: many dates, many estimates, many formulas."""
+"""optimize_many: the door for many problems at once: many dates, many estimates, many formulas."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Unpack
 
 import numpy as np
@@ -12,14 +13,15 @@ from torch import Tensor
 
 from portfolio_ebm.allocation import price_frames
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.construction.base import ShadowPrice, Solution
-from portfolio_ebm.construction.batches import Problem, solve_many
+from portfolio_ebm.construction.base import Constructor, ShadowPrice, Solution
+from portfolio_ebm.construction.batches import Problem, solve_all
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import DataError, PortfolioEBMError, ShapeError, SpecError
 from portfolio_ebm.optimization import Read, Surroundings, read
 
 DIMENSIONS = {"mean": 1, "covariance": 2, "scenarios": 2, "held": 1}
+ENDS = ("least", "largest")
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,14 @@ class Allocations:
         weights: problems x assets; NaN where the problem failed.
         energies: E(weights), per holding period.
         bounds: no feasible portfolio has a lower energy; NaN where none is known.
+        proven: whether the bound leaves nothing between, as `Allocation.proven`.
         ok: whether the portfolio is there and certified.
         statuses: how it was found, or why there is none, in a sentence.
         residuals: problems x rules, by how much each is broken, in its own units.
         breakdown: problems x terms, each term's share of the energy; NaN for a term that a formula does not have.
-        ranges: problems x (term, "least" or "largest"), the shares over sampled feasible portfolios.
         kkt: the KKT residual of each, as `Allocation.kkt`; NaN where it is None and where the problem failed.
         prices: by problem, the shadow prices of its rules, as `Allocation.prices`; `shadow_prices` is their frame.
+        spans: by problem, `Allocation.ranges`; `ranges` is their frame.
 
     Example:
         >>> found = optimize_many(Variance(), Budget() & LongOnly(), covariance={"2020": one, "2021": other})
@@ -46,13 +49,32 @@ class Allocations:
     weights: pd.DataFrame
     energies: pd.Series[float]
     bounds: pd.Series[float]
+    proven: pd.Series[bool]
     ok: pd.Series[bool]
     statuses: pd.Series[str]
     residuals: pd.DataFrame
     breakdown: pd.DataFrame
-    ranges: pd.DataFrame
     kkt: pd.Series[float]
-    prices: Mapping[Any, tuple[ShadowPrice, ...]]
+    prices: Mapping[Any, tuple[ShadowPrice, ...]] = field(repr=False)
+    spans: Mapping[Any, Mapping[str, tuple[float, float]]] = field(repr=False)
+
+    @property
+    def gaps(self) -> pd.Series[float]:
+        """energies - bounds: how far above its optimum each can be at most; NaN where no bound is known."""
+        return (self.energies - self.bounds).rename("gap")
+
+    @cached_property
+    def ranges(self) -> pd.DataFrame:
+        """Problems x (term, "least" or "largest"): the shares over sampled feasible portfolios.
+
+        Drawn when it is first read, where a constructor built each problem by itself on one core; until then the
+        estimates are kept.
+        """
+        rows = {
+            label: {(term, end): value for term, ends in span.items() for end, value in zip(ENDS, ends, strict=True)}
+            for label, span in self.spans.items()
+        }
+        return _frame(list(rows.values()), self.weights.index, pairs=True)
 
     @property
     def shadow_prices(self) -> pd.DataFrame:
@@ -83,27 +105,32 @@ def optimize_many(
     held: Any = None,
     assets: Sequence[str] | None = None,
     groups: Mapping[str, Mapping[str, str]] | None = None,
+    constructor: Constructor | None = None,
+    jobs: int = 1,
     seed: int = 0,
     **more: Unpack[Surroundings],
 ) -> Allocations:
-    """The exact minimum of every one of many convex problems under the same rules; each as `optimize` with Convex().
+    """The lowest-energy portfolio of every one of many problems under the same rules; each as `optimize` finds it.
 
     Each of energy, mean, covariance, scenarios and held is one for all, or one for each problem: a sequence of them, a
     mapping from the problem's label (a date) to them, an array or tensor with the problems in front, or, for mean and
-    held, a frame of problems x assets. What is alike is read, checked and compiled once.
+    held, a frame of problems x assets. What is alike is read and checked once; of convex problems also compiled once.
 
     Args:
         energy: the formula, or formulas.
-        constraint: the rules, convex.
+        constraint: the rules.
         mean, covariance, scenarios, held, assets, groups, more: as in `optimize`.
-        seed: of the samples behind `ranges`.
+        constructor: Convex() by default where the terms and rules are convex, else AnnealedLangevin().
+        jobs: processes that solve side by side, each problem by itself, where it is another constructor than Convex();
+            -1 for one a core. It changes no weight, but for rounding.
+        seed: as in `optimize`, the same for each problem.
 
     Returns:
         Allocations; a problem whose input is bad, whose rules contradict one another, or that was not solved is a row
         with `ok` False and the sentence; the others are not touched by it.
 
     Raises:
-        SpecError: a term or a rule is not convex, an estimate is missing, or labels disagree.
+        SpecError: an estimate is missing, labels disagree, or the constructor takes no such term or rule.
         ShapeError: the inputs are for different numbers of problems.
 
     Example:
@@ -124,7 +151,8 @@ def optimize_many(
             problems[place] = (row["energy"], reader(**row))
         except (DataError, ShapeError) as error:
             failed[place] = error
-    found = dict(zip(problems, solve_many(list(problems.values()), constraint, seed), strict=True))
+    solved = solve_all(list(problems.values()), constraint, constructor, seed, jobs)
+    found = dict(zip(problems, solved, strict=True))
     answers = [found[place] if place in found else failed[place] for place in range(len(labels))]
     width = next((ctx.n_assets for _, ctx in problems.values()), 0)
     return _framed(answers, labels, reader.names if reader.names is not None else tuple(range(width)))
@@ -225,37 +253,31 @@ def _framed(answers: Sequence[Solution | PortfolioEBMError], labels: list[Any], 
     def series(name: str, items: list[Any], kind: Any) -> Any:
         return pd.Series(items, index=index, name=name, dtype=kind)
 
-    def frame(items: list[dict[Any, float]]) -> pd.DataFrame:
-        columns = list(dict.fromkeys(key for row in items for key in row))
-        return pd.DataFrame([[row.get(key, np.nan) for key in columns] for row in items], index, columns, dtype=float)
-
-    ranges: list[dict[Any, float]] = [
-        {} if one is None else {
-            (term, end): value
-            for term, ends in one.ranges.items()
-            for end, value in zip(("least", "largest"), ends, strict=True)
-        }
-        for one in solved
-    ]  # fmt: skip
-    spans = frame(ranges)
-    pairs: list[Any] = list(dict.fromkeys(key for row in ranges for key in row))
-    if pairs:
-        spans.columns = pd.MultiIndex.from_tuples(pairs, names=["term", "end"])
     return Allocations(
         weights=pd.DataFrame(
             [none if one is None else one.weights.detach().cpu().double().numpy() for one in solved],
             index=index, columns=pd.Index(names, name="asset"),
         ),
         energies=series("energy", [np.nan if one is None else one.energy for one in solved], float),
+        proven=series("proven", [one is not None and one.proven for one in solved], bool),
         bounds=series("bound", [np.nan if one is None or one.bound is None else one.bound for one in solved], float),
         ok=series("ok", [one is not None and one.status.ok for one in solved], bool),
         statuses=series("status", [_said(one) for one in answers], object),
-        residuals=frame([{} if one is None else dict(one.residuals) for one in solved]),
-        breakdown=frame([{} if one is None else dict(one.breakdown) for one in solved]),
-        ranges=spans,
+        residuals=_frame([{} if one is None else dict(one.residuals) for one in solved], index),
+        breakdown=_frame([{} if one is None else dict(one.breakdown) for one in solved], index),
         kkt=series("kkt", [np.nan if one is None or one.kkt is None else one.kkt for one in solved], float),
         prices={label: one.shadow_prices for label, one in zip(labels, solved, strict=True) if one is not None},
+        spans={label: {} if one is None else one.ranges for label, one in zip(labels, solved, strict=True)},
     )  # fmt: skip
+
+
+def _frame(rows: Sequence[Mapping[Any, float]], index: pd.Index, pairs: bool = False) -> pd.DataFrame:
+    """Rows by what they name, NaN where one does not; `pairs`: names are (term, end)."""
+    columns: list[Any] = list(dict.fromkeys(key for row in rows for key in row))
+    frame = pd.DataFrame([[row.get(key, np.nan) for key in columns] for row in rows], index, columns, dtype=float)
+    if pairs and columns:
+        frame.columns = pd.MultiIndex.from_tuples(columns, names=["term", "end"])
+    return frame
 
 
 def _said(answer: Solution | PortfolioEBMError) -> str:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import portfolio_ebm as pe
+from portfolio_ebm.construction import certificate
+from portfolio_ebm.energy import Energy
 
 N = 8
 NAMES = [f"A{i}" for i in range(N)]
@@ -124,7 +126,9 @@ def test_a_failed_problem_is_a_row_with_its_sentence() -> None:
 def test_what_no_problem_can_have_is_refused() -> None:
     draws = list(SETS.values())
     with pytest.raises(pe.errors.SpecError, match="choice of names"):
-        pe.optimize_many(pe.Variance(), RULES & pe.Cardinality(at_most=3), scenarios=draws)
+        pe.optimize_many(pe.Variance(), RULES & pe.Cardinality(at_most=3), scenarios=draws, constructor=pe.Convex())
+    with pytest.raises(pe.errors.SpecError, match=r"BranchAndBound.* takes convex terms only"):
+        pe.optimize_many(Bumps(), RULES, scenarios=draws, constructor=pe.BranchAndBound(time_limit=5))
     with pytest.raises(pe.errors.ShapeError, match="scenarios for 5, held for 2"):
         pe.optimize_many(pe.Variance(), RULES, scenarios=draws, held=[None, np.zeros(N)])
     with pytest.raises(pe.errors.SpecError, match="other labels"):
@@ -133,6 +137,74 @@ def test_what_no_problem_can_have_is_refused() -> None:
         pe.optimize_many([], RULES, scenarios=draws[0])
     with pytest.raises(pe.errors.SpecError, match="needs scenarios"):
         pe.optimize_many(pe.CVaR(), RULES, covariance=draws[0].cov())
+
+
+class Bumps(Energy):
+    """E(w) = -(w' w): smooth, not convex, the same in every context."""
+
+    def bind(self, ctx: Any) -> Any:
+        return lambda w: -w.square().sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("energy", "rules"),
+    [
+        (pe.Return() + 3 * pe.Variance(), RULES & pe.Cardinality(at_most=3, min_weight=0.1)),
+        (pe.Variance(), RULES & pe.Turnover(at_most=1.5) & pe.Cardinality(at_most=5)),
+        (pe.Variance() + pe.FixedCost(0.0001), RULES),
+        (pe.CVaR(0.9), pe.Either(RULES & pe.Box(upper=0.2), RULES & pe.Cardinality(at_most=2))),
+        (pe.MaxRatio(pe.Return(), pe.Volatility()), RULES & pe.Cardinality(at_most=4)),
+    ],
+    ids=repr,
+)
+def test_each_row_under_any_rule_and_energy_is_the_single_doors(energy: pe.Energy, rules: pe.Constraint) -> None:
+    sets, held = dict(list(SETS.items())[:3]), HELD[1:4]
+    found = pe.optimize_many(energy, rules, scenarios=sets, held=held, seed=3)
+    for row, (draws, before) in enumerate(zip(sets.values(), held, strict=True)):
+        try:
+            single = pe.optimize(energy, rules, scenarios=draws, held=before, seed=3)
+        except pe.errors.InfeasibleError as error:
+            assert not found.ok.iloc[row] and str(error) in found.statuses.iloc[row]
+        else:
+            same(row, found, single)
+            assert found.proven.iloc[row] == single.proven
+            assert single.gap is None or found.gaps.iloc[row] == pytest.approx(single.gap, abs=1e-15)
+    assert found.ok.any()
+
+
+def test_formulas_for_the_exact_solve_and_for_the_search_side_by_side_in_their_order() -> None:
+    draws = SETS["2020-01"]
+    formulas = {"search": Bumps(), "exact": pe.Variance(), "again": 0.5 * Bumps()}
+    rules = RULES & pe.Box(upper=0.2)
+    found = pe.optimize_many(formulas, rules, scenarios=draws)
+    for row, energy in enumerate(formulas.values()):
+        exact = pe.Convex() if row == 1 else pe.AnnealedLangevin()
+        same(row, found, pe.optimize(energy, rules, scenarios=draws, constructor=exact))
+    assert found.proven.to_dict() == {"search": False, "exact": True, "again": False}
+    # A constructor that does not take one of them is that row's error, and the others stand.
+    some = pe.optimize_many(formulas, RULES, scenarios=draws, constructor=pe.BranchAndBound(time_limit=60))
+    assert some.ok.to_dict() == {"search": False, "exact": True, "again": False}
+    assert some.statuses["search"].startswith("SpecError: Bumps()") and some.proven["exact"]
+
+
+@pytest.mark.slow  # each process imports torch anew
+def test_processes_change_nothing_but_the_time() -> None:
+    rules = RULES & pe.Cardinality(at_most=3) & pe.Turnover(at_most=1.22)
+    asked = {"scenarios": SETS, "held": HELD}
+    one, two = (pe.optimize_many(pe.Variance(), rules, jobs=jobs, **asked) for jobs in (1, 2))
+    assert one.ok.any() and not one.ok.all()  # an error travels as well
+    for left, right in ((one.weights, two.weights), (one.ranges, two.ranges), (one.gaps, two.gaps)):
+        np.testing.assert_allclose(left.to_numpy(), right.to_numpy(), atol=1e-12)
+    assert one.statuses.tolist() == two.statuses.tolist()
+
+
+def test_ranges_are_drawn_when_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    drawn = certificate.ranges_over
+    monkeypatch.setattr(certificate, "ranges_over", lambda *given: looks.append(1) or drawn(*given))
+    found = pe.optimize_many(pe.Variance(), RULES & pe.Cardinality(at_most=3), scenarios=SETS)
+    assert not looks
+    assert (found.ranges[("Variance()", "least")] < found.ranges[("Variance()", "largest")]).all() and len(looks) == 5
 
 
 def test_holdings_by_name_for_each_problem() -> None:

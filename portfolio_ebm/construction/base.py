@@ -176,6 +176,19 @@ class Solution:
         """energy - bound, never below zero beyond rounding: how far from optimal this portfolio can be at most."""
         return None if self.bound is None else self.energy - self.bound
 
+    @property
+    def proven(self) -> bool:
+        """Whether the gap is zero to eight digits of the energy's scale: its terms', or `size` where that is larger."""
+        return is_proven(self.energy, self.bound, self.breakdown, self.size)
+
+
+def is_proven(energy: float, bound: float | None, breakdown: Mapping[str, float], size: float) -> bool:
+    """energy - bound <= 1e-8 max(|terms|, size); never where no bound is known."""
+    if bound is None:
+        return False
+    scale = max((abs(value) for value in breakdown.values()), default=abs(energy))
+    return energy - bound <= 1e-8 * max(scale, size, 1e-12)
+
 
 class Constructor(Spec, ABC):
     """Turns an energy and its rules into a portfolio."""

@@ -1,8 +1,8 @@
-"""Many convex problems under the same rules: each solved as it would be alone, and what they share done once.
+"""Many problems under the same rules: each solved as it would be alone, and what they share done once.
 
-The region is compiled once for problems that hold the same weights, where no rule reads the estimates; the samples
-that the terms' ranges are measured over are projected together. The solve itself is that of Convex(), so the weights
-are the same numbers.
+Where all is convex the region is compiled once for problems that hold the same weights, if no rule reads the estimates,
+and the samples that the terms' ranges are measured over are projected together. The solve itself is that of Convex(),
+so the weights are the same numbers. Any other constructor builds each problem by itself, on as many cores as asked.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from joblib import Parallel, delayed
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_region, region_of
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.base import Solution
+from portfolio_ebm.construction.annealed import AnnealedLangevin
+from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import FEASIBLE, measured, probes, ranges_over, residuals_of
-from portfolio_ebm.construction.convex import require_convex
+from portfolio_ebm.construction.convex import Convex, require_convex
 from portfolio_ebm.construction.exact.formula import take_apart
 from portfolio_ebm.construction.exact.minimum import Minimum, solve
 from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
@@ -26,7 +28,7 @@ from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.construction.shadow import Owned, shadow_prices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Sum
-from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, ShapeError, SolverError
+from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, ShapeError, SolverError, SpecError
 from portfolio_ebm.types import generator
 
 Problem = tuple[Energy, Context]
@@ -92,6 +94,41 @@ class Regions:
         return found
 
 
+def solve_all(
+    problems: Sequence[Problem], constraint: Constraint, constructor: Constructor | None, seed: int = 0, jobs: int = 1
+) -> list[Solution | PortfolioEBMError]:
+    """By problem its Solution or error: by `solve_many` what is for Convex(), by `solve_each` all else.
+
+    Without a constructor Convex() takes what it can, and AnnealedLangevin() the rest.
+
+    Raises:
+        SpecError: Convex() is asked for what is not convex, or no problem is one that the constructor takes.
+    """
+    together = [_is_convex(energy, constraint) if constructor is None else type(constructor) is Convex
+                for energy, _ in problems]  # fmt: skip
+    some = [one for one, convex in zip(problems, together, strict=True) if convex]
+    rest = [one for one, convex in zip(problems, together, strict=True) if not convex]
+    exact = iter(solve_many(some, constraint, seed))
+    others = iter(solve_each(rest, constraint, constructor or AnnealedLangevin(), seed, jobs))
+    found = [next(exact) if convex else next(others) for convex in together]
+    refused = [one for one in found if isinstance(one, SpecError)]
+    if refused and len(refused) == len(found):
+        raise refused[0]  # what is true of every problem is said once, of the call
+    return found
+
+
+def _is_convex(energy: Energy, constraint: Constraint) -> bool:
+    try:
+        _require_convex(energy, constraint)
+    except SpecError:
+        return False
+    return True
+
+
+def _require_convex(energy: Energy, constraint: Constraint) -> None:
+    require_convex(energy if lone_ratio(energy) is None else Sum(), constraint)
+
+
 def solve_many(
     problems: Sequence[Problem], constraint: Constraint, seed: int = 0
 ) -> list[Solution | PortfolioEBMError]:
@@ -106,7 +143,7 @@ def solve_many(
         >>> solve_many([(Variance(), one), (Variance(), other)], Budget() & LongOnly())[0].weights
     """
     for energy in dict.fromkeys(energy for energy, _ in problems):
-        require_convex(energy if lone_ratio(energy) is None else Sum(), constraint)
+        _require_convex(energy, constraint)
     if not problems:
         return []
     regions = Regions.of(constraint, problems[0][1])
@@ -134,6 +171,32 @@ def solve_many(
             except SolverError as error:
                 failed[place] = error
     return [solved[place] if place in solved else failed[place] for place in range(len(problems))]
+
+
+def solve_each(
+    problems: Sequence[Problem], constraint: Constraint, constructor: Constructor, seed: int = 0, jobs: int = 1
+) -> list[Solution | PortfolioEBMError]:
+    """By problem what `constructor` builds of it, as it would alone, or the error that it raises; on `jobs` processes.
+
+    Marginal energies and what chains would do beside an exact solve are left to a solve alone.
+
+    Example:
+        >>> solve_each([(Variance(), ctx)], Budget() & LongOnly() & Cardinality(3), AnnealedLangevin())[0].proven
+    """
+    asked = (delayed(_alone)(constructor, energy, constraint, ctx, seed) for energy, ctx in problems)
+    return list(Parallel(n_jobs=jobs)(asked))
+
+
+def _alone(
+    constructor: Constructor, energy: Energy, constraint: Constraint, ctx: Context, seed: int
+) -> Solution | PortfolioEBMError:
+    rng = generator(seed, "optimize", ctx.tradeable.device)
+    try:
+        found = constructor.build(energy, constraint, ctx, rng)
+    except PortfolioEBMError as error:
+        return error
+    # What is left out here is drawn when it is looked at, and to send it to another process is a look.
+    return replace(found, marginal=None, walkers=None, ablation={})
 
 
 def _minimum(energy: Energy, ctx: Context, region: Region) -> Minimum:
