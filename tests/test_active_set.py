@@ -19,8 +19,8 @@ from portfolio_ebm.constraints import active_set
 from portfolio_ebm.constraints.active_set import Failure, Minimum, minimum
 from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.exact import Cut, nearest
-from portfolio_ebm.constraints.mixed.integers import Slice
-from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.grids.integers import Slice
+from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.roots import Inner
 from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.construction.exact.duality import Box, Multipliers, prove

@@ -10,15 +10,15 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from portfolio_ebm.constraints.mixed.bent import BentProgram
 from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
-from portfolio_ebm.constraints.mixed.envelopes import Envelope, knee_of
 from portfolio_ebm.constraints.mixed.fees import Fees, enveloped, furthest
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, relax
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.splitting import Split
+from portfolio_ebm.constraints.mixed.programs.bent import BentProgram
+from portfolio_ebm.constraints.mixed.programs.enveloped import EnvelopedProgram
+from portfolio_ebm.constraints.mixed.programs.envelopes import Envelope, knee_of
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.splitting import Split
 
 ONE = np.ones(1)
 
@@ -246,7 +246,7 @@ def test_the_bound_of_an_enveloped_program_is_below_every_point_and_its_failure_
             assert point.bound <= p.value(w)
             real = m.program.value(w) + float(m.choices.cost[np.abs(w - p.held) > 1e-12, 1].sum())
             assert p.value(w) + constant <= real + 1e-15
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.enveloped.by_columns", lambda *args: None)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.programs.enveloped.by_columns", lambda *args: None)
     failed = p.minimum(p.lower, p.upper, p.rows, p.row_lower, p.row_upper)
     assert failed is not None and failed.bound <= point.value
 
@@ -255,7 +255,7 @@ def test_the_bound_of_an_enveloped_program_is_below_every_point_and_its_failure_
 def test_where_the_walk_of_an_impact_fails_its_bound_is_still_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     m = traded(seed, n=4, impact=True)
     truth, root = enumerated(m), m.root()
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.enveloped._Walk.end", lambda *args: None)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.programs.enveloped._Walk.end", lambda *args: None)
     assert root is not None
     point = relax(m, root)
     assert point is not None and point.bound <= truth + 1e-15

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from portfolio_ebm.constraints.mixed.lost import lost
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Slice, Solved
+from portfolio_ebm.constraints.mixed.programs.lost import lost
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Slice, Solved
 from portfolio_ebm.errors import SolverError
 
 

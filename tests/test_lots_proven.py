@@ -11,12 +11,12 @@ import torch
 
 import portfolio_ebm as pe
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.lattice import Lattice, lattice_of
-from portfolio_ebm.constraints.mixed.lattice_bound import around, mixed_columns
-from portfolio_ebm.constraints.mixed.lattice_tree import LotProof, LotTree
+from portfolio_ebm.constraints.mixed.grids.lattice import Lattice, lattice_of
+from portfolio_ebm.constraints.mixed.grids.lattice_bound import around, mixed_columns
+from portfolio_ebm.constraints.mixed.grids.lattice_tree import LotProof, LotTree
 from portfolio_ebm.constraints.mixed.node import Mixed
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Cut
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Cut
 from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.optimization import given_context
 
@@ -136,9 +136,9 @@ def test_the_search_finds_the_best_with_or_without_an_incumbent(
     seed: int, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few portfolios are looked at at once, so that lattices are split."""
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.lattice_tree.FEW", 12)
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.matching.HALF", 2)
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.lattice_tree.USES", 60)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.grids.lattice_tree.FEW", 12)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.grids.matching.HALF", 2)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.grids.lattice_tree.USES", 60)
     found, energy, taken = lattice(seed)
     worst = int(energy.argmax())
 
@@ -159,8 +159,8 @@ def test_the_search_finds_the_best_with_or_without_an_incumbent(
 def test_a_curved_cap_is_judged_where_the_rounds_of_cuts_end_before_it_is_met(
     seed: int, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.lattice_tree.FEW", 12)
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.lattice_tree.CUTS", rounds)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.grids.lattice_tree.FEW", 12)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.grids.lattice_tree.CUTS", rounds)
     found, energy, taken = lattice(seed)
     centre, radius = np.full(4, 0.2), 0.3
 

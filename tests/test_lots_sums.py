@@ -10,11 +10,11 @@ import torch
 
 import portfolio_ebm as pe
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.lattice import lattice_of
-from portfolio_ebm.constraints.mixed.matching import matched
+from portfolio_ebm.constraints.mixed.grids.lattice import lattice_of
+from portfolio_ebm.constraints.mixed.grids.matching import matched
+from portfolio_ebm.constraints.mixed.grids.sums import divisor, never
 from portfolio_ebm.constraints.mixed.node import Mixed
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.sums import divisor, never
+from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.errors import InfeasibleError
 

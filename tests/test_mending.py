@@ -13,9 +13,9 @@ import portfolio_ebm as pe
 from portfolio_ebm.constraints.caps import Ellipsoid, Tail
 from portfolio_ebm.constraints.mixed import node
 from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
-from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
-from portfolio_ebm.constraints.mixed.slice import Slice
+from portfolio_ebm.constraints.mixed.programs.mending import mended
+from portfolio_ebm.constraints.mixed.programs.slice import Slice
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.rugged.chains import FAR, survey
 from portfolio_ebm.linear import Structured

@@ -17,11 +17,11 @@ from portfolio_ebm.constraints.combine import region_of
 from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, _children, branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
-from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Point
 from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.mixed.search import Search
-from portfolio_ebm.constraints.mixed.slice import Point
 from portfolio_ebm.construction.choosing.choosing import mixed_of
 from portfolio_ebm.construction.exact.formula import take_apart
 from portfolio_ebm.energies.costs import TradingCost
@@ -240,7 +240,7 @@ def test_names_left_unasked_would_not_have_moved() -> None:
 def test_an_active_set_that_fails_is_not_an_empty_slice(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a branch with the optimum in it would be closed, and the proof would be false."""
     truth = optimum(case, 0)
-    monkeypatch.setattr("portfolio_ebm.constraints.mixed.columns._minimum", lambda *args: None)
+    monkeypatch.setattr("portfolio_ebm.constraints.mixed.programs.columns._minimum", lambda *args: None)
     proof = branch_and_bound(mixed(case, 0))
     assert proof.value == pytest.approx(truth, rel=1e-6)
     assert proof.bound <= truth + 1e-12

@@ -6,9 +6,9 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from portfolio_ebm.constraints.mixed import conic
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Slice
+from portfolio_ebm.constraints.mixed.programs import conic
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Slice
 
 N = 5
 CURVES = np.linspace(1.0, 3.0, N)

@@ -11,8 +11,8 @@ from portfolio_ebm.constraints.mixed import node
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.kinks import Kinks, on_sides
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, relax
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Slice
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Slice
 
 
 def test_two_above_and_one_at_the_kink_by_hand() -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.lots import RoundLots
-from portfolio_ebm.constraints.mixed.bent import BentProgram
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.integers import Slice
+from portfolio_ebm.constraints.mixed.grids.integers import Slice
 from portfolio_ebm.constraints.mixed.moves import best_moves
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
-from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.programs.bent import BentProgram
+from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Budget, LongOnly
 from portfolio_ebm.energies.costs import TradingCost

@@ -9,7 +9,7 @@ from test_mixed import choices
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.mixed.on_slices import Flat, nearest_one
-from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.rounding import rounded, rounded_all
 
 N = 7

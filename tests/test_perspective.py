@@ -11,11 +11,11 @@ import pytest
 
 from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.envelopes import Envelope
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
 from portfolio_ebm.constraints.mixed.perspective import Perspective
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.splitting import Split
+from portfolio_ebm.constraints.mixed.programs.envelopes import Envelope
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.splitting import Split
 from portfolio_ebm.constraints.mixed.strengthening import strengthened
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, relax
-from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.screening import screened
 
 N, K = 9, 3

@@ -8,7 +8,7 @@ from test_mixed import CASES, enumerated, mixed
 
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed
-from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.tabu import tabu, tabu_walks

@@ -14,7 +14,7 @@ from scipy.optimize import linprog
 from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed
-from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.construction.choosing.inner import answered, modelled
 from portfolio_ebm.construction.exact import tails
 from portfolio_ebm.construction.exact.duality import Box

@@ -19,7 +19,7 @@ from portfolio_ebm.constraints.capped import cut_of, least_excess
 from portfolio_ebm.constraints.grid import nearest_on_grid, off_grid
 from portfolio_ebm.constraints.interior import least_excess_of
 from portfolio_ebm.constraints.mixed.concentration import alone
-from portfolio_ebm.constraints.mixed.lots import best_lots
+from portfolio_ebm.constraints.mixed.grids.lots import best_lots
 from portfolio_ebm.constraints.mixed.nearest import nearest_by_modes
 from portfolio_ebm.constraints.mixed.of_region import choices_of
 from portfolio_ebm.constraints.mixed.reading import missing_weight

@@ -14,7 +14,7 @@ import torch
 
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import regions_of
-from portfolio_ebm.constraints.mixed.sums import never
+from portfolio_ebm.constraints.mixed.grids.sums import never
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Solution
 from portfolio_ebm.construction.certificate import certify

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from portfolio_ebm.constraints.combine import project_region, region_residual
-from portfolio_ebm.constraints.mixed.lots import best_lots
+from portfolio_ebm.constraints.mixed.grids.lots import best_lots
 from portfolio_ebm.constraints.mixed.node import Mixed
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, FRACTIONS, NO_NOISE, NO_SWAPS, ROUNDING

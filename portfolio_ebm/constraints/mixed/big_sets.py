@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Mask
 
 MOST_SETS = 128
 """With more sets a row the search along the price is quicker."""

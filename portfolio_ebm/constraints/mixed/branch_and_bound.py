@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, met, on_slice, propagate, relax
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Mask, Point
 from portfolio_ebm.constraints.mixed.reading import assign
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask, Point
 
 
 @dataclass(frozen=True)

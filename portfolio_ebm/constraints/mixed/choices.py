@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Mask
 
 Modes = Sequence[tuple[float, float]]
 """The interval of each mode."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from portfolio_ebm.constraints.mixed.big_sets import best_of_sets, big_sets
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.slice import Array, Mask
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Mask
 from portfolio_ebm.constraints.region import Region
 
 CLOSE = 1e-12

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.bent import BentProgram
 from portfolio_ebm.constraints.mixed.choices import Choices, least, some
-from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
-from portfolio_ebm.constraints.mixed.envelopes import Envelope
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask, Point
-from portfolio_ebm.constraints.mixed.splitting import Split
+from portfolio_ebm.constraints.mixed.programs.bent import BentProgram
+from portfolio_ebm.constraints.mixed.programs.enveloped import EnvelopedProgram
+from portfolio_ebm.constraints.mixed.programs.envelopes import Envelope
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Mask, Point
+from portfolio_ebm.constraints.mixed.programs.splitting import Split
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 
 from portfolio_ebm.constraints.caps import Tail
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.slice import Mask
+from portfolio_ebm.constraints.mixed.programs.slice import Mask
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.types import as_numpy
 

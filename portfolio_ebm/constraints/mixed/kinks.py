@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
-from portfolio_ebm.constraints.mixed.columns import by_columns
-from portfolio_ebm.constraints.mixed.lost import lost
-from portfolio_ebm.constraints.mixed.slice import PRICE, TOLERANCE, Array, Ints, Mask, Point, Slice, crossed
+from portfolio_ebm.constraints.mixed.programs.columns import by_columns
+from portfolio_ebm.constraints.mixed.programs.lost import lost
+from portfolio_ebm.constraints.mixed.programs.slice import PRICE, TOLERANCE, Array, Ints, Mask, Point, Slice, crossed
 
 ROUNDS = 12
 """Changes of sides before cuts are asked after all: where points are degenerate sides may change in a circle."""

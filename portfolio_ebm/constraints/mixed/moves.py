@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.choices import Choices
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask, Point
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Mask, Point
 
 FREE = 1e-7
 """A name whose pull is below this, relative to the largest slope, moves freely."""

@@ -15,9 +15,9 @@ from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.concentration import alone, nearest_alone
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, on_slice, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, convex_part, hull_of
-from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Mask
 from portfolio_ebm.constraints.mixed.rounding import rounded, rounded_all
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask
 from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.types import as_numpy

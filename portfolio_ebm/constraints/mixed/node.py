@@ -16,11 +16,11 @@ from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
 from portfolio_ebm.constraints.mixed.fees import Fees, furthest, known, missing_cost
 from portfolio_ebm.constraints.mixed.kinks import Kinks, on_sides
-from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.perspective import Perspective
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Cut, Ints, Mask, Point, Slice, weights_of
-from portfolio_ebm.constraints.mixed.splitting import Split
+from portfolio_ebm.constraints.mixed.programs.mending import mended
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Cut, Ints, Mask, Point, Slice, weights_of
+from portfolio_ebm.constraints.mixed.programs.splitting import Split
 from portfolio_ebm.constraints.mixed.view import View
 
 CUTS = 60

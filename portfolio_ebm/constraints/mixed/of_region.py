@@ -9,7 +9,7 @@ import numpy as np
 from portfolio_ebm.constraints.caps import Cap, Tail
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
 from portfolio_ebm.constraints.mixed.implied import with_implied
-from portfolio_ebm.constraints.mixed.slice import Array
+from portfolio_ebm.constraints.mixed.programs.slice import Array
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.types import as_numpy
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import FEASIBLE, Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import FEASIBLE, Array, Ints, Mask
 from portfolio_ebm.constraints.simplex import box_budget_turnover, fill
 
 

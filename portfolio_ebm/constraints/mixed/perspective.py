@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, some
-from portfolio_ebm.constraints.mixed.slice import Array, Mask, Point
-from portfolio_ebm.constraints.mixed.splitting import Split
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Mask, Point
+from portfolio_ebm.constraints.mixed.programs.splitting import Split
 
 MOST_NAMES, MANY = 700, 300
 """Names up to which the split is looked for, and up to which at once."""

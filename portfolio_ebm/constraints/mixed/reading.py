@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, most, some
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Mask
 from portfolio_ebm.types import as_numpy
 
 

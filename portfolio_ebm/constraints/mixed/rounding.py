@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Mask
 
 
 def rounded(choices: Choices, allowed: Mask, x: Array, step: float | None = None) -> Ints:

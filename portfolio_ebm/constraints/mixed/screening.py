@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
-from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
-from portfolio_ebm.constraints.mixed.envelopes import Envelope
 from portfolio_ebm.constraints.mixed.node import Mixed, propagate
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask
-from portfolio_ebm.constraints.mixed.splitting import Split
+from portfolio_ebm.constraints.mixed.programs.enveloped import EnvelopedProgram
+from portfolio_ebm.constraints.mixed.programs.envelopes import Envelope
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.programs.splitting import Split
 
 LOOKS = 4
 """Screenings at most, each after fewer names."""

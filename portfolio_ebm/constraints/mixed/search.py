@@ -22,7 +22,7 @@ import numpy as np
 
 from portfolio_ebm.constraints.mixed.moves import best_moves
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Mask, Point
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Mask, Point
 
 CANDIDATES = 8
 DESCENTS = 200

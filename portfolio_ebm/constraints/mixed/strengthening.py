@@ -8,8 +8,8 @@ import numpy as np
 
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, node_box, propagate, relax
 from portfolio_ebm.constraints.mixed.perspective import Perspective, Seen, perspective_of, priced_limit
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Mask, Point
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Mask, Point
 from portfolio_ebm.constraints.mixed.view import View
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.moves import counts, fits
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Mask, Point
 from portfolio_ebm.constraints.mixed.search import Search, changed, smallest
-from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask, Point
 
 TRIED = 8
 """Moves of a kind that are solved, the best first, until one is allowed."""

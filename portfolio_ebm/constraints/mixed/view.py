@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
 from portfolio_ebm.constraints.mixed.fees import Fees, decided_cost, enveloped, worth_opening
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Array, Mask, Point
+from portfolio_ebm.constraints.mixed.programs.enveloped import EnvelopedProgram
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Mask, Point
 
 if TYPE_CHECKING:
     from portfolio_ebm.constraints.mixed.node import Mixed

@@ -1,0 +1,1 @@
+"""The pattern engine: where the energy is convex once modes are chosen, which modes to choose."""

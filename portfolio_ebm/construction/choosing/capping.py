@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from portfolio_ebm.constraints.caps import Cap, Ellipsoid, Tail
-from portfolio_ebm.constraints.mixed.linear import linear_minimum
-from portfolio_ebm.constraints.mixed.mending import mended
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Array, Point, Slice, weights_of
+from portfolio_ebm.constraints.mixed.programs.linear import linear_minimum
+from portfolio_ebm.constraints.mixed.programs.mending import mended
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Point, Slice, weights_of
 from portfolio_ebm.construction.choosing.inner import FormulaProgram
 from portfolio_ebm.construction.exact.duality import Box, prove
 from portfolio_ebm.construction.exact.engines import Found, interior

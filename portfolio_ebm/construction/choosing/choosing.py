@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from portfolio_ebm.constraints.caps import Ball, Ellipsoid, Tail
-from portfolio_ebm.constraints.mixed.bent import BentProgram
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, Tree
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
-from portfolio_ebm.constraints.mixed.program import Program
+from portfolio_ebm.constraints.mixed.programs.bent import BentProgram
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Point
 from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.mixed.screening import Screened, screened
 from portfolio_ebm.constraints.mixed.search import Search
-from portfolio_ebm.constraints.mixed.slice import Array, Ints, Point
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.choosing.capping import CappedProgram
 from portfolio_ebm.construction.choosing.inner import FormulaProgram, modelled

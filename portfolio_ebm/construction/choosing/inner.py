@@ -21,10 +21,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from portfolio_ebm.constraints.mixed.mending import mended
 from portfolio_ebm.constraints.mixed.node import Mixed, relax
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import FEASIBLE, Array, Ints, Mask, Point, Slice, crossed, weights_of
+from portfolio_ebm.constraints.mixed.programs.mending import mended
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import (
+    FEASIBLE,
+    Array,
+    Ints,
+    Mask,
+    Point,
+    Slice,
+    crossed,
+    weights_of,
+)
 from portfolio_ebm.construction.exact.duality import Box, Multipliers, best_tail, prove
 from portfolio_ebm.construction.exact.engines import Found, inside, interior, scale_of
 from portfolio_ebm.construction.exact.formula import Formula

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.combine import region_residual
-from portfolio_ebm.constraints.mixed.lattice import lattice_of
-from portfolio_ebm.constraints.mixed.lattice_bound import around
-from portfolio_ebm.constraints.mixed.lattice_tree import LotProof, LotTree
+from portfolio_ebm.constraints.mixed.grids.lattice import lattice_of
+from portfolio_ebm.constraints.mixed.grids.lattice_bound import around
+from portfolio_ebm.constraints.mixed.grids.lattice_tree import LotProof, LotTree
+from portfolio_ebm.constraints.mixed.grids.whole import Grid, best_whole
 from portfolio_ebm.constraints.mixed.node import Mixed, broken_cuts, on_slice
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Point
 from portfolio_ebm.constraints.mixed.reading import assign
-from portfolio_ebm.constraints.mixed.slice import Array, Point
-from portfolio_ebm.constraints.mixed.whole import Grid, best_whole
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.choosing.choosing import impact_of, mixed_of, quadratic
 from portfolio_ebm.construction.exact.formula import take_apart, without_tickets

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, Tree
+from portfolio_ebm.constraints.mixed.programs.slice import Array
 from portfolio_ebm.constraints.mixed.screening import Screened
-from portfolio_ebm.constraints.mixed.slice import Array
 from portfolio_ebm.constraints.mixed.strengthening import strengthened
 
 FALLEN = 0.1

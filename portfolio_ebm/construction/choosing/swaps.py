@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from portfolio_ebm.constraints.mixed.programs.slice import Ints
 from portfolio_ebm.constraints.mixed.search import Search
-from portfolio_ebm.constraints.mixed.slice import Ints
 from portfolio_ebm.constraints.mixed.tabu import tabu_walks
 
 DEAR = 25

@@ -17,9 +17,9 @@ from dataclasses import replace
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.node import relax
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints
 from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.mixed.search import Search
-from portfolio_ebm.constraints.mixed.slice import Array, Ints
 
 SIZES = 10
 """Numbers of names traded from one relaxation."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask, Point
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Mask, Point
 from portfolio_ebm.construction.exact.duality import Box, tail_duals
 from portfolio_ebm.construction.exact.formula import Formula
 from portfolio_ebm.construction.exact.pieces import Tail

@@ -1,0 +1,1 @@
+"""What rules leave room for, and which of them contradict one another."""

@@ -24,8 +24,8 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from portfolio_ebm.constraints.capped import least_excess
 from portfolio_ebm.constraints.caps import Ball, Tail
 from portfolio_ebm.constraints.mixed.choices import Choices
+from portfolio_ebm.constraints.mixed.grids.sums import never
 from portfolio_ebm.constraints.mixed.of_region import choices_of, reaching
-from portfolio_ebm.constraints.mixed.sums import never
 from portfolio_ebm.constraints.region import Region, curved_names
 from portfolio_ebm.construction.feasibility.conic import least_by_cone
 from portfolio_ebm.construction.feasibility.room import Room, asked, room

@@ -21,7 +21,7 @@ from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.caps import Cap, Ellipsoid, Tail
 from portfolio_ebm.constraints.combine import All, region_of, regions_of
 from portfolio_ebm.constraints.families import per_of
-from portfolio_ebm.constraints.mixed.sums import never
+from portfolio_ebm.constraints.mixed.grids.sums import never
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.feasibility.conflicts import smallest_conflict
 from portfolio_ebm.construction.feasibility.feasible import least, possible

@@ -20,8 +20,8 @@ import torch
 from portfolio_ebm.constraints.caps import Cap, Ellipsoid, Tail
 from portfolio_ebm.constraints.mixed.branch_and_bound import Proof, Tree
 from portfolio_ebm.constraints.mixed.node import MET, relax
+from portfolio_ebm.constraints.mixed.programs.slice import Array
 from portfolio_ebm.constraints.mixed.search import Search
-from portfolio_ebm.constraints.mixed.slice import Array
 from portfolio_ebm.constraints.mixed.strengthening import strengthened
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.choosing.choosing import choose, looks, mixed_of, roundings

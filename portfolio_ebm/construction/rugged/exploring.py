@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.combine import project_region
-from portfolio_ebm.constraints.mixed.slice import Array, Ints
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import BEFORE, FINAL, NO_SWAPS, ROUNDING
 from portfolio_ebm.construction.effort import Effort

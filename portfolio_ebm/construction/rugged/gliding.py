@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.slice import Array, Ints
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints
 
 Evaluate = Callable[[Array, Ints], tuple[Array, Array]]
 """(m, n) points on slices (m, U) to energies (m,) and slopes (m, n)."""

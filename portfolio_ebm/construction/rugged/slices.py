@@ -27,9 +27,9 @@ from portfolio_ebm.constraints.combine import project_region
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
 from portfolio_ebm.constraints.mixed.on_slices import Flat, nearest_one
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Mask
 from portfolio_ebm.constraints.mixed.reading import assign_all
 from portfolio_ebm.constraints.mixed.rounding import rounded_all
-from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.choosing.choosing import mixed_of
 from portfolio_ebm.construction.exact.curvature import curvature_matrix

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.node import on_slice
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints
 from portfolio_ebm.constraints.mixed.search import Search
-from portfolio_ebm.constraints.mixed.slice import Array, Ints
 from portfolio_ebm.construction.rugged.slices import Low, Slices, brought_down
 
 SLIGHT = 1e-9

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.lattice import Lattice
-from portfolio_ebm.constraints.mixed.lattice_bound import Mixture, mixed_columns
-from portfolio_ebm.constraints.mixed.matching import matched
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Cut, Ints, Mask
+from portfolio_ebm.constraints.mixed.grids.lattice import Lattice
+from portfolio_ebm.constraints.mixed.grids.lattice_bound import Mixture, mixed_columns
+from portfolio_ebm.constraints.mixed.grids.matching import matched
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Cut, Ints, Mask
 
 FEW = 16_384
 """So many portfolios are looked at one by one."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from portfolio_ebm.constraints.mixed.program import Program
+    from portfolio_ebm.constraints.mixed.programs.program import Program
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.lattice import Lattice
-from portfolio_ebm.constraints.mixed.slice import Array, Ints
+from portfolio_ebm.constraints.mixed.grids.lattice import Lattice
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints
 
 HALF = 2**17
 """Sums of one half at most."""

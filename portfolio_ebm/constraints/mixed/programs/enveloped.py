@@ -17,11 +17,11 @@ from functools import cached_property
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.columns import by_columns
-from portfolio_ebm.constraints.mixed.envelopes import Envelope
-from portfolio_ebm.constraints.mixed.linear import least_traded
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import (
+from portfolio_ebm.constraints.mixed.programs.columns import by_columns
+from portfolio_ebm.constraints.mixed.programs.envelopes import Envelope
+from portfolio_ebm.constraints.mixed.programs.linear import least_traded
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import (
     PRICE,
     ROUNDS,
     Array,

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.columns import by_columns
-from portfolio_ebm.constraints.mixed.linear import least_traded
-from portfolio_ebm.constraints.mixed.lost import lost
-from portfolio_ebm.constraints.mixed.slice import PRICE, ROUNDS, Array, Point, Slice, Solved
+from portfolio_ebm.constraints.mixed.programs.columns import by_columns
+from portfolio_ebm.constraints.mixed.programs.linear import least_traded
+from portfolio_ebm.constraints.mixed.programs.lost import lost
+from portfolio_ebm.constraints.mixed.programs.slice import PRICE, ROUNDS, Array, Point, Slice, Solved
 
 
 def from_sides(s: Slice, start: Array | None) -> Point | None:

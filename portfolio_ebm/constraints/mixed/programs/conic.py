@@ -9,9 +9,9 @@ from __future__ import annotations
 import cvxpy as cp
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.linear import least_traded
-from portfolio_ebm.constraints.mixed.mending import mended
-from portfolio_ebm.constraints.mixed.slice import FEASIBLE, Array, Point, Slice, snapped
+from portfolio_ebm.constraints.mixed.programs.linear import least_traded
+from portfolio_ebm.constraints.mixed.programs.mending import mended
+from portfolio_ebm.constraints.mixed.programs.slice import FEASIBLE, Array, Point, Slice, snapped
 from portfolio_ebm.errors import SolverError
 
 CONE = {cp.OPTIMAL: 1e-9, cp.OPTIMAL_INACCURATE: 1e-4}

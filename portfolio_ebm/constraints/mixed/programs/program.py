@@ -16,12 +16,12 @@ from functools import cached_property
 import numpy as np
 
 from portfolio_ebm.constraints.active_set import Quadratic
-from portfolio_ebm.constraints.mixed.columns import by_columns
-from portfolio_ebm.constraints.mixed.conic import by_cone
-from portfolio_ebm.constraints.mixed.linear import is_empty
-from portfolio_ebm.constraints.mixed.lost import lost
-from portfolio_ebm.constraints.mixed.sides import from_sides
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Point, Slice, crossed, weights_of
+from portfolio_ebm.constraints.mixed.programs.columns import by_columns
+from portfolio_ebm.constraints.mixed.programs.conic import by_cone
+from portfolio_ebm.constraints.mixed.programs.linear import is_empty
+from portfolio_ebm.constraints.mixed.programs.lost import lost
+from portfolio_ebm.constraints.mixed.programs.sides import from_sides
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Point, Slice, crossed, weights_of
 
 EPSILON = float(np.finfo(np.float64).eps)
 FEW = 64

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from portfolio_ebm.constraints import active_set
-from portfolio_ebm.constraints.mixed.lattice import Lattice
-from portfolio_ebm.constraints.mixed.linear import linear_minimum
-from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.grids.lattice import Lattice
+from portfolio_ebm.constraints.mixed.programs.linear import linear_minimum
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Mask
 
 ROUNDS = 30
 MOST_JOINING = 40

@@ -14,11 +14,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from portfolio_ebm.constraints.active_set import Failure, Quadratic
-from portfolio_ebm.constraints.mixed.linear import linear_minimum
-from portfolio_ebm.constraints.mixed.slice import FEASIBLE, PRICE, ROUNDS, Array, Ints, Mask, Slice, Solved, snapped
+from portfolio_ebm.constraints.mixed.programs.linear import linear_minimum
+from portfolio_ebm.constraints.mixed.programs.slice import (
+    FEASIBLE,
+    PRICE,
+    ROUNDS,
+    Array,
+    Ints,
+    Mask,
+    Slice,
+    Solved,
+    snapped,
+)
 
 if TYPE_CHECKING:
-    from portfolio_ebm.constraints.mixed.program import Program
+    from portfolio_ebm.constraints.mixed.programs.program import Program
 
 ALL_AT_ONCE = 48
 """Up to so many names the whole program is one call."""

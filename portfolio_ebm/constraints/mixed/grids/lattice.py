@@ -28,8 +28,8 @@ import numpy as np
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
 from portfolio_ebm.constraints.mixed.fees import known
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, node_box
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Cut, Ints, Mask
-from portfolio_ebm.constraints.mixed.splitting import Split
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Cut, Ints, Mask
+from portfolio_ebm.constraints.mixed.programs.splitting import Split
 
 MOST_COLUMNS = 1_000_000
 """Beyond so many numbers of lots they are as good as fractions."""

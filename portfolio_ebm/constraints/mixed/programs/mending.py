@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from portfolio_ebm.constraints.caps import Cap
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Slice
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Slice
 from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.errors import InfeasibleError, SolverError

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.enveloped import EnvelopedProgram
-from portfolio_ebm.constraints.mixed.envelopes import Envelope
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Array, Ints, Mask, Point, weights_of
+from portfolio_ebm.constraints.mixed.programs.enveloped import EnvelopedProgram
+from portfolio_ebm.constraints.mixed.programs.envelopes import Envelope
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Mask, Point, weights_of
 
 STEPS = 40
 ABOVE = 2

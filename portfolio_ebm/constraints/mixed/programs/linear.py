@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linprog
 
-from portfolio_ebm.constraints.mixed.slice import FEASIBLE, Array, Slice
+from portfolio_ebm.constraints.mixed.programs.slice import FEASIBLE, Array, Slice
 
 TIGHT = {"primal_feasibility_tolerance": FEASIBLE, "dual_feasibility_tolerance": FEASIBLE}
 """HiGHS's own are 1e-7, by which weights would break a rule."""

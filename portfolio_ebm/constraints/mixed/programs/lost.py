@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from portfolio_ebm.constraints.mixed.program import Program
-    from portfolio_ebm.constraints.mixed.slice import Array, Slice, Solved
+    from portfolio_ebm.constraints.mixed.programs.program import Program
+    from portfolio_ebm.constraints.mixed.programs.slice import Array, Slice, Solved
 
 SMALL = 1e-11
 """Less than this is rounding, relative to the parts of the energy."""

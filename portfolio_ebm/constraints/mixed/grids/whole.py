@@ -22,9 +22,9 @@ from functools import cached_property
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.integers import Slice
+from portfolio_ebm.constraints.mixed.grids.integers import Slice
 from portfolio_ebm.constraints.mixed.node import Mixed
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array, Ints, Point
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Point
 
 JUMPS = (1, 2, 3, 5, 8, 13)
 """Lots of one move, either way."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.slice import TOLERANCE, Array
+from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.types import as_numpy
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from portfolio_ebm.constraints.active_set import Failure, Quadratic
-from portfolio_ebm.constraints.mixed.program import Program
-from portfolio_ebm.constraints.mixed.slice import Array, Ints, Point
+from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Point
 
 WHOLE = 1e-7
 """How near to a whole number of lots is one."""

@@ -1,0 +1,1 @@
+"""Whole lots: portfolios on a grid, found, and proven by columns."""
