@@ -30,15 +30,19 @@ _HOMES = {
     "Cash": "energies.cash",
     "Condition": "market.condition",
     "Conditioned": "market.conditioned",
+    "Constraint": "constraints.base",
+    "Context": "context",
     "Convex": "construction.convex",
+    "ConvexEnergy": "energy",
     "DCC": "market.dependence.dcc",
-    "Diversified75510": "constraints.diversified",
     "Distribution": "ensembles",
+    "Diversified75510": "constraints.diversified",
     "DollarNeutral": "constraints.exposures",
     "EVaR": "energies.entropic",
     "EWMA": "market.ewma",
     "Either": "constraints.either",
     "EllipsoidReturn": "energies.robust",
+    "Energy": "energy",
     "Ensemble": "ensembles",
     "EntropicRisk": "energies.entropic",
     "EqualWeight": "construction.naive",
@@ -80,10 +84,11 @@ _HOMES = {
     "QuarterEnd": "data.session_schedules",
     "Quarterly": "data.calendar",
     "RIC2550": "constraints.diversified",
-    "Relaxed": "constraints.envelope",
-    "Residual": "market.parts",
     "Recipe": "energies.learned",
     "RegimeGauge": "market.anomaly.gauge",
+    "Region": "constraints.region",
+    "Relaxed": "constraints.envelope",
+    "Residual": "market.parts",
     "Result": "backtesting.result",
     "Return": "energies.returns",
     "RiskBudget": "energies.budgeting",
@@ -135,6 +140,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.allocation import Allocation
     from portfolio_ebm.backtesting.result import Result
     from portfolio_ebm.backtesting.walk_forward import backtest
+    from portfolio_ebm.constraints.base import Constraint
     from portfolio_ebm.constraints.discrete import Cardinality, MinPosition
     from portfolio_ebm.constraints.diversified import RIC2550, UCITS, Diversified75510, TopSum
     from portfolio_ebm.constraints.either import Either
@@ -142,6 +148,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.constraints.exposures import BetaNeutral, DollarNeutral, FactorExposure, Group
     from portfolio_ebm.constraints.leverage import ActiveShare, Leverage, ShortLimit
     from portfolio_ebm.constraints.lots import RoundLots
+    from portfolio_ebm.constraints.region import Region
     from portfolio_ebm.constraints.risk import CVaRCap, TrackingErrorCap, VolatilityCap
     from portfolio_ebm.constraints.trading import Participation, Turnover
     from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
@@ -150,6 +157,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.construction.convex import Convex
     from portfolio_ebm.construction.least_trade import LeastTrade
     from portfolio_ebm.construction.naive import EqualWeight
+    from portfolio_ebm.context import Context
     from portfolio_ebm.data.calendar import EveryPeriod, Monthly, Quarterly, Weekly, Yearly
     from portfolio_ebm.data.panel import Panel
     from portfolio_ebm.data.session_schedules import MonthEnd, On, QuarterEnd, WeekEnd, YearEnd
@@ -173,7 +181,7 @@ if TYPE_CHECKING:
     from portfolio_ebm.energies.robust import BoxReturn, EllipsoidReturn, RobustVariance
     from portfolio_ebm.energies.tracking import TrackingError
     from portfolio_ebm.energies.views import View, Views
-    from portfolio_ebm.energy import breakdown
+    from portfolio_ebm.energy import ConvexEnergy, Energy, breakdown
     from portfolio_ebm.ensembles import Distribution, Ensemble, ensemble, resampled_ranges
     from portfolio_ebm.frontiers import Frontier, frontier
     from portfolio_ebm.learning import train
@@ -223,13 +231,17 @@ __all__ = [
     "Cash",
     "Condition",
     "Conditioned",
+    "Constraint",
+    "Context",
     "Convex",
+    "ConvexEnergy",
     "Distribution",
     "Diversified75510",
     "DollarNeutral",
     "EVaR",
     "Either",
     "EllipsoidReturn",
+    "Energy",
     "Ensemble",
     "EntropicRisk",
     "EqualWeight",
@@ -271,6 +283,7 @@ __all__ = [
     "Quarterly",
     "Recipe",
     "RegimeGauge",
+    "Region",
     "Relaxed",
     "Residual",
     "Result",

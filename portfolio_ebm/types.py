@@ -169,6 +169,16 @@ def require_last(x: Tensor, size: int, what: str) -> Tensor:
     return x
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things in words.
+
+    Example:
+        >>> counted(1, "slice"), counted(1500, "node")
+        ('1 slice', '1500 nodes')
+    """
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def require_unique(names: Iterable[Any], what: str) -> tuple[str, ...]:
     """The names of assets as strings.
 

@@ -113,8 +113,8 @@ def measured(
 
 
 def residuals_of(weights: Tensor, constraint: Constraint, ctx: Context) -> dict[str, float]:
-    """By rule, how far it is broken, in its own units."""
-    return {repr(rule): float(rule.residual(weights, ctx)) for rule in constraint.rules()}
+    """By rule, how far it is broken, in its own units; a zero has no sign."""
+    return {repr(rule): float(rule.residual(weights, ctx)) + 0.0 for rule in constraint.rules()}
 
 
 def ranges_of(

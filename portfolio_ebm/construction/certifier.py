@@ -36,6 +36,7 @@ from portfolio_ebm.construction.stages import Found, chosen_in
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Scaled, Sum, breakdown
 from portfolio_ebm.errors import SolverError
+from portfolio_ebm.types import counted
 
 WALKERS, SWEEPS = 8, 6
 
@@ -186,12 +187,12 @@ def _one_solve(rest: Energy, ratio: Scaled | None, region: Region, ctx: Context)
 
 def _sentence(proof: Proof, relative: float, asked: BranchAndBound, proven: bool) -> str:
     if proven:
-        return f"branch and bound closed, so the optimum is proven to {asked.gap:.1e} ({proof.nodes} nodes)"
+        return f"branch and bound closed, so the optimum is proven to {asked.gap:.1e} ({counted(proof.nodes, 'node')})"
     ended = "was interrupted" if proof.interrupted else f"was stopped by its clock of {asked.time_limit:g} s"
     ended = "closed but for what its relaxations leave open" if proof.finished else ended
     return (
-        f"branch and bound {ended} after {proof.nodes} nodes; the portfolio is at most {relative:.2e} of the terms' "
-        "sizes above the optimum"
+        f"branch and bound {ended} after {counted(proof.nodes, 'node')}; the portfolio is at most {relative:.2e} of "
+        "the terms' sizes above the optimum"
     )
 
 

@@ -30,6 +30,7 @@ from portfolio_ebm.context import Context
 from portfolio_ebm.energies.ratio import Ratio
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import SolverError
+from portfolio_ebm.types import counted
 
 Choose = Callable[[Energy], Bounded]
 """The best portfolio over the choices for a convex energy, None where no choice has one, and the bound."""
@@ -87,5 +88,5 @@ def _steps(
     assert best is not None
     bound = min(bound, value)
     ended = "" if value - bound <= PROVEN * abs(value) else ", not proven"
-    message = f"ratio in {steps} steps{ended}, the last by {best.message}"
+    message = f"ratio in {counted(steps, 'step')}{ended}, the last by {best.message}"
     return replace(best, message=message, ablation={FINAL: coefficient * value}, size=0.0), coefficient * bound

@@ -39,7 +39,7 @@ from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
 from portfolio_ebm.errors import InfeasibleError, SolverError
 from portfolio_ebm.samplers.anneal import Annealed
-from portfolio_ebm.types import as_numpy
+from portfolio_ebm.types import as_numpy, counted
 
 GRADIENT_SHARE = 20
 EXACT = 1e-9
@@ -127,7 +127,7 @@ def gradient_engine(landscape: Landscape, slices: Slices, x0: Tensor, effort: Ef
     message = (
         "gradient engine: all descents agree on one minimum"
         if seen.agreed
-        else f"gradient engine: {seen.cycles} cycles of Langevin kicks"
+        else f"gradient engine: {counted(seen.cycles, 'cycle')} of Langevin kicks"
     )
     return Found(
         weights,
@@ -145,7 +145,7 @@ def modes_engine(
     seen = explore_modes(landscape, slices, region, x0, effort, rng)
     best = seen.lows[0]
     walked = f", {seen.sweeps} sweeps of swaps" if effort.swaps else ", swaps off"
-    message = f"gradient engine on slices of modes: annealed chains{walked}, {seen.slices} slices looked at"
+    message = f"gradient engine on slices of modes: annealed chains{walked}, {counted(seen.slices, 'slice')} looked at"
     return Found(
         torch.as_tensor(best.weights).to(x0),
         f"{message}; {LOCAL}",
@@ -177,7 +177,8 @@ def choosing_engine(
     ended = "closed, so the optimum is proven" if seen.proof.proven else "left its gap open"
     found = Found(
         torch.as_tensor(seen.weights).to(place),
-        f"pattern engine: {how}{seen.seen} slices solved exactly, branch and bound {ended} ({seen.proof.nodes} nodes)",
+        f"pattern engine: {how}{counted(seen.seen, 'slice')} solved exactly, branch and bound {ended} "
+        f"({counted(seen.proof.nodes, 'node')})",
         {name: value + formula.constant for name, value in stages.items() if np.isfinite(value)},
         known(torch.as_tensor(seen.starts).to(place)),
         {
@@ -237,9 +238,9 @@ def in_lots(
         if proof.weights is not None and (w is None or proof.value < float(value(w))):
             w, how = torch.as_tensor(proof.weights).to(near), f"{how} and columns of lots" if w is not None else COLUMNS
         said = (
-            f"proven best by columns of lots ({proof.nodes} nodes)"
+            f"proven best by columns of lots ({counted(proof.nodes, 'node')})"
             if proof.finished
-            else f"which columns of lots bound and do not prove best ({proof.nodes} nodes)"
+            else f"which columns of lots bound and do not prove best ({counted(proof.nodes, 'node')})"
         )
         search |= {"lot nodes": float(proof.nodes), "proven": float(proof.finished)}
     elif bound is not None:

@@ -19,6 +19,7 @@ from portfolio_ebm.construction.exact.duality import Box, Duals, Multipliers
 from portfolio_ebm.construction.exact.formula import Formula
 from portfolio_ebm.construction.exact.interior import interior_point
 from portfolio_ebm.construction.exact.lowering import lowered, program_of, read
+from portfolio_ebm.types import counted
 
 Array = NDArray[np.float64]
 
@@ -101,8 +102,8 @@ def interior(formula: Formula, box: Box) -> Found | None:
     if not ended.converged:
         return None
     w, duals = read(parts, ended.z, ended.q, ended.row_dual, ended.equal_dual, ended.flow)
-    engine = f"interior point, {ended.steps} steps" + (", then exact on its active set" if ended.exact else "")
-    return Found(w, duals, engine)
+    then = ", then exact on its active set" if ended.exact else ""
+    return Found(w, duals, f"interior point, {counted(ended.steps, 'step')}{then}")
 
 
 def no_minimum(status: str, formula: Formula) -> str:
