@@ -82,6 +82,52 @@ def test_an_envelope_is_the_lower_hull_of_its_function(seed: int) -> None:
     assert short + np.where(t != 0.0, fixed, 0.0) == pytest.approx(f - found, abs=1e-15)
 
 
+def test_a_rate_that_a_line_passes_is_a_part_of_it_by_hand() -> None:
+    def of(fixed: float, held: float, reach: float = 1.0) -> Envelope:
+        ends = np.array([[0.0, reach]])
+        return Envelope.of(0.0 * ONE, fixed * ONE, ends, 0.01 * ONE, 0.0 * ONE, 0.0, 1e-3 * ONE, held * ONE)
+
+    # Without the rate the line of 4e-4 + 0.01 t^2 ends at 0.2. Held 0.05 it passes that; selling it costs 5e-5, and
+    # beyond it all is 3e-4 + 1e-3 t + 0.01 t^2 above that, so that the line ends at sqrt(0.03).
+    e, knee = of(4e-4, 0.05), 0.03**0.5
+    assert e.rate[0] == 1e-3 and e.knee[0, 1] == pytest.approx(knee) and e.rise[0, 1] == pytest.approx(0.0, abs=1e-15)
+    slope = 2 * 0.01 * knee + 1e-3
+    assert height(e, [0.0, 0.1, 0.5]) == pytest.approx([5e-5, 5e-5 + 0.1 * slope, 4e-4 + 4.5e-4 + 0.0025])
+    # Held 0.19: sqrt((4e-4 - 3.8e-4) / 0.01) is below, so that the line ends in the kink, at 4e-4 + 0.01 0.19^2.
+    e = of(4e-4, 0.19)
+    assert e.knee[0, 1] == pytest.approx(0.19) and e.rise[0, 1] > 1e-3
+    assert height(e, [0.0, 0.19, 0.4]) == pytest.approx([1.9e-4, 7.61e-4, 4e-4 + 0.0016 + 2.1e-4])
+    # Held 0.3, or out of reach, the kink only tilts the line: it stays with the program.
+    assert of(4e-4, 0.3).rate[0] == 0.0 and of(4e-4, 0.1, reach=0.08).rate[0] == 0.0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_an_envelope_with_a_rate_is_the_lower_hull_of_its_function(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    fixed, split, rate = rng.uniform(0.0, 1e-3), rng.choice([0.0, 0.01]), rng.choice([2e-4, 2e-3])
+    held, reach, least = rng.uniform(0.01, 0.4), rng.uniform(0.05, 0.6), rng.choice([0.0, 0.03])
+    ends, first = np.array([[0.0, reach]]), np.array([[0.0, least]])
+    e = Envelope.of(0.0 * ONE, fixed * ONE, ends, split * ONE, 0.0 * ONE, first, rate * ONE, held * ONE)
+    t = np.r_[0.0, np.linspace(max(least, 1e-6), reach, 3000)]
+    f = np.where(t > 0.0, fixed, 0.0) + split * t**2 + rate * np.abs(t - held)
+    beside = (rate - e.rate[0]) * np.abs(t - held)
+    found = height(e, t) + beside
+    assert (found <= f + 1e-15).all()
+    hull = [0]
+    for k in range(1, len(t)):
+        while len(hull) > 1 and (f[hull[-1]] - f[hull[-2]]) * (t[k] - t[hull[-2]]) >= (f[k] - f[hull[-2]]) * (
+            t[hull[-1]] - t[hull[-2]]
+        ):
+            hull.pop()
+        hull.append(k)
+    lower = np.interp(t, t[hull], f[hull])
+    assert (found <= lower + 1e-12).all()
+    if e.rate[0] > 0.0:  # else a line that ends before the kink, and the kink beside it, may be below both together
+        assert lower - found == pytest.approx(0.0, abs=2e-3 * max(f.max(), 1e-9))
+    short = np.array([float(e.missing(x * ONE)[0]) for x in t]) + np.where(t > 0.0, fixed, 0.0)
+    assert short == pytest.approx(f - found, abs=1e-15)
+
+
 def test_splits_by_hand() -> None:
     # A diagonal is all its own; of equal correlations r the least eigenvalue 1 - r is the most on average.
     plain = Split.of(np.diag([2.0, 4.0]))

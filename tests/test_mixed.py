@@ -14,7 +14,7 @@ import pytest
 from test_mixed_rules import BASE, RULES, context
 
 from portfolio_ebm.constraints.combine import region_of
-from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, _children, branch_and_bound
+from portfolio_ebm.constraints.mixed.branch_and_bound import Tree, branch_and_bound, children
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
 from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, propagate, relax
 from portfolio_ebm.constraints.mixed.programs.program import Program
@@ -275,7 +275,7 @@ def test_the_parts_of_a_node_are_smaller_than_it_and_hold_all_its_choices(case: 
         point = relax(whole, node)
         if point is None or (node.sum(axis=1) == 1).all():
             continue
-        parts = _children(whole, node, point, *assign(whole.choices, node, point.weights))
+        parts = children(whole, node, point, *assign(whole.choices, node, point.weights))
         assert all(part.sum() < node.sum() and (part <= node).all() for part in parts)
         for modes in itertools.product(*(np.flatnonzero(row) for row in node)) if node.sum() < 14 else []:
             slice_ = np.zeros_like(node)

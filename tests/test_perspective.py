@@ -184,6 +184,34 @@ def test_of_many_names_the_split_is_of_those_that_move() -> None:
     assert np.linalg.eigvalsh(part.rest[np.ix_(among, among)])[0] > 0.0
 
 
+def even(n: int, k: int, cap: float = np.inf) -> Mixed:
+    """All of n names held alike, a cost of trading, at most k of them to stay: what a relaxation answers is to stay."""
+    rng = np.random.default_rng(n)
+    loads = rng.normal(size=(n, 3)) * 0.03
+    matrix = 2 * (loads @ loads.T + np.diag(rng.uniform(1e-3, 4e-3, n)))
+    p = Program(
+        matrix, -rng.normal(1e-3, 5e-4, n), np.zeros(n), np.ones(n), np.ones((1, n)), np.ones(1), np.ones(1),
+        np.full(n, 1.0 / n), 2e-3, cap,
+    )  # fmt: skip
+    return Mixed(p, Choices.of_names(np.arange(n), [(0.0, 0.0), (0.02, 1.0)], [(1, 0, k, False)], "names"))
+
+
+@pytest.mark.parametrize("cap", [np.inf, 1.4])
+def test_what_trades_cost_is_in_the_bound_where_all_is_held_and_few_may_stay(cap: float) -> None:
+    m = even(9, 3, cap)
+    best, root = enumerated(m), m.root()
+    assert root is not None
+    plain, one = relax(m, root), strong(m, best)
+    assert plain is not None and one.perspective is not None
+    bound = relax(one, one.root() if one.root() is not None else root, None)
+    # Two thirds are sold and bought again at 2e-3: the relaxation says so only with the rate in its lines.
+    assert plain.bound < best - 2e-3
+    assert bound is None or best - 2e-4 < bound.bound <= best + 1e-12
+    proof = branch_and_bound(one, tolerance=1e-10)
+    assert proof.finished and (proof.weights is None or proof.value == pytest.approx(best, abs=1e-9))
+    assert branch_and_bound(strong(m, best * (1 + 1e-6) + 1e-6), tolerance=1e-10).value == pytest.approx(best, abs=1e-9)
+
+
 def test_what_it_does_not_price_is_left_as_it_is() -> None:
     m = counted(0)
     free = replace(m.choices, limits=(replace(m.choices.limits[0], most=np.inf),))

@@ -20,10 +20,10 @@ from portfolio_ebm.constraints.grid import nearest_on_grid, off_grid
 from portfolio_ebm.constraints.interior import least_excess_of
 from portfolio_ebm.constraints.mixed.concentration import alone
 from portfolio_ebm.constraints.mixed.grids.lots import best_lots
-from portfolio_ebm.constraints.mixed.nearest import nearest_by_modes
+from portfolio_ebm.constraints.mixed.nearest import near_by_modes, nearest_by_modes
 from portfolio_ebm.constraints.mixed.of_region import choices_of
 from portfolio_ebm.constraints.mixed.reading import missing_weight
-from portfolio_ebm.constraints.patterns import nearest_with_pattern
+from portfolio_ebm.constraints.patterns import nearest_with_pattern, proposed
 from portfolio_ebm.constraints.projections import TOLERANCE, nearest_in, require_weights, violation
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.context import Context
@@ -143,8 +143,11 @@ def regions_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> 
     return tuple(region_of(case, ctx, frozen=frozen) for case in constraint.cases())
 
 
-def project_any(w: Tensor, regions: Sequence[Region], *, prove: bool = True) -> Projection:
+def project_any(w: Tensor, regions: Sequence[Region], *, prove: bool = True, known: Tensor | None = None) -> Projection:
     """The nearest point of any of several regions, for every row of w (..., n); `prove` as `project_region`.
+
+    With `known` (n,), a point of one of them, w (k, n) are the rows of a sample, and where each would take a search of
+    its own a feasible point near it is enough (`near_by_modes`).
 
     Where a region was not solved and another one was, the status says so and is not ok.
 
@@ -154,7 +157,11 @@ def project_any(w: Tensor, regions: Sequence[Region], *, prove: bool = True) -> 
     failed: InfeasibleError | SolverError | None = None
     for region in regions:
         try:
-            found.append(project_region(w, region, prove=prove))
+            found.append(
+                project_region(w, region, prove=prove)
+                if known is None or not _dear(region)
+                else _near(w, region, known)
+            )
         except (InfeasibleError, SolverError) as error:
             # What was not solved may be nearer; what is empty is not.
             failed = failed if isinstance(failed, SolverError) else error
@@ -214,11 +221,26 @@ def project_region(w: Tensor, region: Region, *, prove: bool = True) -> Projecti
     return Projection(found, left.to(w.dtype), Status(True, f"{message}; largest violation {worst:.1e}"))
 
 
+def _near(w: Tensor, region: Region, known: Tensor) -> Projection:
+    """Feasible points near the rows of w (k, n), `known` (n,) among those to start from where it is feasible here."""
+    region = region.to(w.new_zeros(0, dtype=torch.float64))
+    inside = known[None].double()[region_residual(known[None].double(), region) <= TOLERANCE]
+    found = near_by_modes(w.double(), region, inside).to(w.dtype)
+    return Projection(found, region_residual(found, region), Status(True, "feasible; not the nearest"))
+
+
 def searched(region: Region) -> bool:
     """Whether the nearest point takes a search of its own for every row: lots, or modes, beside other walls."""
     if region.grid is not None:
         return nearest_on_grid(torch.zeros_like(region.lower), region) is None
     return region.choices is not None and not alone(region, choices_of(region))
+
+
+def _dear(region: Region) -> bool:
+    """Whether the nearest points of a sample take many solves a row: modes or names to choose, beside other walls."""
+    if region.grid is not None or not region.discrete:
+        return False
+    return searched(region) if region.choices is not None else not proposed(region)
 
 
 def _failed(region: Region, broken: Tensor, worst: float) -> InfeasibleError | SolverError:

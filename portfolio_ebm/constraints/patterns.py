@@ -56,6 +56,12 @@ def nearest_with_pattern(y: Tensor, region: Region) -> Found:
     return w.reshape(y.shape).to(y.dtype), pattern.reshape(y.shape), left.reshape(y.shape[:-1]), proven
 
 
+def proposed(region: Region) -> bool:
+    """Whether few patterns are proposed at once for every row: bounds are alike, beside a budget and turnover alone."""
+    region = _without_dead_names(region)
+    return _alike(region) and _budget_only(region) and (region.turnover is None or _long(region))
+
+
 def _limit(region: Region) -> int:
     free = int((~region.frozen).sum())
     return free if region.at_most is None else min(region.at_most, free)

@@ -144,7 +144,8 @@ def feasible_sample(
     """`size` feasible portfolios that reach into the corners, lots left aside: (size, n); none where there is none."""
     points = probes(weights, ctx, rng, size)
     try:
-        return project_any(points, [one.ungridded() for one in regions_of(constraint, ctx)], prove=False).weights
+        regions = [one.ungridded() for one in regions_of(constraint, ctx)]
+        return project_any(points, regions, prove=False, known=weights).weights
     except (InfeasibleError, SolverError):
         # Nothing but the portfolio itself is known to be feasible.
         return points[:0]

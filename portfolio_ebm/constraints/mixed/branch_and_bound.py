@@ -100,9 +100,9 @@ class Tree:
                 if self._count >= most_nodes or (stop is not None and stop()):
                     return self._proof(level, finished=False)
                 _, _, allowed, point, modes, missing = self._heap[0]
-                children = [(c, self._solved(c, point)) for c in _children(self.mixed, allowed, point, modes, missing)]
+                parts = [(c, self._solved(c, point)) for c in children(self.mixed, allowed, point, modes, missing)]
                 heapq.heappop(self._heap)
-                for child, found in children:
+                for child, found in parts:
                     self._open(child, found, level)
         except KeyboardInterrupt:
             if stop is None:
@@ -182,7 +182,7 @@ class Tree:
         return real
 
 
-def _children(mixed: Mixed, allowed: Mask, point: Point, modes: Ints, missing: Array) -> list[Mask]:
+def children(mixed: Mixed, allowed: Mask, point: Point, modes: Ints, missing: Array) -> list[Mask]:
     """The node with one unit decided: in its likeliest mode, and in any of the others; `modes` and `missing` (U,) are
     those that `assign` read off the node's minimum `point`. Each has fewer modes open than the node: no branch is
     endless."""

@@ -89,7 +89,8 @@ def envelope_of(program: Program, fees: Fees, split: Split | None) -> Envelope:
     power = program.power if isinstance(program, BentProgram) else np.zeros(program.n)
     share = np.zeros(program.n) if split is None else split.diagonal
     # An impact leaves the knees smooth: no least trade is looked at.
-    return Envelope.of(fees.anchor, fees.fixed, fees.reach, share, power, 0.0 if power.any() else fees.least)
+    least = 0.0 if power.any() else fees.least
+    return Envelope.of(fees.anchor, fees.fixed, fees.reach, share, power, least, program.rate, program.held)
 
 
 def enveloped(program: Program, fees: Fees, split: Split | None) -> tuple[Program, float]:
@@ -103,10 +104,11 @@ def enveloped(program: Program, fees: Fees, split: Split | None) -> tuple[Progra
     e = envelope_of(p, fees, split)
     matrix = p.matrix if split is None else split.rest
     linear = p.linear + 2.0 * e.split * e.anchor
+    rate = p.rate - e.rate if e.rate.any() else p.rate
     if isinstance(p, BentProgram):
-        return replace(p, matrix=matrix, linear=linear, envelope=e), e.constant
+        return replace(p, matrix=matrix, linear=linear, envelope=e, rate=rate), e.constant
     found = EnvelopedProgram(
-        matrix, linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, p.rate, p.turnover, envelope=e,
+        matrix, linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, rate, p.turnover, envelope=e,
         plain=p,
     )  # fmt: skip
     return found, e.constant
@@ -123,11 +125,14 @@ def missing_cost(
     return np.asarray(np.bincount(c.unit, short[c.name], c.units) + c.cost[np.arange(c.units), modes] - cheapest)
 
 
-def worth_opening(e: Envelope, choices: Choices, allowed: Mask, point: Point, enough: float) -> Mask:
+def worth_opening(
+    e: Envelope, choices: Choices, allowed: Mask, point: Point, enough: float, rate: Array | float = 0.0
+) -> Mask:
     """The open modes of a node, (U, M), but those of single names whose own bound is at least `enough`.
 
     With the multipliers of the node's minimum its bound is a sum over names of the least of envelope + price w; in a
-    mode that is cost + split (w - anchor)^2 + price w on its interval, and the difference is added to the bound.
+    mode that is cost + split (w - anchor)^2 + price w on its interval, and the difference is added to the bound. Trades
+    cost `rate` (n,) beside the envelope, and what is a part of it.
 
     Source: Atamturk, A. and Gomez, A. (2020), Safe screening rules for l0-regression from perspective relaxations,
     ICML 119.
@@ -135,15 +140,24 @@ def worth_opening(e: Envelope, choices: Choices, allowed: Mask, point: Point, en
     c, w = choices, point.weights
     alone = c.size[c.unit] == 1
     unit, name = c.unit[alone], c.name[alone]
-    anchor, split, price = (x[name][:, None] for x in (e.anchor, e.split, point.prices))
-    now = (e.square(w) + point.prices * w)[name]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        best = np.where(split > 0.0, anchor - price / (2.0 * split), np.where(price > 0.0, -np.inf, np.inf))
+    beside = np.broadcast_to(rate, w.shape)
+    anchor, split, price, held, toll = (
+        x[name][:, None] for x in (e.anchor, e.split, point.prices, e.held, e.rate + beside)
+    )
+    now = (e.square(w) + beside * np.abs(w - e.held) + point.prices * w)[name]
+    above_held, below_held = (_least_at(split, anchor, price + sign * toll) for sign in (1.0, -1.0))
+    best = np.where(above_held > held, above_held, np.where(below_held < held, below_held, held))
     x = np.clip(best, c.lower[unit], c.upper[unit])
     cost = np.where(allowed[unit], c.cost[unit], np.inf)
     with np.errstate(invalid="ignore"):
-        more = cost - least(cost)[:, None] + split * (x - anchor) ** 2 + price * x - now[:, None]
-        above = point.bound + more >= enough
+        mine = split * (x - anchor) ** 2 + price * x + toll * np.abs(x - held)
+        above = point.bound + cost - least(cost)[:, None] + mine - now[:, None] >= enough
     found = allowed.copy()
     found[unit] &= ~above
     return found
+
+
+def _least_at(split: Array, anchor: Array, price: Array) -> Array:
+    """Where split (x - anchor)^2 + price x is least."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(split > 0.0, anchor - price / (2.0 * split), np.where(price > 0.0, -np.inf, np.inf))

@@ -6,6 +6,8 @@ y - R and y + R first, which makes every envelope finite.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,17 +15,22 @@ from torch import Tensor
 from portfolio_ebm.constraints.mixed.branch_and_bound import branch_and_bound
 from portfolio_ebm.constraints.mixed.choices import Choices
 from portfolio_ebm.constraints.mixed.concentration import alone, nearest_alone
+from portfolio_ebm.constraints.mixed.diving import dive
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, on_slice, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, convex_part, hull_of
 from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.reading import assign_all
 from portfolio_ebm.constraints.mixed.rounding import rounded, rounded_all
 from portfolio_ebm.constraints.projections import nearest_in
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.types import as_numpy
 
 NODES = 400
 """Relaxations that one row may take."""
+SEARCHED = 8
+"""Rows of a sample that a search may be made for."""
 CLOSE = 1e-12
 """Squared distances are told apart to this share of R^2."""
 EMPTY = 1.0
@@ -58,6 +65,34 @@ def nearest_by_modes(y: Tensor, region: Region, *, prove: bool = True) -> tuple[
         torch.as_tensor(left).to(y.device).reshape(shape),
         proven,
     )
+
+
+def near_by_modes(y: Tensor, region: Region, known: Tensor) -> Tensor:
+    """Feasible points (k, n) near y (k, n), for a sample; `known` (m, n) are points of the region, m = 0 where none is.
+
+    Some `SEARCHED` rows, evenly spread, are searched for; each of the others takes the nearest point on the slice that
+    one of the points found is on, of the one which is nearest to it.
+
+    Raises:
+        InfeasibleError: no point was found.
+    """
+    flat = as_numpy(y)
+    found, done = flat.copy(), np.zeros(len(flat), dtype=bool)
+    for k in range(0, len(flat), max(len(flat) // SEARCHED, 1)):
+        point, _ = _nearest(flat[k], region, 0)
+        if point is not None:
+            found[k], done[k] = point, True
+    slices = np.vstack([as_numpy(known), found[done]])
+    if not len(slices):
+        raise InfeasibleError("No portfolio was found near any of the points.", region.names)
+    choices = choices_of(region)
+    modes, _ = assign_all(choices, choices.exists, slices)
+    wide = _mixed(flat[0], region, np.full(region.n, np.inf))
+    for k in np.flatnonzero(~done):
+        place = int(np.sum((slices - flat[k]) ** 2, axis=1).argmin())
+        there = on_slice(replace(wide, program=replace(wide.program, linear=-flat[k])), modes[place])
+        found[k] = slices[place] if there is None else there.weights
+    return torch.as_tensor(found).to(y)
 
 
 def _on_rounded(y: Array, region: Region) -> tuple[Array, Mask]:
@@ -106,6 +141,9 @@ def _nearest(y: Array, region: Region, nodes: int) -> tuple[Array | None, bool]:
         return None, True
     guesses = [on_slice(wide, rounded(wide.choices, root, wide.choices.weights(x))) for x in (y, near.weights)]
     points = [point.weights for point in guesses if point is not None]
+    if not points:
+        first = dive(wide, root, near, NODES)
+        points = [] if first is None else [first.weights]
     best = min(points, key=lambda w: float(np.sum((w - y) ** 2)), default=None)
     reach = np.inf if best is None else float(np.sqrt(np.sum((best - y) ** 2)))
     mixed = _mixed(y, region, np.full(len(y), reach))

@@ -45,10 +45,12 @@ class View:
         """The modes that the multipliers of the minimum do not exclude from being below `enough`; None for all."""
         if self.price is None or not np.isfinite(enough) or not isinstance(self.program, EnvelopedProgram):
             return None
-        if self.program.kinked or point.bound >= enough:
+        if point.bound >= enough:
             return None
         dues, _ = self.mixed.dues(self.allowed, self.price)
-        return worth_opening(self.program.envelope, dues, self.allowed, point, enough)
+        # The cap on turnover is in the bound by its toll.
+        rate = self.program.rate + point.toll
+        return worth_opening(self.program.envelope, dues, self.allowed, point, enough, rate)
 
     def next_price(self, w: Array) -> float | None:
         if self.price is None or self.mixed.perspective is None:

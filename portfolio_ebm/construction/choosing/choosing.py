@@ -28,6 +28,7 @@ from portfolio_ebm.constraints.mixed.reading import assign
 from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.mixed.screening import Screened, screened
 from portfolio_ebm.constraints.mixed.search import Search
+from portfolio_ebm.constraints.mixed.strengthening import strengthened
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.choosing.capping import CappedProgram
 from portfolio_ebm.construction.choosing.inner import FormulaProgram, modelled
@@ -155,6 +156,9 @@ def choose(
     first = tree.grow(min(look, nodes), *_better(there, _best(search)))
     if first.weights is None and first.finished:
         return None
+    if not first.finished and np.any(mixed.program.rate):
+        # What trades cost draws a relaxation to what is held; a limit that is priced draws it back.
+        tree, relaxed, first = _priced(tree, relaxed, first, look)
     if not first.finished:
         numpy_rng = _stream(rng)
         starts = _starts(search, relaxed.weights, max(plan.starts // dear, 1), numpy_rng)
@@ -191,6 +195,20 @@ def choose(
         rounding=rounding, chains=alive[0][0] if alive else np.inf,
         descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip
+
+
+def _priced(tree: Tree, relaxed: Point, first: Proof, look: int) -> tuple[Tree, Point, Proof]:
+    """The tree, the minimum of its root and its first look, with a limit on numbers priced; as they were where there is
+    none to price, or nothing is left to look at."""
+    root = tree.mixed.root()
+    stronger = tree.mixed if root is None else strengthened(tree.mixed, root, first.value)
+    root = None if stronger is tree.mixed else stronger.root()
+    point = None if root is None else relax(stronger, root, relaxed.weights)
+    if point is None:
+        return tree, relaxed, first
+    tighter = Tree(stronger, tree.tolerance, point)
+    seen = tighter.grow(look, first.weights, first.value)
+    return tighter, point, replace(seen, nodes=first.nodes + seen.nodes)
 
 
 def _candidates(

@@ -15,6 +15,7 @@ import numpy as np
 
 from portfolio_ebm.constraints.active_set import Failure, Quadratic
 from portfolio_ebm.constraints.mixed.programs.linear import linear_minimum
+from portfolio_ebm.constraints.mixed.programs.lost import lost
 from portfolio_ebm.constraints.mixed.programs.slice import (
     FEASIBLE,
     PRICE,
@@ -22,6 +23,7 @@ from portfolio_ebm.constraints.mixed.programs.slice import (
     Array,
     Ints,
     Mask,
+    Point,
     Slice,
     Solved,
     snapped,
@@ -34,6 +36,16 @@ ALL_AT_ONCE = 48
 """Up to so many names the whole program is one call."""
 JOIN = 24
 """Names that join in one round."""
+
+
+def smooth(s: Slice, rest: Array, likely: Mask | None) -> Point | None:
+    """The minimum of a slice without kinks, proven as far as its multipliers reach; arguments as those of `by_columns`,
+    None where none was found."""
+    found = by_columns(s, s.program.linear, rest, likely)
+    if found is None:
+        return None
+    value = s.program.value(found.weights)
+    return Point(found.weights, value, found.prices, value - lost(s, found))
 
 
 def by_columns(s: Slice, linear: Array, rest: Array, likely: Mask | None) -> Solved | None:

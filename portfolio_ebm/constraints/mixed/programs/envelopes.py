@@ -8,6 +8,11 @@ f / t falls until split t^2 + power/2 t^(3/2) = fixed and rises from there, so t
 reach if it is nearer: then the line goes all the way. There the line touches f, and the slope has no jump. Where the
 least distance is further it is the knee, and the slope rises at it.
 
+A name that is out pays rate h to sell the h that is held, and rate |t - h| if it stays. Up to h that only tilts f, so
+that a line that ends before h needs no other. A line that would go on beyond takes the rate with it: there f is
+fixed - 2 rate h + rate t + split t^2 above its value at the anchor, the knee where split t^2 = fixed - 2 rate h, or h
+itself, where f has a kink and the slope rises, if that is further.
+
 Source: Gunluk, O. and Linderoth, J. (2010), Perspective reformulations of mixed integer nonlinear programs with
 indicator variables, Mathematical Programming 124; Frangioni, A. and Gentile, C. (2006), Perspective cuts for a class of
 0-1 mixed integer programs, Mathematical Programming 106.
@@ -55,6 +60,7 @@ class Envelope:
             end; 0 where there is no line, inf where it never ends. rise: (n, 2), of the slope at the knee.
         split, power: (n,).
         touch: (n, 2), where the line meets f, inf where it does not.
+        rate, held: (n,), the rate of trades that is part of f, 0 where it is not, and what it is counted from.
     """
 
     anchor: Array
@@ -64,28 +70,44 @@ class Envelope:
     split: Array
     power: Array
     touch: Array
+    rate: Array
+    held: Array
 
     @classmethod
     def of(
-        cls, anchor: Array, fixed: Array, reach: Array, split: Array, power: Array, least: Array | float = 0.0
-    ) -> Envelope:
+        cls, anchor: Array, fixed: Array, reach: Array, split: Array, power: Array, least: Array | float = 0.0,
+        rate: Array | float = 0.0, held: Array | None = None,
+    ) -> Envelope:  # fmt: skip
         """Arguments (n,); `reach` and `least` (n, 2), below and above the anchor. No power where there is a least.
+
+        Trades cost `rate` from what is `held`; of which names that becomes a part of f, `Envelope.rate` says.
 
         Example:
             >>> Envelope.of(held, np.full(n, 5e-4), np.full((n, 2), 0.1), split, np.zeros(n)).slope  # 5e-3 and more
         """
+        least = np.broadcast_to(least, reach.shape)
         knee = np.maximum(knee_of(fixed, power, split)[:, None], np.where(fixed > 0.0, 1.0, 0.0)[:, None] * least)
+        rate, held = np.broadcast_to(rate, anchor.shape), anchor if held is None else held
+        h, further = held - anchor, (knee[:, 1] > held - anchor) & (reach[:, 1] > held - anchor)
+        with_rate = (rate > 0.0) & (fixed > 0.0) & (power == 0.0) & (h > 0.0) & (reach[:, 0] <= 0.0) & further
+        with_rate &= np.isfinite(reach[:, 1]) | (split > 0.0)
+        rate = np.where(with_rate, rate, 0.0)
+        beyond = np.maximum(knee_of(np.maximum(fixed - 2.0 * rate * h, 0.0), power, split), h)
+        knee[:, 1] = np.where(with_rate, np.maximum(beyond, least[:, 1]), knee[:, 1])
+        toll = np.column_stack([np.zeros_like(rate), rate])
         touch = np.minimum(knee, np.maximum(reach, 0.0))
         line = (fixed[:, None] > 0.0) & (touch > 0.0) & np.isfinite(touch)
         t = np.where(line, touch, 1.0)
-        slope = fixed[:, None] / t + power[:, None] * np.sqrt(t) + split[:, None] * t
-        steep = 2.0 * split[:, None] * t + 1.5 * power[:, None] * np.sqrt(t)
-        # A line that ends where it touches f goes on as f does; where the least distance ends it the slope rises.
-        risen = line & (knee <= reach) & (np.asarray(least) > 0.0)
+        slope = (fixed[:, None] - 2.0 * toll * h[:, None]) / t + toll + power[:, None] * np.sqrt(t) + split[:, None] * t
+        steep = 2.0 * split[:, None] * t + 1.5 * power[:, None] * np.sqrt(t) + toll
+        # A line that ends where it touches f goes on as f does; where the least distance or a kink ends it the slope
+        # rises.
+        risen = line & (knee <= reach) & ((least > 0.0) | (toll > 0.0))
         # Without an end, or without room, there is no line but zero.
         return cls(
             anchor, np.where(line, slope, 0.0), np.where(knee > reach, np.inf, knee),
             np.where(risen, np.maximum(steep - slope, 0.0), 0.0), split, power, np.where(line, touch, np.inf),
+            rate, held,
         )  # fmt: skip
 
     @cached_property
@@ -98,12 +120,13 @@ class Envelope:
         return np.where(w > self.anchor, self.knee[:, 1], self.knee[:, 0])
 
     def square(self, w: Array) -> Array:
-        """The lines, and beyond the knees rise (t - k) + split (t - k)^2: f less its line and what `bent` is, (n,)."""
+        """The lines, and beyond the knees rise (t - k) + split (t - k)^2: f less its line and what `bent` is, (n,),
+        with the rate that is a part of f, from what it costs at the anchor."""
         up = w > self.anchor
         slope, rise = (np.where(up, x[:, 1], x[:, 0]) for x in (self.slope, self.rise))
         t = np.abs(w - self.anchor)
         beyond = np.maximum(t - self.knee_at(w), 0.0)
-        return np.asarray(slope * t + (rise + self.split * beyond) * beyond)
+        return np.asarray(self.rate * (self.held - self.anchor) + slope * t + (rise + self.split * beyond) * beyond)
 
     def share(self, w: Array) -> Array:
         """How much of the fixed cost the envelope charges at w, (n,), in [0, 1]."""
@@ -117,6 +140,7 @@ class Envelope:
         return np.asarray(self.power * (t**1.5 + 0.5 * k**1.5 - 1.5 * np.sqrt(k) * t))
 
     def missing(self, w: Array) -> Array:
-        """split t^2 + power t^(3/2) less the envelope, (n,): with the fixed cost, what the envelope is short of."""
-        t = np.abs(w - self.anchor)
-        return np.asarray(self.split * t**2 + self.power * t**1.5 - self.square(w) - self.bent(w))
+        """split t^2 + power t^(3/2) + rate |w - held| less the envelope, (n,): with the fixed cost, what that is short
+        of."""
+        t, trade = np.abs(w - self.anchor), self.rate * np.abs(w - self.held)
+        return np.asarray(self.split * t**2 + self.power * t**1.5 + trade - self.square(w) - self.bent(w))

@@ -16,10 +16,9 @@ from functools import cached_property
 import numpy as np
 
 from portfolio_ebm.constraints.active_set import Quadratic
-from portfolio_ebm.constraints.mixed.programs.columns import by_columns
+from portfolio_ebm.constraints.mixed.programs.columns import smooth
 from portfolio_ebm.constraints.mixed.programs.conic import by_cone
 from portfolio_ebm.constraints.mixed.programs.linear import is_empty
-from portfolio_ebm.constraints.mixed.programs.lost import lost
 from portfolio_ebm.constraints.mixed.programs.sides import from_sides
 from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Point, Slice, crossed, weights_of
 
@@ -135,14 +134,10 @@ class Program:
         if crossed(lower, upper) or crossed(row_lower, row_upper):
             return None
         slice_ = Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
-        found = (from_sides if self.kinked else _plain)(slice_, weights_of(start))
+        found = from_sides(slice_, weights_of(start)) if self.kinked else _plain(slice_, weights_of(start))
         # The active set may fail on a degenerate slice: it is empty only where a linear program says so too.
         return found if found is not None or is_empty(slice_) else by_cone(slice_)
 
 
 def _plain(s: Slice, start: Array | None) -> Point | None:
-    found = by_columns(s, s.program.linear, s.rest(0.0), None if start is None else start != 0.0)
-    if found is None:
-        return None
-    value = s.program.value(found.weights)
-    return Point(found.weights, value, found.prices, value - lost(s, found))
+    return smooth(s, s.rest(0.0), None if start is None else start != 0.0)

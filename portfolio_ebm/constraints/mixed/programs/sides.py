@@ -1,7 +1,9 @@
 """A slice whose energy has a kink, or whose trades a cap, at what is held.
 
 A kink is a bound that may be passed: every name stands on one side of what is held, and names change sides where the
-price on the other side says so, which never raises the energy.
+price on the other side says so, which never raises the energy. Where trades cost nothing and their cap does not bind
+there is no kink, and prices at what is held, on one side and on the other, may send a name to and fro without end; so
+what is best without the cap is looked at first.
 
 Source: Bertsekas, D. P. (1998), Network Optimization, chapter 9, for separable costs in pieces.
 """
@@ -12,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from portfolio_ebm.constraints.mixed.programs.columns import by_columns
+from portfolio_ebm.constraints.mixed.programs.columns import by_columns, smooth
 from portfolio_ebm.constraints.mixed.programs.linear import least_traded
 from portfolio_ebm.constraints.mixed.programs.lost import lost
 from portfolio_ebm.constraints.mixed.programs.slice import PRICE, ROUNDS, Array, Point, Slice, Solved
@@ -22,6 +24,11 @@ def from_sides(s: Slice, start: Array | None) -> Point | None:
     """The minimum, by sides that change while prices say so, first those of `start` (n,); None where none was found."""
     p = s.program
     assert p.held is not None
+    if not np.any(p.rate):
+        free = smooth(s, s.rest(p.held), None if start is None else start != p.held)
+        if free is not None and float(np.abs(free.weights - p.held).sum()) <= p.turnover:
+            return free
+        start = start if free is None else free.weights
     held = s.rest(p.held)
     side = np.where((held < s.upper) & (held >= p.held), 1.0, -1.0)
     if start is not None:
