@@ -180,6 +180,28 @@ def test_a_decision_goes_on_from_the_tally_of_the_one_before(run, home: Path, tm
     assert ran.code != 0 and "made by 'mine / yours'" in ran.err
 
 
+def test_a_tally_of_other_settings_is_not_read_silently(run, home: Path, tmp_path: Path) -> None:
+    least = STRATEGY.replace("Convex()", "LeastTrade(0.01, unit='realised volatility')")
+    (home / "least.py").write_text(least)
+    (home / "more.py").write_text(least.replace("0.01", "0.02"))
+    words = ("--prices", "prices.csv", "--out")
+    assert run("rebalance", "least.py", *words, str(tmp_path / "1"), "--asof", "2022-02-15").code == 0
+    assert run("backtest", "least.py", *words, str(tmp_path / "b"), "--end", "2022-02-15").code == 0
+    files = [tmp_path / "1" / "rebalance.json", tmp_path / "b" / "tally.json"]
+    for place, file in enumerate(files):
+        out = str(tmp_path / f"next {place}")
+        ran = run("rebalance", "more.py", *words, out, "--after", str(file))
+        told = " ".join(ran.err.split())
+        assert ran.code != 0 and "of 'mine / yours' with other settings" in told and "Traceback" not in told
+        assert "strategy_fingerprint" in told and not Path(out).exists()
+        assert run("rebalance", "least.py", *words, out, "--after", str(file)).code == 0
+        # Files of before, and those of whoever means it, have the name alone.
+        record = json.loads(file.read_text())
+        assert len(record.pop("strategy_fingerprint")) == 64
+        file.write_text(json.dumps(record))
+        assert run("rebalance", "more.py", *words, out, "--after", str(file)).code == 0
+
+
 def test_without_holdings_or_cash_there_are_weights_and_no_orders(run, tmp_path: Path) -> None:
     ran = run("rebalance", "mine.py", "--prices", "prices.csv", "--out", str(tmp_path))
     assert ran.code == 0

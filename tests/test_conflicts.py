@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from portfolio_ebm.construction.feasibility.conflicts import smallest_conflict
+from portfolio_ebm.construction.feasibility.conflicts import _hitting, smallest_conflict
 from portfolio_ebm.errors import SolverError
 
 
@@ -48,6 +48,20 @@ def test_no_conflict_has_fewer_members(seed: int) -> None:
     assert len(found.members) == planted.least()
     assert len(set(planted.seen)) == len(planted.seen), "nothing is asked twice"
     assert frozenset() not in planted.seen and frozenset(range(planted.count)) not in planted.seen
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_smallest_set_that_meets_all_is_that_of_enumeration(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    members = int(rng.integers(1, 9))
+    sets = [
+        frozenset(rng.choice(members, size=int(rng.integers(1, min(members, 4) + 1)), replace=False).tolist())
+        for _ in range(int(rng.integers(0, 12)))
+    ]
+    tried = (frozenset(some) for size in range(members + 1) for some in combinations(range(members), size))
+    least = next(some for some in tried if all(some & one for one in sets))
+    found = _hitting(sets)
+    assert len(found) == len(least) and all(found & one for one in sets)
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -196,6 +196,27 @@ def test_temperatures_of_the_host_are_looked_at_without_waiting() -> None:
             spread(torch.tensor([1.0, float("inf")]), x)
 
 
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan"), -1.0])
+def test_a_temperature_there_that_is_none_is_said_at_the_end(wrong: float) -> None:
+    """Also where the projection makes a number of what such noise leaves, and by no look more than at the end."""
+    kernel = Projected(ULA(0.1), lambda w: w.nan_to_num(0.0, 1.0, -1.0).clamp(-1.0, 1.0))
+
+    def run(second: float) -> State:
+        state = kernel.init(torch.zeros(4, 3, dtype=torch.float64, device=DEVICE), lambda w: w.square().sum(-1))
+        for last in (1.0, second, 0.5):
+            heat = torch.tensor([1.0, 0.5, 0.0, last], dtype=torch.float64, device=DEVICE)
+            state = kernel.step(state, lambda w: w.square().sum(-1), heat, torch.Generator(DEVICE).manual_seed(0))
+        return state
+
+    with other_device():
+        good, bad = run(2.0), run(wrong)
+        assert reads() == 0 and good.sound() is good and reads() == 1
+        with pytest.raises(SolverError, match="temperature is not finite for 1 of 4 chains"):
+            bad.sound()
+        with pytest.raises(SolverError, match="temperature must be finite"):
+            spread(torch.tensor([1.0, wrong], device=DEVICE), torch.zeros(2, 3))
+
+
 def test_a_chain_that_is_left_out_is_not_forgotten() -> None:
     x, energy = torch.zeros(8, 2).double(), torch.arange(8.0)
     unsound = energy == 7.0

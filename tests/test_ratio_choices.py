@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.diversified import UCITS
 from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
+from portfolio_ebm.construction import certifier
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certifier import BranchAndBound
 from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
-from portfolio_ebm.construction.ratio_choices import ratio_of_choice
+from portfolio_ebm.construction.ratio_choices import Enough, ratio_of_choice
 from portfolio_ebm.construction.stages import Found
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import Semideviation, Volatility
@@ -80,6 +82,24 @@ def test_a_bound_is_true_where_the_tree_had_no_nodes_to_close(energy: Energy) ->
     assert found.bound is not None and found.bound <= best * (1.0 - 1e-12) <= found.energy * (1.0 - 2e-12)
 
 
+@pytest.mark.parametrize("seed", [1, 3])
+def test_the_clock_is_kept_for_the_step_that_proves(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that ticks when it is read, once a node, and without a look before the walkers: the tree of the first
+    ratio, which proves nothing of the best, would take all the time."""
+    ticks = count()
+    monkeypatch.setattr(certifier, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(certifier, "FIRST_LOOK", 1)
+    ctx, grown = gaining(seed), []
+    monkeypatch.setattr(certifier, "_grown", lambda *given, grow=certifier._grown: grown.append(1) or grow(*given))
+    asked = LONG & Cardinality(exactly=3, min_weight=0.1)
+    free = minimize_ratio(lone_ratio(MaxRatio()), region_of(LONG, ctx), ctx).value
+    found = BranchAndBound(time_limit=7.0, chains=8).build(MaxRatio(), asked, ctx, generator(0, "x"))
+    best = enumerated(MaxRatio(), LONG, ctx, 3, 0.1)
+    assert grown == [1] and "optimum is proven" in str(found.status) and found.diagnostics["proven"] == 1.0
+    assert found.energy == pytest.approx(best, rel=1e-9) and free < found.bound <= best * (1.0 - 1e-12)
+    assert found.gap <= 1e-9 * abs(best)
+
+
 def test_a_fund_limit_costs_ratio_and_the_bound_says_so() -> None:
     ctx = replace(gaining(2), groups={**gaining(2).groups, "issuer": gaining(2).assets})
     rules = Budget(at_least=0.5) & LongOnly()
@@ -100,8 +120,9 @@ def test_a_first_step_to_a_portfolio_that_loses_is_not_the_last() -> None:
     best = torch.zeros(ctx.n_assets, dtype=torch.float64)
     best[0] = 1.0
 
-    def choose(energy: Energy) -> tuple[Found, float]:
+    def choose(energy: Energy, enough: Enough) -> tuple[Found, float]:
         asked.append(energy)
+        assert enough(worst) == (len(asked) == 1), "the first ratio is below all, and later a loss is nothing"
         w = worst if len(asked) == 1 else best
         return Found(w, "hand", {}, w.unsqueeze(0), {}), float(energy.bind(ctx)(w))
 
@@ -114,7 +135,7 @@ def test_what_steps_cannot_prove_is_searched_and_branch_and_bound_refuses_it_in_
     ctx = gaining(3)
     losing = replace(ctx, market=replace(ctx.market, mean=-ctx.mean))
     asked = LONG & Cardinality(at_most=3)
-    assert ratio_of_choice(Volatility(), region_of(asked, ctx), ctx, lambda _: (None, None)) is None
+    assert ratio_of_choice(Volatility(), region_of(asked, ctx), ctx, lambda *_: (None, None)) is None
     assert SEARCH.build(MaxRatio(), asked, losing, generator(0, "x")).bound is None
     with pytest.raises(SolverError, match="ratio"):
         BranchAndBound(time_limit=1.0).build(MaxRatio(), asked, losing, generator(0, "x"))

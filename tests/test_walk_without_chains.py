@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,12 @@ import portfolio_ebm as pe
 from portfolio_ebm.backtesting.result import Result
 from portfolio_ebm.backtesting.walk_forward import describe
 from portfolio_ebm.construction import annealed
+from portfolio_ebm.construction.exact.minimum import Minimum, minimize
 from portfolio_ebm.construction.later import Later, Lookup, at_hand, extended
 from portfolio_ebm.construction.rugged import exploring
 from portfolio_ebm.report import decisions
 from portfolio_ebm.report.html import render
+from portfolio_ebm.types import Status
 
 SMALL = pe.AnnealedLangevin(chains=4, steps=5)
 RULES = pe.Budget() & pe.LongOnly() & pe.Box(upper=0.6) & pe.Turnover(0.4)
@@ -73,7 +77,7 @@ def test_live_runs_them_on_request_and_then_they_are_of_the_record(ran: list[Any
 def test_whole_lots_after_exact_solves_keep_the_stage_that_is_theirs(ran: list[Any]) -> None:
     lots = CONVEX.replace(constraint=pe.Budget(at_least=0.9) & pe.LongOnly() & pe.RoundLots(), capital=5000.0)
     found = pe.backtest(lots, panel_of())
-    assert not ran and found.decisions["ok"].all() and decisions.exact(found) == 0
+    assert not ran and found.decisions["ok"].all() and decisions.exact(found) == (0, 0)
     stages = stages_of(found)
     assert set(stages) == {"stage: without whole lots", "stage: final"} and stages.notna().all(axis=None)
     assert np.allclose(stages["stage: final"], found.decisions["energy"], rtol=1e-12)
@@ -91,14 +95,42 @@ def test_the_report_of_exact_solves_says_that_no_chains_ran(ran: list[Any]) -> N
     assert "Stage by stage" not in text and not ran
 
 
+@pytest.mark.parametrize(("room", "said"), [
+    (1e-5, "bound leaves room for at most 0.100 bps"), (None, "are proven optimal to eight digits: no feasible "
+     "portfolio is better. For 1 more no bound is known."),
+])  # fmt: skip
+def test_a_minimum_that_is_not_proven_is_told_from_those_that_are(
+    room: float | None, said: str, ran: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = count()
+
+    def third_left_open(*given: Any) -> Minimum:
+        found = minimize(*given)
+        if next(calls) != 2:
+            return found
+        status = Status(False, "Minimum by an engine that gave up, not proven to 1e-8: no bound.")
+        return replace(found, bound=None if room is None else found.value - room, kkt=None, status=status)
+
+    monkeypatch.setattr(annealed, "minimize", third_left_open)
+    panel = panel_of()
+    found = pe.backtest(CONVEX, panel)
+    total = len(found.decisions)
+    assert found.decisions["ok"].all() and stages_of(found).empty and not ran
+    assert decisions.exact(found) == (total, total - 1)
+    text = " ".join(Tags(render(CONVEX, panel, [found])).text.split())
+    told = f"All {total} decisions took one convex solve each, {total - 1} proven exact to eight digits and 1 not"
+    assert told in text and "were solved exactly" not in text and said in text
+    assert f"All {total} decisions are proven" not in text
+
+
 def test_a_mixed_walk_tells_the_dates_of_each_kind() -> None:
     # The best ratio is one exact solve where some name gains, and a search where none does, as in the middle here.
     days = np.arange(190)
     panel = panel_of(np.where((days > 70) & (days < 130), -0.012, 0.012))
     ratio = CONVEX.replace(energy=pe.MaxRatio(), constraint=pe.Budget() & pe.LongOnly())
     found = pe.backtest(ratio, panel)
-    total, exact = len(found.decisions), decisions.exact(found)
-    assert found.decisions["ok"].all() and 2 <= exact <= total - 2
+    total, (exact, proven) = len(found.decisions), decisions.exact(found)
+    assert proven == exact and found.decisions["ok"].all() and 2 <= exact <= total - 2
     searched = stages_of(found).notna().any(axis=1)
     assert searched.sum() == total - exact and not searched[found.decisions["search: exact"].eq(1.0)].any()
     assert decisions.stage_table(found)["dates"].eq(total - exact).all()
@@ -111,7 +143,7 @@ def test_the_report_of_a_search_is_as_it_was() -> None:
     panel = panel_of()
     choice = CONVEX.replace(constraint=pe.Budget() & pe.LongOnly() & pe.Cardinality(2, min_weight=0.1))
     found = pe.backtest(choice, panel)
-    assert decisions.exact(found) == 0 and stages_of(found).notna().any(axis=1).all()
+    assert decisions.exact(found) == (0, 0) and stages_of(found).notna().any(axis=1).all()
     text = Tags(render(choice, panel, [found])).text
     assert "no chains ran" not in text and "Stage by stage" in text and "rounding + polish" in text
 

@@ -90,7 +90,8 @@ class Result:
             frame.to_parquet(buffer)
             written[f"{name}.parquet"] = buffer.getvalue()
         if self.tally is not None:
-            kept = {"strategy": self.name, "tally": self.tally.plain()}
+            made = self.manifest["strategy_fingerprint"]
+            kept = {"strategy": self.name, "strategy_fingerprint": made, "tally": self.tally.plain()}
             written["tally.json"] = (json.dumps(kept, indent=2, allow_nan=False) + "\n").encode()
         written["manifest.json"] = (json.dumps(dict(self.manifest), indent=2, sort_keys=True) + "\n").encode()
         return write_folder(folder, written, last="manifest.json")

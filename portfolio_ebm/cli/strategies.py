@@ -201,7 +201,7 @@ def _tally(path: Path, strategy: Strategy) -> Tally:
 
     try:
         record = json.loads(path.read_text())
-        name, plain = record["strategy"], record.get("tally")
+        name, made, plain = record["strategy"], record.get("strategy_fingerprint"), record.get("tally")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"--after {path}: this is no rebalance.json of an earlier decision, nor tally.json of a run "
@@ -211,6 +211,13 @@ def _tally(path: Path, strategy: Strategy) -> Tally:
         raise DataError(f"--after {path}: that decision was made by '{name}', not by '{strategy.name}'.")
     if plain is None:
         raise DataError(f"--after {path}: that decision kept no tally; it is LeastTrade that keeps one.")
+    if made not in (None, strategy.fingerprint()):
+        raise DataError(
+            f"--after {path}: that decision is of '{name}' with other settings (fingerprint {str(made)[:12]}, now "
+            f"{strategy.fingerprint()[:12]}), and its tally is of those; put them back, or backtest the new ones and "
+            "give the tally.json of that run. To go on from this tally all the same, take its strategy_fingerprint out "
+            "of the file."
+        )
     try:
         return Tally.of(plain)
     except DataError as error:

@@ -11,6 +11,7 @@ device. What leaves is measured: each function's residual is the largest violati
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -90,75 +91,62 @@ def project_polyhedron(
     y: Tensor, lower: Tensor, upper: Tensor, rows: Tensor, row_lower: Tensor, row_upper: Tensor,
     anchor: Tensor | None = None, turnover: float | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The nearest point of {lower <= w <= upper, row_lower <= A w <= row_upper, sum |w - anchor| <= turnover}.
-
-    Box, budget and turnover are solved in closed form up to roots in one unknown; other rows by the dual
-    (dual.py), with an exact active set for the rows of the batch that the dual leaves over, and an interior point
-    method (interior.py) for those that the active set calls empty or gives up.
+    """`nearest_in` for {lower <= w <= upper, row_lower <= A w <= row_upper, sum |w - anchor| <= turnover}.
 
     Args:
         y: (..., n). lower, upper: broadcast against y, so every row of the batch may have its own pattern.
         rows: A (m, n), shared; row_lower, row_upper: (m,). anchor: (n,); turnover is ignored without it.
-
-    Returns:
-        w (..., n) in the dtype of y, and the largest violation left (...), in float64, measured before w is
-        given back in that dtype: above `TOLERANCE` only where the set is empty or the search failed.
     """
-    flat, low, high = _flatten(require_weights(y, what="project_polyhedron"), lower, upper)
     if rows.ndim != 2 or rows.shape[-1] != y.shape[-1]:
         raise ShapeError(f"project_polyhedron rows: got shape {tuple(rows.shape)}, expected (m, {y.shape[-1]}).")
-    a, floor, cap = rows.to(flat), row_lower.to(flat), row_upper.to(flat)
-    held = None if anchor is None or turnover is None else anchor.to(flat)
-    problem = Problem(flat, low, high, a, *_bounds(floor, cap, None if held is None else turnover), held)
-    w, left = _nearest(problem, box_budget_turnover(flat, low, high, total_of(problem), held, turnover))
-    return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
+    free = Region.free(y.shape[-1], device=y.device)
+    a, floor, cap = (x.to(free.lower) for x in (rows, row_lower, row_upper))
+    held = None if anchor is None else anchor.to(a)
+    region = replace(free, rows=a, row_lower=floor, row_upper=cap, anchor=held, turnover=turnover)
+    return nearest_in(y, region, lower, upper)
 
 
 def nearest_in(
     y: Tensor, region: Region, lower: Tensor | None = None, upper: Tensor | None = None, *, prove: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The nearest point of a convex region for every row of y (..., n), and the violation left, as in
-    `project_polyhedron`, which is what a region without caps comes to.
+    """The nearest point of a convex region for every row of y (..., n).
 
-    `lower`, `upper` (..., n) replace the region's bounds, each row by its own (the slices of a pattern), and lie
-    within them. Balls are solved by the dual with the rows; ellipsoids and tails one row at a time (capped.py), where
-    without `prove` a violation may also mean that the point was not reached.
+    Box, budget and turnover are solved in closed form up to roots in one unknown; other rows and balls by the dual
+    (dual.py), with an exact active set for the rows of the batch that the dual leaves over, and an interior point
+    method (interior.py) for those that the active set calls empty or gives up. Ellipsoids and tails are solved one row
+    at a time (capped.py), where without `prove` a violation may also mean that the point was not reached.
+
+    Args:
+        lower, upper: (..., n), bounds in place of the region's, within them: each row by its own (the slices of a
+            pattern).
+
+    Returns:
+        w (..., n) in the dtype of y, and the largest violation left (...), in float64, measured before w is
+        given back in that dtype: above `TOLERANCE` only where the set is empty or the search failed.
     """
     low, high = region.lower if lower is None else lower, region.upper if upper is None else upper
-    r = region.folded()
-    if r.curved:
-        require_weights(y, region.n, "nearest_in")
-        flat, low, high = _flatten(y, low, high)
-        w, left = nearest_capped(flat, low, high, r.to(flat), prove=prove)
-        return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
-    if not r.caps:
-        return project_polyhedron(y, low, high, r.rows, r.row_lower, r.row_upper, r.anchor, r.turnover)
     flat, low, high = _flatten(require_weights(y, region.n, "nearest_in"), low, high)
-    r = r.to(flat)
-    problem = problem_of(r, flat, low, high)
-    w, left = _nearest(problem, box_budget_turnover(flat, low, high, total_of(problem), r.anchor, r.turnover))
+    r = region.folded().to(flat)
+    if r.curved:
+        w, left = nearest_capped(flat, low, high, r, prove=prove)
+    else:
+        problem = problem_of(r, flat, low, high)
+        w, left = _nearest(problem, box_budget_turnover(flat, low, high, total_of(problem), r.anchor, r.turnover))
     return w.reshape(y.shape).to(y.dtype), left.reshape(y.shape[:-1])
 
 
 def problem_of(r: Region, y: Tensor, lower: Tensor, upper: Tensor) -> Problem:
     """The nearest points to y (B, n) under rows, turnover and balls of a folded region and bounds of their own."""
-    if not r.caps:
-        turnover = None if r.anchor is None else r.turnover
-        return Problem(
-            y,
-            lower,
-            upper,
-            r.rows,
-            *_bounds(r.row_lower, r.row_upper, turnover),
-            r.anchor if turnover is not None else None,
-        )
-    balls = r.balls
+    balls, held = r.balls, None
     if r.anchor is not None and r.turnover is not None:
         one = torch.ones_like(r.anchor)
         balls = (Ball("turnover", r.turnover, r.anchor, one, one), *balls)
+        held = r.anchor
     limits = y.new_tensor([ball.limit for ball in balls])
-    floor = torch.cat([r.row_lower, torch.full_like(limits, -torch.inf)])
-    return Problem(y, lower, upper, r.rows, floor, torch.cat([r.row_upper, limits]), None, Kinks.of(balls))
+    floor, cap = torch.cat([r.row_lower, torch.full_like(limits, -torch.inf)]), torch.cat([r.row_upper, limits])
+    if not r.caps:
+        return Problem(y, lower, upper, r.rows, floor, cap, held)
+    return Problem(y, lower, upper, r.rows, floor, cap, None, Kinks.of(balls))
 
 
 def _nearest(problem: Problem, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,13 +204,6 @@ def _flatten(y: Tensor, lower: Tensor | float, upper: Tensor | float) -> tuple[T
         shared = b.ndim <= 1
         bounds.append(b.expand(n) if shared else b.expand(y.shape).reshape(-1, n))
     return flat, bounds[0], bounds[1]
-
-
-def _bounds(low: Tensor, high: Tensor, turnover: float | None) -> tuple[Tensor, Tensor]:
-    if turnover is None:
-        return low, high
-    one = low.new_ones(1)
-    return torch.cat([low, -torch.inf * one]), torch.cat([high, turnover * one])
 
 
 def _by_dual(problem: Problem, near: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:

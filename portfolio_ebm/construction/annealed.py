@@ -33,7 +33,7 @@ from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exact.formula import take_apart, without_tickets
 from portfolio_ebm.construction.exact.minimum import minimize
 from portfolio_ebm.construction.later import Later
-from portfolio_ebm.construction.ratio_choices import ratio_of_choice
+from portfolio_ebm.construction.ratio_choices import Enough, ratio_of_choice
 from portfolio_ebm.construction.rugged.chains import (
     PROBES,
     Landscape,
@@ -115,7 +115,7 @@ class AnnealedLangevin(Constructor):
         energy, effort, said = spared(energy, effort, ctx)
         choice = region.discrete or ticket > 0.0
 
-        def chosen(energy: Energy) -> Bounded:
+        def chosen(energy: Energy, enough: Enough = lambda _: False) -> Bounded:
             return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng) or (None, float("inf"))
 
         if convex and choice:

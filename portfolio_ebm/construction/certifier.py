@@ -31,7 +31,7 @@ from portfolio_ebm.construction.exact.formula import refuse_non_convex, take_apa
 from portfolio_ebm.construction.exact.minimum import minimize, size_of
 from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.later import known
-from portfolio_ebm.construction.ratio_choices import ratio_of_choice
+from portfolio_ebm.construction.ratio_choices import Enough, ratio_of_choice
 from portfolio_ebm.construction.stages import Found, chosen_in
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Scaled, Sum, breakdown
@@ -59,12 +59,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Task:
-    """The formula without its tickets, what a ticket costs, where, and the clock."""
+    """The formula without its tickets, what a ticket costs, where, the clock, and what needs no proof."""
 
     rest: Energy
     ticket: float
     ctx: Context
     clock: Clock
+    enough: Enough
 
 
 class BranchAndBound(Constructor):
@@ -79,7 +80,8 @@ class BranchAndBound(Constructor):
 
     Attributes:
         time_limit: wall-clock seconds of one call; read between nodes, so that the chains, which run once in any case,
-            and the node at hand may exceed it. Cases of `Either` share it.
+            and the node at hand may exceed it. Cases of `Either` share it. For a ratio the chains run once a step, and
+            the tree has the time for steps on which they find no better one.
         gap: an optimum within this is proven, as a fraction of the sizes of the formula's terms.
         chains: roundings of the relaxation that the incumbent is looked for from.
 
@@ -111,8 +113,8 @@ class BranchAndBound(Constructor):
         def solve(region: Region, left: int) -> Bounded:
             stop = clock.share(left)
 
-            def tree(energy: Energy) -> Bounded:
-                return self._tree(Task(energy, ticket, ctx, clock), region, rng, stop)
+            def tree(energy: Energy, enough: Enough = lambda _: False) -> Bounded:
+                return self._tree(Task(energy, ticket, ctx, clock, enough), region, rng, stop)
 
             if not region.discrete and ticket == 0.0:
                 return _one_solve(rest, ratio, region, ctx)
@@ -140,7 +142,7 @@ class BranchAndBound(Constructor):
         proof, bound = seen.proof, seen.bound
         weights, value = seen.weights, seen.value
         size = sum(abs(float(s)) for s in breakdown(task.rest, _tensor(weights, region), task.ctx).values())
-        if not proof.finished and value - bound > self.gap * size:
+        if not proof.finished and value - bound > self.gap * size and not task.enough(_tensor(weights, region)):
             proof = _grown(mixed, seen, self.gap * size, stop)
             if proof.weights is not None and proof.value < value:
                 weights, value = proof.weights, proof.value

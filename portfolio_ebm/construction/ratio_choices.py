@@ -9,7 +9,9 @@ With F(-r) >= f (f <= 0, the tree's own bound) and R >= R_0 > 0 on the rules wit
 
     G(w) / R(w) >= r + f / R_0      for every portfolio: the bound, also where the tree did not close.
 
-The steps set out from the best ratio without the choice, which is below all others: its own bound holds too.
+The steps set out from the best ratio without the choice, which is below all others: its own bound holds too. So f is
+worth a proof at the last ratio alone, below which no portfolio is known. Before that a portfolio of a lower one is
+`Enough`, and whoever proves under a clock keeps its time for the last step.
 
 Source: Dinkelbach, W. (1967), On nonlinear fractional programming, Management Science 13(7).
 """
@@ -19,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
+
+from torch import Tensor
 
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import FINAL
@@ -32,7 +36,10 @@ from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.types import counted
 
-Choose = Callable[[Energy], Bounded]
+Enough = Callable[[Tensor], bool]
+"""Whether weights (n,) make another step certain, so that no proof of this one is of use."""
+
+Choose = Callable[[Energy, Enough], Bounded]
 """The best portfolio over the choices for a convex energy, None where no choice has one, and the bound."""
 
 
@@ -65,28 +72,35 @@ def _steps(
 ) -> Bounded | None:
     """Dinkelbach's steps from `known`: the least ratio without the choice, its bound, and the least risk."""
     asked, bound, least = known
-    ratio, best, value = one.bind(ctx), None, float("inf")
+    best: Tensor | None = None
+    ratio, value = one.bind(ctx), float("inf")
+
+    def gains(w: Tensor) -> bool:
+        reached = float(ratio(w))
+        return reached < 0.0 and (best is None or value - reached > TIGHT * abs(value))
+
     for steps in count(1):
-        found, low = choose(one.numerator if asked == 0.0 else one.numerator - asked * one.denominator)
+        step = one.numerator if asked == 0.0 else one.numerator - asked * one.denominator
+        # The first ratio asked about is below all: there the least of G - r R is above zero, and says no more.
+        found, low = choose(step, (lambda _: True) if steps == 1 else gains)
         if found is None:
             return None, float("inf")
-        # The first ratio asked about is below all: there the least of G - r R is above zero, and says no more.
         bound = bound if low is None else max(bound, asked + min(low, 0.0) / least)
-        reached = float(ratio(found.weights))
+        reached, more = float(ratio(found.weights)), gains(found.weights)
         if not reached < 0.0:
             # G - r R is convex for r < 0 alone: what gains most is the last to be asked.
             if asked == 0.0:
                 return None
             asked = 0.0
             continue
-        gained = value - reached
-        if gained > 0.0:
-            best, value = found, reached
-        if gained <= TIGHT * abs(value) or steps == STEPS:
+        if reached < value:
+            best, value = found.weights, reached
+        if not more or steps == STEPS:
             break
         asked = value
-    assert best is not None
+    assert found is not None and best is not None
     bound = min(bound, value)
     ended = "" if value - bound <= PROVEN * abs(value) else ", not proven"
-    message = f"ratio in {counted(steps, 'step')}{ended}, the last by {best.message}"
-    return replace(best, message=message, ablation={FINAL: coefficient * value}, size=0.0), coefficient * bound
+    message = f"ratio in {counted(steps, 'step')}{ended}, the last by {found.message}"
+    stages = {FINAL: coefficient * value}
+    return replace(found, weights=best, message=message, ablation=stages, size=0.0), coefficient * bound

@@ -45,13 +45,15 @@ def stage_table(result: Result) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("stage")
 
 
-def exact(result: Result) -> int:
-    """How many decisions took one exact solve and no more: none that was brought to whole lots, none beside chains."""
+def exact(result: Result) -> tuple[int, int]:
+    """How many decisions took one exact solve and no more (none that was brought to whole lots, none beside chains),
+    and how many of these minima are proven."""
     table = result.decisions
     if "search: exact" not in table:
-        return 0
+        return 0, 0
     stages = table[[f"stage: {name}" for name in _named(table, "stage: ")]]
-    return int((table["search: exact"].eq(1.0) & stages.isna().all(axis=1)).sum())
+    proven = table.loc[stages.isna().all(axis=1), "search: exact"].dropna().eq(1.0)
+    return len(proven), int(proven.sum())
 
 
 def search_table(result: Result) -> pd.DataFrame:

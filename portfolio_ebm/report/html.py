@@ -117,26 +117,31 @@ def _proof(result: Result) -> str:
     if "gap" not in table or not table["gap"].notna().any():
         return "No bound is known for these decisions, so nothing is said about how far from optimal they are."
     known = table.loc[table["gap"].notna()]
-    share = known["proven"].astype(bool).mean()
+    share, blank = known["proven"].astype(bool).mean(), int(table["ok"].sum()) - len(known)
+    rest = f" For {blank} more no bound is known." if blank else ""
     if share == 1.0:
-        return f"All {len(known)} decisions are proven optimal to eight digits: no feasible portfolio is better."
+        who = f"{len(known)} of {len(known) + blank}" if blank else f"All {len(known)}"
+        return f"{who} decisions are proven optimal to eight digits: no feasible portfolio is better.{rest}"
     largest, middle = known["gap"].max() * 1e4, known["gap"].median() * 1e4
     told = f"{share:.0%} of {len(known)} decisions are proven optimal to eight digits. For the others"
     if share == 0.0:
         told = f"None of {len(known)} decisions is proven optimal to eight digits:"
     return (
         f"{told} the bound leaves room for at most {largest:.3f} bps of energy (median {middle:.3f} bps); "
-        "how much of that room is real is not known."
+        f"how much of that room is real is not known.{rest}"
     )
 
 
 def _exact(result: Result) -> str:
     """What is to say of decisions that chains had no part in; "" where there are none."""
-    count, total = decisions.exact(result), len(result.decisions)
+    (count, proven), total = decisions.exact(result), len(result.decisions)
     if not count:
         return ""
     who = f"All {total}" if count == total > 1 else f"{count} of {total}"
-    return f"{who} decisions were solved exactly, so no chains ran there and there are no stages of theirs to compare."
+    said = "were solved exactly"
+    if proven < count:
+        said = f"took one convex solve each, {proven} proven exact to eight digits and {count - proven} not"
+    return f"{who} decisions {said}, so no chains ran there and there are no stages of theirs to compare."
 
 
 def _events(result: Result) -> list[Mapping[str, Any]]:

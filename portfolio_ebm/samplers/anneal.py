@@ -59,7 +59,8 @@ def anneal(
         thin: keep every thin-th point in `draws`; 0 keeps none.
 
     Raises:
-        SolverError: an energy or gradient came out as NaN; on another device than the host's said at the end.
+        SolverError: an energy or gradient came out as NaN, or a temperature is negative or not finite; on another
+            device than the host's said at the end.
         SpecError: n_steps or thin is negative.
 
     Example:

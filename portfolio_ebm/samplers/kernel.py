@@ -36,8 +36,9 @@ class State:
         x: (..., n).
         energy: E(x), (...).
         gradient: of E at x, (..., n).
-        unsound: (...), where the energy or its gradient has not been a number, here or on the way, on a device that the
-            host would have to wait for; None on the host's, where that is refused at once.
+        unsound: (...), where the energy or its gradient has not been a number, or the temperature negative or not
+            finite, here or on the way, on a device that the host would have to wait for; None on the host's, where that
+            is refused at once.
     """
 
     x: Tensor
@@ -54,12 +55,14 @@ class State:
         """The state itself: the one look that another device is waited for.
 
         Raises:
-            SolverError: the energy or its gradient has not been a number for a chain, here or on the way.
+            SolverError: the energy or its gradient has not been a number for a chain, or the temperature has been
+                negative or not finite, here or on the way.
         """
         if self.unsound is not None and bool(self.unsound.any()):
             raise SolverError(
-                f"The energy or its gradient is not finite for {_count(self.unsound)} chains on their way; check the "
-                "estimates behind its terms for missing values, and start chains where the energy is defined."
+                f"The energy, its gradient or the temperature is not finite for {_count(self.unsound)} chains on their "
+                "way, or the temperature is negative; check the estimates behind the terms for missing values and the "
+                "temperatures given, and start chains where the energy is defined."
             )
         return self
 
@@ -103,14 +106,19 @@ class Kernel(ABC):
     @final
     def move(self, state: State, energy: Bound, temperature: Temperature, noise: Tensor) -> State:
         """One step with the noise (..., n) given: a function of its arguments alone."""
-        return self.init(self.propose(state, temperature, noise), energy).after(state)
+        moved = self.init(self.propose(state, temperature, noise), energy).after(state)
+        if moved.unsound is None or not isinstance(temperature, Tensor) or not elsewhere(temperature):
+            return moved
+        # A projection can make a number again of what the noise made none.
+        return replace(moved, unsound=moved.unsound | ~_warm(temperature))
 
     @final
     def step(self, state: State, energy: Bound, temperature: Temperature, rng: torch.Generator) -> State:
         """One step.
 
         Raises:
-            SolverError: the energy or its gradient came out as not finite; on another device only noted in the state.
+            SolverError: the energy or its gradient came out as not finite, or the temperature is negative or not
+                finite; of another device only noted in the state.
         """
         return self.move(state, energy, temperature, self.draw(state.x, rng))
 
@@ -168,14 +176,19 @@ def spread(temperature: Temperature, like: Tensor) -> Tensor:
     """The temperature as a tensor that multiplies x (..., n): one more dimension at the end.
 
     Raises:
-        SolverError: it is negative or not finite; a tensor of another device is not looked at, but noise that it makes
-            no number is noted in the state.
+        SolverError: it is negative or not finite; of another device that is only noted in the state (Kernel.move).
     """
     if isinstance(temperature, Tensor):
         heat = temperature.to(like)
-        wrong = not elsewhere(temperature) and not bool((torch.isfinite(temperature) & (temperature >= 0.0)).all())
+        here = heat if elsewhere(temperature) else temperature
+        wrong = not elsewhere(here) and not bool(_warm(here).all())
     else:
         heat, wrong = like.new_full((), temperature), not 0.0 <= temperature < float("inf")
     if wrong:
         raise SolverError(f"A temperature must be finite and not negative, got {temperature}.")
     return heat.unsqueeze(-1)
+
+
+def _warm(temperature: Tensor) -> Tensor:
+    """Where it is a temperature, (...)."""
+    return torch.isfinite(temperature) & (temperature >= 0.0)

@@ -14,12 +14,10 @@ hitting set dualization, Principles and Practice of Constraint Programming (CP 2
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-
-import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from portfolio_ebm.errors import SolverError
 
@@ -49,9 +47,6 @@ def smallest_conflict(
         asked: the most questions asked before the search gives up on the smallest.
         known: sets that are known to be impossible, beside all members.
 
-    Raises:
-        SolverError: HiGHS could not tell the smallest hitting set.
-
     Example:
         >>> smallest_conflict(4, lambda some: not {1, 3} <= some, asked=100)
         Conflict(members=(1, 3), smallest=True)
@@ -62,7 +57,7 @@ def smallest_conflict(
     # Candidates never shrink, and a conflict inside an open one is no smaller than the first open one.
     unsettled, open_ = count, 0
     while True:
-        candidate = _hitting(given_up, count)
+        candidate = _hitting(given_up)
         # Nothing at all can be had, so no conflict has fewer members than one.
         least = answers.least
         if len(least) <= max(min(len(candidate), unsettled), 1):
@@ -142,15 +137,21 @@ def _irreducible(conflict: Some, answers: _Answers) -> tuple[int, ...]:
     return tuple(sorted(conflict))
 
 
-def _hitting(sets: Sequence[Some], count: int) -> Some:
-    """The smallest set that meets each of the `sets`."""
-    if not sets:
-        return frozenset()
-    meets = np.array([[float(member in one) for member in range(count)] for one in sets])
-    found = milp(
-        np.ones(count), constraints=[LinearConstraint(meets, 1.0, np.inf)], bounds=Bounds(0.0, 1.0),
-        integrality=np.ones(count),
-    )  # fmt: skip
-    if found.status != 0:
-        raise SolverError(f"HiGHS could not tell the smallest set of rules that meets others: {found.message}")
-    return frozenset(np.flatnonzero(found.x > 0.5).tolist())
+def _hitting(sets: Sequence[Some]) -> Some:
+    """The smallest set that meets each of the `sets`: of ever more members, until there is one. Few are asked about, so
+    that it has about ten."""
+    return next(found for most in itertools.count() if (found := _meeting(sets, most)) is not None)
+
+
+def _meeting(sets: Sequence[Some], most: int) -> Some | None:
+    """A set of at most so many members that meets each of the `sets`, None where there is none: with one member of a
+    smallest of them after the other, and without those that were tried before."""
+    if not sets or most == 0:
+        return None if sets else frozenset()
+    fewest = min(sets, key=len)
+    for member in sorted(fewest):
+        rest = _meeting([one for one in sets if member not in one], most - 1)
+        if rest is not None:
+            return rest | {member}
+        sets = [one - {member} for one in sets]
+    return None
