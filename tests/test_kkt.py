@@ -156,7 +156,7 @@ def test_a_middle_is_not_taken_for_a_minimum_where_it_is_none(returns) -> None:
     formula, region = take_apart(energy, ctx), region_of(RULES, ctx)
     best = solve(formula, region)
     other = torch.full((N,), 1.0 / N, dtype=torch.float64).numpy()
-    far = proven_at(formula, region, other, best)
+    far = proven_at(formula, region, other, best.multipliers)
     assert far is not None and not far.status and far.kkt is not None and far.kkt > 1e-4
-    same = proven_at(formula, region, best.weights.numpy(), best)
+    same = proven_at(formula, region, best.weights.numpy(), best.multipliers)
     assert same is not None and same.status and same.kkt == best.kkt

@@ -11,6 +11,7 @@ import pytest
 
 import portfolio_ebm as pe
 from portfolio_ebm.backtesting.ledger import Book, drift
+from portfolio_ebm.construction import least_trade
 from portfolio_ebm.construction.least_trade import LeastTrade
 from portfolio_ebm.construction.near.excess import allowed_excess, let_go
 from portfolio_ebm.errors import DataError, ShapeError, SpecError
@@ -62,6 +63,56 @@ def test_tails_that_are_piecewise_linear(seed: int) -> None:
     best = pe.optimize(energy, RULES, scenarios=draws, held=held, constructor=pe.Convex())
     theirs = by_cone(lambda w: cp.sum_largest(-draws @ w, 40) / 40 / best.energy, 1.05, held)
     assert found.status and abs(found.diagnostics["trade"] - theirs) < 1e-5
+
+
+STILL = pe.Budget() & pe.LongOnly() & pe.Box(upper=0.3, floors=(("A0", 0.15),), caps=(("A0", 0.15),))
+SHORT = pe.Budget(at_least=0.8) & pe.Box(lower=-0.2, upper=0.3) & pe.Leverage(1.6)
+CURVED = RULES & pe.VolatilityCap(0.0085) & pe.Turnover(1.4)
+
+
+@pytest.mark.parametrize("rules", [RULES, STILL, SHORT, CURVED], ids=["long", "one fixed", "shorts", "curved"])
+@pytest.mark.parametrize(
+    "energy",
+    [
+        pe.Variance(), pe.Return(), pe.CVaR(level=0.9) + pe.TradingCost(1e-4), pe.Variance() + 0.02 * pe.CVaR(0.9),
+        pe.Return() + 2 * pe.Variance() + pe.TradingCost(2e-4), pe.Variance() + 0.01 * pe.MeanAbsoluteDeviation(),
+        pe.Return() + pe.Variance() + 0.1 * pe.BoxReturn(observations=400),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_one_program_finds_what_the_search_finds(energy, rules, monkeypatch) -> None:
+    draws, _, _, held = world(n=8, seed=1)
+    names = [f"A{i}" for i in range(8)]
+    inputs = {"scenarios": pd.DataFrame(draws, columns=names), "held": pd.Series(held, index=names)}
+
+    def found() -> pe.Allocation:
+        return pe.optimize(energy, rules, constructor=LeastTrade(0.05), **inputs)
+
+    program = found()
+    assert program.status and "in 2 convex steps" in str(program.status), "the program was not asked"
+    monkeypatch.setattr(least_trade, "_at_once", lambda *_: None)
+    search = found()
+    assert search.status and "in 2 convex steps" not in str(search.status)
+    assert program.diagnostics["excess"] <= program.diagnostics["excess allowed"] * (1 + 1e-12)
+    assert abs(program.diagnostics["trade"] - search.diagnostics["trade"]) < 2e-7
+    gap = program.diagnostics["trade"] - program.diagnostics["least trade"]
+    assert 0.0 <= gap < 1e-10 and program.diagnostics["least trade"] <= search.diagnostics["trade"] + 1e-12
+
+
+@pytest.mark.parametrize(
+    "energy",
+    [
+        pe.Volatility(), pe.Variance() + 1e-5 * pe.NegativeEntropy(), pe.MaxDrawdown(),
+        pe.RobustVariance(correlation=0.1),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_no_program_takes_is_searched(energy) -> None:
+    draws, _, _, held = world(n=6)
+    inputs = {"scenarios": draws[:60], "paths": draws[None, :60], "held": held}
+    found = pe.optimize(energy, RULES, constructor=LeastTrade(), **inputs)
+    assert found.status and found.diagnostics["excess"] <= found.diagnostics["excess allowed"] * (1 + 1e-12)
+    assert found.diagnostics["trade"] - found.diagnostics["least trade"] < 1e-6
 
 
 def test_the_unit_of_volatility_is_volatility() -> None:

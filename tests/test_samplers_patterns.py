@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations
 
@@ -115,6 +116,12 @@ def test_chords_weigh_what_quadrature_says(
     t = fresh_on_chord(*given, rng()).numpy()
     assert stats.kstest(np.interp(t, grid, cdf / cdf[-1]), "uniform").pvalue > 1e-3
     assert float(log_mass(*given[:3], given[4], given[3])[0]) == -np.inf
+
+
+@pytest.mark.parametrize("curvature", [1e-9, 1e-20, 1e-200])
+def test_a_flat_chord_weighs_its_width(curvature: float) -> None:
+    given = [torch.full((1,), v, dtype=F64) for v in (0.0, curvature, 1.0, -0.1, 0.3)]
+    assert float(log_mass(*given)) == pytest.approx(math.log(0.4), abs=1e-9)
 
 
 @pytest.mark.parametrize("kinks", [False, pytest.param(True, marks=pytest.mark.slow)])

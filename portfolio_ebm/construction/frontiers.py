@@ -162,7 +162,7 @@ class _Pair:
         w = 0.5 * (p.weights + q.weights)
         known: tuple[float | None, Energy | None, Duals | None] = (None, None, None)
         if chord is not None:
-            proof = proven_at(_mixed(self, chord.x, chord.y), self.region, w, chord.least)
+            proof = proven_at(_mixed(self, chord.x, chord.y), self.region, w, chord.least.multipliers)
             known = known if proof is None else self.priced(proof, chord.x, chord.y, 1.0 / chord.y)
         said = "Half of each neighbour, on a straight piece."
         return Point(w, self.a.evaluate(w), self.b.evaluate(w), p.proven and q.proven, said, *known)

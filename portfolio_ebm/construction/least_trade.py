@@ -2,14 +2,16 @@
 
     min  T(w) = sum |w - held|     s.t.  E(w) <= E* + excess,  every rule
 
-Portfolios that minimise E + tau T, tau > 0, make a convex curve in (T, E) from the optimum to the least trade the rules
-allow. Between a point within the excess and one beyond it, tau normal to their chord gives a point below the chord, or
-proves that the chord is the curve. What ends the search is a bound: for every portfolio within the excess,
+What proves it is a bound: for every tau > 0 and every portfolio within the excess,
 
     T(w) >= (min (E + tau T) - E* - excess) / tau,
 
-with the minimum from below by the dual bound of the convex solve. The answer mixes the two ends so that the excess is
-met: E is convex, so the mixture is within it, and its distance to the bound is told.
+with the minimum from below by its dual bound. For formulas of quadratics, tails and kinks one program gives the
+portfolio with its tau, and with the multipliers for the bound (exact/level.py). For others tau is searched: portfolios
+that minimise E + tau T make a convex curve in (T, E) from the optimum to the least trade the rules allow, and between a
+point within the excess and one beyond it, tau normal to their chord gives a point below the chord, or proves that the
+chord is the curve. The answer mixes the two ends so that the excess is met: E is convex, so the mixture is within it,
+and its distance to the bound is told.
 
 Sources: Cohon, J. L. (1978), Multiobjective Programming and Planning, chapter 7; for no-trade regions around an
 optimum, Davis, M. H. A. and Norman, A. R. (1990), Portfolio selection with transaction costs, Mathematics of
@@ -29,7 +31,10 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import certify
 from portfolio_ebm.construction.convex import minimum_under
-from portfolio_ebm.construction.exact.minimum import Minimum, minimize
+from portfolio_ebm.construction.exact.duality import Box
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.level import nearest_on_level
+from portfolio_ebm.construction.exact.minimum import Minimum, minimize, proven_at
 from portfolio_ebm.construction.near.excess import Goal, allowed_excess
 from portfolio_ebm.construction.shadow import told
 from portfolio_ebm.context import Context
@@ -164,6 +169,9 @@ def nearest_within(energy: Energy, region: Region, ctx: Context, best: Minimum, 
     """
     value, trade = energy.bind(ctx), _trade(ctx)
     near = _point(best.weights, value, trade)
+    at_once = _at_once(energy, region, ctx, near, limit)
+    if at_once is not None:
+        return at_once
     quiet = minimize(TradingCost(1.0), region, ctx)
     far = _point(quiet.weights, value, trade)
     least = far.trade if quiet.bound is None else min(quiet.bound, far.trade)
@@ -188,6 +196,22 @@ def nearest_within(energy: Energy, region: Region, ctx: Context, best: Minimum, 
         if not moved or below <= 1e-14 * (abs(near.energy) + tau * near.trade):
             break
     return Found(mixed, least, steps)
+
+
+def _at_once(energy: Energy, region: Region, ctx: Context, near: Point, limit: float) -> Found | None:
+    """The same by one program; None where it does not take the formula, or its bound does not prove it."""
+    if near.trade <= 0.0:
+        return None
+    found = nearest_on_level(take_apart(energy, ctx), Box.of(region), limit, (limit - near.energy) / near.trade)
+    if found is None:
+        return None
+    tau, value, trade = found.tau, energy.bind(ctx), _trade(ctx)
+    proof = proven_at(take_apart(energy + TradingCost(tau), ctx), region, found.weights, found.duals)
+    if proof is None or proof.bound is None:
+        return None
+    point = _mixed(near, _point(proof.weights, value, trade), value, trade, limit)
+    least = min((proof.bound - limit) / tau, point.trade)
+    return Found(point, least, 2) if point.trade - least <= 0.1 * TIGHT else None
 
 
 def _mixed(near: Point, far: Point, value: Bound, trade: Bound, limit: float) -> Point:

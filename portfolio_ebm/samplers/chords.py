@@ -75,25 +75,40 @@ def _exponential(
 def log_mass(slope: Tensor, curvature: Tensor, temperature: Tensor | float, low: Tensor, high: Tensor) -> Tensor:
     """log of the integral of exp(-(slope t + curvature t^2 / 2) / T) over [low, high], elementwise; -inf where
     low >= high. The curvature has to be positive."""
-    spread = (temperature / curvature).sqrt()
-    middle = slope / curvature
-    near, far = (low + middle) / spread, (high + middle) / spread
+    near, far, middle, root = _standard(slope, curvature, temperature, low, high)
+    # Mirrored, if need be, so that the chord lies to the right of the mode, where erfc keeps its digits.
     start, end = near.maximum(-far), far.maximum(-near)
-    right = near + far >= 0.0
-    first, last = torch.where(right, low, high), torch.where(right, high, low)
+    # Around the mode erf has the digits, where a short chord is a difference of near ones; beyond it erfc.
+    part = torch.where(start < 0.5, torch.erf(end) - torch.erf(start), torch.erfc(start) - torch.erfc(end))
+    found = torch.addcmul(part.clamp_min_(1e-300).log_(), middle, middle)
+    empty = low >= high
+    tail = ((start > FAR) & ~empty).nonzero(as_tuple=True)
+    if len(tail[0]):
+        parts = slope / temperature, curvature / temperature, low, high
+        pace, bend, left, right = (one.expand_as(start)[tail] for one in parts)
+        found[tail] = _log_tail(pace, bend, left, right, start[tail], end[tail])
+    found += (0.5 * math.pi**0.5 / root).log()
+    return found.masked_fill_(empty, -torch.inf)
 
-    def height(t: Tensor) -> Tensor:
-        return (slope * t + 0.5 * curvature * t * t) / temperature
 
-    # Past the mode: the density at the nearest end times the scaled tails, which keep their digits.
-    rise = (height(last) - height(first)).clamp_min(0.0)
-    s, e = start.clamp_min(0.0) * _ROOT_HALF, end.clamp_min(0.0) * _ROOT_HALF
-    scaled = torch.special.erfcx(s) - torch.exp(-rise) * torch.special.erfcx(e)
-    past = torch.log(scaled.clamp_min(1e-300)) - height(first)
-    across = torch.log((torch.erfc(start * _ROOT_HALF) - torch.erfc(end * _ROOT_HALF)).clamp_min(1e-300))
-    across = across + 0.5 * slope * middle / temperature
-    found = torch.where(start >= 0.0, past, across) + torch.log(spread * (0.5 * math.pi) ** 0.5)
-    return torch.where(low < high, found, -torch.inf)
+def _standard(
+    slope: Tensor, curvature: Tensor, temperature: Tensor | float, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The ends of a chord and t = 0 as seen from the mode, in units of sqrt(2) standard deviations, as erfc has them;
+    and what a step of t is in these."""
+    root = (0.5 * curvature / temperature).sqrt()
+    middle = slope * (root / curvature)
+    return torch.addcmul(middle, low, root), torch.addcmul(middle, high, root), middle, root
+
+
+def _log_tail(pace: Tensor, bend: Tensor, low: Tensor, high: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """log of what erfc(start) - erfc(end) and the place of t = 0 give together, far past the mode, where erfc is zero:
+    the density at the nearest end times the scaled tails, which keep their digits."""
+    mean = pace + 0.5 * bend * (low + high)
+    first = torch.where(mean >= 0.0, low, high)
+    scaled = torch.special.erfcx(start) - torch.exp((low - high) * mean.abs()) * torch.special.erfcx(end)
+    found: Tensor = scaled.clamp_min(1e-300).log() - first * (pace + 0.5 * bend * first)
+    return found
 
 
 def fresh_on_chord(
@@ -103,16 +118,13 @@ def fresh_on_chord(
 
     Beyond FAR standard deviations an exponential is proposed until it is taken, over 99 times in 100.
     """
-    spread = (temperature / curvature).sqrt()
-    middle = slope / curvature
-    near, far = (low + middle) / spread, (high + middle) / spread
+    near, far, middle, root = _standard(slope, curvature, temperature, low, high)
     right = near + far >= 0.0
     start, end = near.maximum(-far), far.maximum(-near)
-    most, least = 0.5 * torch.erfc(start * _ROOT_HALF), 0.5 * torch.erfc(end * _ROOT_HALF)
     u = torch.rand(low.shape, generator=rng, dtype=low.dtype, device=low.device)
-    z = torch.special.ndtri(torch.addcmul(least, u, most - least))
-    t = torch.where(right, -z, z) * spread - middle
-    open_ = (start > FAR).nonzero().squeeze(-1)
+    z = torch.special.ndtri(0.5 * torch.lerp(torch.erfc(end), torch.erfc(start), u))
+    t = (torch.where(right, -_ROOT_HALF * z, _ROOT_HALF * z) - middle) / root
+    open_ = (start > FAR * _ROOT_HALF).nonzero().squeeze(-1)
     if len(open_):
         width = (high - low)[open_]
         pace = (slope + curvature * torch.where(right, low, high))[open_].abs() / temperature[open_]

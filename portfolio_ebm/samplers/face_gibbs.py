@@ -32,36 +32,20 @@ import torch
 from torch import Tensor
 
 from portfolio_ebm.samplers.chords import fresh_on_chord, log_mass
-from portfolio_ebm.samplers.face_set import Faces, FaceSet, FaceTarget
+from portfolio_ebm.samplers.face_lines import ACROSS, REST, SLACK, WITHIN, Line, Lines, State, crossed
+from portfolio_ebm.samplers.face_set import FaceSet, FaceTarget
+from portfolio_ebm.samplers.face_table import LOWER, PRICE, SLOPE, UPPER, FaceTable, listed, looked
 from portfolio_ebm.samplers.planned import Planned, by_chain
-
-WITHIN, ACROSS, REST = 0, 1, 2
-
-SLACK = 1e-12
-"""A sum that a limit meets may be beyond it by its rounding."""
-
-STEEP = 1e-4
-"""Equations whose determinant is below this, in units of their largest entry, are not solved for these names."""
-
-
-class Line(NamedTuple):
-    """The lines of all chains: who moves (q + 1, chains), how d (q + 1, chains), which chains have one, and whether i
-    may take j's place among those that the equations give (chains,); the ends that all but i's and j's modes leave."""
-
-    who: Tensor
-    d: Tensor
-    valid: Tensor
-    turns: Tensor
-    low: Tensor
-    high: Tensor
 
 
 class Options(NamedTuple):
-    """By pair of modes of i and j and by chain, (M, M, chains): the ends of t, and whether it is a point."""
+    """By mode of i and of j and by chain, (m, m, chains): the ends of t, equal where one is a point, none where they
+    cross; the slope of the energy in t and its price at t = 0."""
 
     low: Tensor
     high: Tensor
-    point: Tensor
+    slope: Tensor
+    price: Tensor
 
 
 @dataclass(frozen=True)
@@ -92,234 +76,146 @@ class FaceGibbs(Planned[int]):
 
     def sweep(self, x: Tensor, temperature: float | Tensor, plan: list[int], rng: torch.Generator) -> Tensor:
         """x (d, chains) after a move of each kind in `plan`, in order."""
-        heat, state = by_chain(temperature, x), self.faces.faces(x)
+        heat, state = by_chain(temperature, x), self._state(x)
         for kind in plan:
-            state = self._moved(state, kind, heat, rng)
+            line = self._lines.drawn(state, kind, rng)
+            options = self._options(line, kind)
+            pair, valid = self._drawn(state, line, options, kind, heat, rng)
+            self._take(state, line, options, kind, (pair, valid), heat, rng)
         return state.x
 
-    def _moved(self, state: Faces, kind: int, heat: Tensor, rng: torch.Generator) -> Faces:
-        line = self._line(state, kind, rng)
-        options = self._options(state, line)
-        slope, curvature = self._along(state, line)
-        log = self._log_weights(state, line, options, kind, (slope, curvature, heat))
-        many = self.faces.lower.shape[1]
-        # The largest of log weight - log Exp(1) is a draw by weight.
-        noise = torch.empty_like(log).exponential_(generator=rng).clamp_min(1e-300)
-        best = (log - noise.log()).flatten(0, 1).max(0)
-        valid = line.valid & (best.values > -torch.inf)
-        now = [best.indices // many, best.indices % many]
-        return self._taken(state, line, options, now, valid, (slope, curvature, heat), rng)
+    def _state(self, x: Tensor) -> State:
+        slot = self._table.place.gather(1, self.faces.modes(x))
+        names = torch.arange(len(x), device=x.device).unsqueeze(-1).expand_as(slot)
+        return State(x.clone(), slot, looked(self._table.sums, slot, names).sum(1))
 
-    def _line(self, state: Faces, kind: int, rng: torch.Generator) -> Line:
-        x, mode = state.x, state.mode
-        free = self.faces.ranged.gather(1, mode)
-        noise = torch.rand(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-        if kind == REST:
-            who = noise.topk(2, dim=0).indices
-            valid = free.sum(0) == free.gather(0, who).sum(0)
-        elif kind == WITHIN:
-            drawn = torch.where(free, noise, -1.0).topk(self._q + 1, dim=0)
-            who, valid = drawn.indices, drawn.values[-1] >= 0.0
+    def _options(self, line: Line, kind: int) -> Options:
+        at, pace, first = line.at[:2], line.d[:2], self._first(kind)
+        modes = listed(self._table.values[:, first:], line.who[:2])
+        ends = crossed(modes[LOWER] - at, modes[UPPER] - at, pace, moving=self._lines.even is not None)
+        low, high = ends[0][:, None, 0].maximum(ends[0][None, :, 1]), ends[1][:, None, 0].minimum(ends[1][None, :, 1])
+        slope, price = _summed(modes[SLOPE] * pace) + line.slope, _summed(modes[PRICE] + modes[SLOPE] * at)
+        p = self._table.points - first
+        if p:
+            # At a point: it has to be in the other's range and between the other ends; for two points they have to
+            # meet. By rounding as well: one name that has all of the budget is at its limit, and a portfolio of mass
+            # one.
+            meets = (low - high <= SLACK) & (low >= line.low - SLACK) & (low <= line.high + SLACK)
+            bounded = torch.where(meets, low, -torch.inf)
+            bounded[p:, p:] = high[p:, p:].minimum(line.high)
+            high = bounded
         else:
-            first = torch.randint(self.faces.n, (1, x.shape[1]), generator=rng, device=x.device)
-            others = torch.where(free, noise, -1.0).scatter(0, first, -1.0).topk(self._q, dim=0)
-            who, valid = torch.cat([first, others.indices]), others.values[-1] >= 0.0
-        d, solved, turns = self._direction(who)
-        low, high = self._ends(state, who, d)
-        return Line(who, d, valid & solved, turns, low, high)
+            high = high.minimum(line.high)
+        low[p:, p:] = low[p:, p:].maximum(line.low)
+        return Options(low, high, slope, price)
 
-    def _direction(self, who: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """d with A d = 0 and 1 for i; whether the equations give the others; whether i may stand in for j."""
-        columns = self._scaled[:, who]
-        if self._q == 1:
-            base = columns[0, 1]
-            solved = base.abs() > STEEP
-            second = -columns[0, 0] / torch.where(solved, base, 1.0)
-            return torch.stack([torch.ones_like(second), second]), solved, columns[0, 0].abs() > STEEP
-        matrix = columns[:, 1:].permute(2, 0, 1)
-        size = torch.linalg.det(matrix)
-        solved = size.abs() > STEEP
-        matrix = torch.where(
-            solved[:, None, None], matrix, torch.eye(self._q, dtype=matrix.dtype, device=matrix.device)
-        )
-        rest = -torch.linalg.solve(matrix, columns[:, 0].T.unsqueeze(-1)).squeeze(-1).T
-        return torch.cat([torch.ones_like(rest[:1]), rest]), solved, (size * rest[0]).abs() > STEEP
+    def _drawn(
+        self, state: State, line: Line, options: Options, kind: int, heat: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A pair of modes by what each weighs, (chains,), and which chains have any."""
+        if len(options.low) == 1:
+            return torch.zeros_like(line.who[0]), line.valid & (options.low < options.high)[0, 0]
+        log = self._log_weights(line, options, kind, heat)
+        self._log_prior(log, state, line, kind)
+        log = log.flatten(0, 1)
+        peak = log.amax(0)
+        # Where no pair has any weight these are nan, and the chain stays.
+        mass = (log - peak).exp_().cumsum(0)
+        drawn = torch.rand(peak.shape, generator=rng, dtype=peak.dtype, device=peak.device) * mass[-1]
+        return (mass <= drawn).sum(0).clamp_max(len(log) - 1), line.valid & (peak > -torch.inf)
 
-    def _ends(self, state: Faces, who: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-        """The ends of t that rows, balls and the ranges of all but i and j leave, (chains,) each."""
-        faces, p = self.faces, self.faces.polyhedron
-        high = torch.full_like(d[0], torch.inf)
-        low = -high
-        for k in range(2, self._q + 1):
-            at, mode = state.x.gather(0, who[k : k + 1]).squeeze(0), state.mode.gather(0, who[k : k + 1]).squeeze(0)
-            one, other = _crossed(faces.lower[who[k], mode] - at, faces.upper[who[k], mode] - at, d[k])
-            low, high = low.maximum(one), high.minimum(other)
-        if len(self._rows[0]):
-            rows, below, above = self._rows
-            at = rows @ state.x
-            pace = (rows[:, who] * d).sum(1)
-            still = pace.abs() <= 1e-14
-            one, other = _crossed(below - at, above - at, torch.where(still, 0.0, pace))
-            low, high = low.maximum(one.amax(0)), high.minimum(other.amin(0))
-        for ball in p.balls:
-            gap = state.x.gather(0, who) - ball.centre[who]
-            up, down = ball.up[who], ball.down[who]
-            rest = ball.limit - ball.value(state.x) + (up * gap).maximum(-down * gap).sum(0)
-            # Each side of a kink is a line, and the ball is where all of them are low enough.
-            for sides in range(1 << len(who)):
-                side = torch.stack([up[k] if sides >> k & 1 else -down[k] for k in range(len(who))])
-                pace = (side * d).sum(0)
-                end = (rest - (side * gap).sum(0)).clamp_min(0.0) / torch.where(pace == 0.0, 1.0, pace)
-                high = torch.where(pace > 0.0, high.minimum(end), high)
-                low = torch.where(pace < 0.0, low.maximum(end), low)
-        # A breach by rounding is a limit that is met.
-        return low.clamp_max(0.0), high.clamp_min(0.0)
-
-    def _options(self, state: Faces, line: Line) -> Options:
-        faces = self.faces
-        ends = []
-        for k in (0, 1):
-            at = state.x.gather(0, line.who[k : k + 1])
-            ends.append((faces.lower[line.who[k]].T - at, faces.upper[line.who[k]].T - at))
-        one, other = (part.unsqueeze(1) for part in ends[0])
-        mine, theirs = _crossed(*ends[1], line.d[1])
-        low, high = one.maximum(mine.unsqueeze(0)), other.minimum(theirs.unsqueeze(0))
-        fixed = ~faces.ranged[line.who[:2]].transpose(1, 2)
-        first, second = fixed[0].unsqueeze(1), fixed[1].unsqueeze(0)
-        # At a point: it has to be in the other's range and between the other ends; for two points they have to meet.
-        # By rounding as well: one name that has all of the budget is at its limit, and a portfolio of mass one.
-        meets = (low - high <= SLACK) & (low >= line.low - SLACK) & (low <= line.high + SLACK)
-        point = first | second
-        low, high = (
-            torch.where(point, low, low.maximum(line.low)),
-            torch.where(point, torch.where(meets, low, -torch.inf), high.minimum(line.high)),
-        )
-        return Options(low, high, point)
-
-    def _along(self, state: Faces, line: Line) -> tuple[Tensor, Tensor]:
-        """Slope at t = 0 and curvature of the energy without i's and j's modes, (chains,) each."""
-        matrix, linear = self.target.quadratic.matrix, self.target.quadratic.linear
-        slope, curvature = torch.zeros_like(line.d[0]), torch.zeros_like(line.d[0])
-        for k, (name, pace) in enumerate(zip(line.who, line.d, strict=True)):
-            column = matrix.index_select(1, name)
-            slope = slope + pace * ((column * state.x).sum(0) + linear[name])
-            curvature = curvature + pace * (column.gather(0, line.who) * line.d).sum(0)
-            if k > 1:
-                slope = slope + pace * self.target.slope[name, state.mode.gather(0, name.unsqueeze(0)).squeeze(0)]
-        return slope, curvature.clamp_min(self.target.quadratic.flat)
-
-    def _log_weights(
-        self, state: Faces, line: Line, options: Options, kind: int, energy: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor:
-        """By pair of modes, the logarithm of what it weighs, (M, M, chains)."""
-        slope, curvature, heat = energy
-        faces, (i, j) = self.faces, line.who[:2]
-        prices = []
-        for name in (i, j):
-            at = state.x.gather(0, name.unsqueeze(0))
-            prices.append((self.target.price[name].T + self.target.slope[name].T * at, self.target.slope[name].T))
-        price = prices[0][0].unsqueeze(1) + prices[1][0].unsqueeze(0)
-        slope = slope + prices[0][1].unsqueeze(1) + line.d[1] * prices[1][1].unsqueeze(0)
-        low, high, point = options
-        at = torch.where(point & (high >= low), low, 0.0)
-        here = torch.where(high >= low, -(slope + 0.5 * curvature * at) * at / heat, -torch.inf)
+    def _log_weights(self, line: Line, options: Options, kind: int, heat: Tensor) -> Tensor:
+        """By pair of modes, the logarithm of what it weighs before measure and counts, (m, m, chains)."""
+        low, high, slope, price = options
+        p = self._table.points - self._first(kind)
         # A range that lost its room by rounding is where the chain stands, and nothing else is as likely.
-        mass = log_mass(slope, curvature.expand_as(slope), heat, low, high)
-        found = torch.where(point, here, mass) - price / heat
-        free = faces.ranged[line.who[:2]].transpose(1, 2)
-        first, second = free[0].unsqueeze(1), free[1].unsqueeze(0)
-        found = found - torch.where(second, 0.0, line.d[1].abs().clamp_min(1e-300).log())
-        if kind == WITHIN:
-            found = torch.where(first & second, found, -torch.inf)
-        elif kind == ACROSS:
-            found = torch.where(first & second & line.turns, found + math.log(2.0), found)
-            found = torch.where((first | second) & (second | line.turns), found, -torch.inf)
-        return found + self._log_prior(state, line)
+        log = mass = log_mass(slope[p:, p:], line.curvature, heat, low[p:, p:], high[p:, p:])
+        if p:
+            at = torch.where(high >= low, low, 0.0)
+            log = torch.where(high >= low, (slope + 0.5 * line.curvature * at) * at / -heat, -torch.inf)
+            log[p:, p:] = mass
+            log[:, :p].sub_(line.d[1].abs().clamp_min(1e-300).log())
+        log -= price / heat
+        if kind == ACROSS:
+            log[p:, p:].add_(line.turns, alpha=math.log(2.0))
+            log[:p, :p] = -torch.inf
+            log[p:, :p].masked_fill_(~line.turns, -torch.inf)
+        return log
 
-    def _log_prior(self, state: Faces, line: Line) -> Tensor:
-        """What the measure and the counts say of each pair of modes, (M, M, chains)."""
-        faces, (i, j) = self.faces, line.who[:2]
+    def _log_prior(self, log: Tensor, state: State, line: Line, kind: int) -> None:
+        """Add what the measure and the counts say of each pair of modes to `log` (m, m, chains), in place."""
+        counted, first = len(self.faces.counts), self._first(kind)
+        if kind == WITHIN and not counted:
+            return  # the same for all pairs
+        sums, (i, j) = self._table.sums, (line.who[:2], line.slot[:2])
+        rest = state.sums - looked(sums, j, i).sum(1)
+        modes = listed(sums[:, first:], i)
+        if kind != WITHIN and not self.faces.reference.flat:
+            # Ranges count for the same whichever they are: the first stands for all.
+            kinds = self._table.points + 1
+            size, mass = (_summed(modes[k, :kinds]) + rest[k] for k in (0, 1))
+            found = self.faces.reference.log_weight(size.long(), mass)
+            stands = torch.arange(len(log), device=log.device).clamp_max(kinds - 1)
+            log += found if len(found) == len(log) else found.index_select(0, stands).index_select(1, stands)
+        for k, (least, most) in enumerate(self._limits, start=2):
+            then = _summed(modes[k]) + rest[k]
+            log.masked_fill_((then < least) | (then > most), -torch.inf)
 
-        def after(now: Tensor, by_mode: Tensor) -> Tensor:
-            change = [
-                by_mode[name].T - by_mode[name, state.mode.gather(0, name.unsqueeze(0)).squeeze(0)] for name in (i, j)
-            ]
-            return now + change[0].unsqueeze(1) + change[1].unsqueeze(0)
+    def _take(
+        self, state: State, line: Line, options: Options, kind: int, drawn: tuple[Tensor, Tensor], heat: Tensor,
+        rng: torch.Generator,
+    ) -> None:  # fmt: skip
+        """The chains after a draw of t in the `drawn` pair of modes of i and j; where it is not valid, as they were."""
+        (pair, valid), who, many, first = drawn, line.who, len(options.low), self._first(kind)
+        low, high = (part.flatten(0, 1).gather(0, pair.unsqueeze(0)).squeeze(0) for part in options[:2])
+        modes = first + torch.stack([pair // many, pair % many])
+        slot = torch.where(valid, modes, line.slot[:2])
+        new = looked(self._table.values, slot, who[:2])
+        moving = valid & (modes >= self._table.points).all(0)
+        low = torch.where(valid, low, 0.0)
+        high = torch.where(moving, high, low)
+        slope = line.slope + (new[SLOPE] * line.d[:2]).sum(0)
+        t = torch.where(moving, fresh_on_chord(slope, line.curvature, heat, low, high, rng), low)
+        weights = line.at + t * line.d
+        weights[:2] = weights[:2].maximum(new[LOWER]).minimum(new[UPPER])
+        weights = torch.where(valid, weights, line.at)
+        if self.faces.heavy:
+            after = state.x.scatter(0, who, weights)
+            kept = torch.stack([limit.holds(after) for limit in self.faces.heavy]).all(0)
+            weights, slot = torch.where(kept, weights, line.at), torch.where(kept, slot, line.slot[:2])
+        state.x.scatter_(0, who, weights)
+        if many > 1:
+            change = looked(self._table.sums, slot, who[:2]) - looked(self._table.sums, line.slot[:2], who[:2])
+            state.slot.scatter_(0, who[:2], slot)
+            state.sums.add_(change.sum(1))
 
-        found = faces.reference.log_weight(after(state.size, faces.sized), after(state.rest, faces.points))
-        both = faces.exists[i].T.unsqueeze(1) & faces.exists[j].T.unsqueeze(0)
-        for count, tally, least, most in zip(
-            faces.counts, state.tally, faces.count_lower, faces.count_upper, strict=True
-        ):
-            then = after(tally, count)
-            both = both & (then >= least - 0.5) & (then <= most + 0.5)
-        return torch.where(both, found, -torch.inf)
+    def _first(self, kind: int) -> int:
+        """The first slot that is looked at: of those who stay in a range only ranges are."""
+        return self._table.points if kind == WITHIN else 0
 
-    def _taken(
-        self, state: Faces, line: Line, options: Options, now: list[Tensor], valid: Tensor,
-        energy: tuple[Tensor, Tensor, Tensor], rng: torch.Generator,
-    ) -> Faces:  # fmt: skip
-        """The chains after a draw of t in the modes `now` of i and j; where not `valid`, as they were."""
-        slope, curvature, heat = energy
-        faces, who = self.faces, line.who
-        cell = torch.arange(len(heat), device=heat.device)
-        low, high, point = (part[now[0], now[1], cell] for part in options)
-        tilt = slope + self.target.slope[who[0], now[0]] + line.d[1] * self.target.slope[who[1], now[1]]
-        moving = valid & ~point
-        low, high = torch.where(valid, low, 0.0), torch.where(moving, high, torch.where(valid, low, 0.0))
-        t = torch.where(moving, fresh_on_chord(tilt, curvature, heat, low, high, rng), low)
-        weights = state.x.gather(0, who) + t * line.d
-        for k in (0, 1):
-            weights[k] = weights[k].maximum(faces.lower[who[k], now[k]]).minimum(faces.upper[who[k], now[k]])
-        x = torch.where(valid, state.x.scatter(0, who, weights), state.x)
-        mode = torch.where(valid, state.mode.scatter(0, who[:2], torch.stack(now)), state.mode)
-        for limit in faces.heavy:
-            valid = valid & limit.holds(x)
-        if faces.heavy:
-            x, mode = torch.where(valid, x, state.x), torch.where(valid, mode, state.mode)
-        tally = [
-            now + _change(count, state.mode, mode, who) for now, count in zip(state.tally, faces.counts, strict=True)
+    @cached_property
+    def _table(self) -> FaceTable:
+        return FaceTable.of(self.target)
+
+    @cached_property
+    def _lines(self) -> Lines:
+        return Lines(self.target, self._table)
+
+    @cached_property
+    def _limits(self) -> list[tuple[float, float]]:
+        """The limits on numbers, between whole ones."""
+        faces = self.faces
+        return [
+            (least - 0.5, most + 0.5)
+            for least, most in zip(faces.count_lower.tolist(), faces.count_upper.tolist(), strict=True)
         ]
-        size, rest = (_change(by_mode, state.mode, mode, who) for by_mode in (faces.sized, faces.points))
-        return Faces(x, mode, torch.stack(tally) if tally else state.tally, state.size + size, state.rest + rest)
-
-    @cached_property
-    def _q(self) -> int:
-        return len(self.faces.equations)
-
-    @cached_property
-    def _scaled(self) -> Tensor:
-        """The equations, the largest entry of each 1."""
-        rows = self.faces.equations
-        return rows / rows.abs().amax(1, keepdim=True)
-
-    @cached_property
-    def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows that are no equations, and their ends (r, 1)."""
-        p = self.faces.polyhedron
-        open_ = ~p.equal
-        return p.rows[open_], p.row_lower[open_].unsqueeze(-1), p.row_upper[open_].unsqueeze(-1)
 
     @cached_property
     def _resting(self) -> bool:
         """Whether all coordinates may be at a point at once."""
-        return self._q == 1 and bool((self.faces.exists & ~self.faces.ranged).any(1).all())
+        return self._lines.q == 1 and bool((self.faces.exists & ~self.faces.ranged).any(1).all())
 
 
-def _change(by_mode: Tensor, before: Tensor, after: Tensor, who: Tensor) -> Tensor:
-    """By how much the sum over coordinates of what is given by mode (d, M) changes, (chains,), where i and j move."""
-    found = torch.zeros_like(by_mode[:1, 0])
-    for name in who[:2]:
-        was, now = (mode.gather(0, name.unsqueeze(0)).squeeze(0) for mode in (before, after))
-        found = found + by_mode[name, now] - by_mode[name, was]
-    return found
-
-
-def _crossed(below: Tensor, above: Tensor, pace: Tensor) -> tuple[Tensor, Tensor]:
-    """The ends of t with below <= pace t <= above; where nothing moves all t, or none where zero is not between."""
-    still = pace == 0.0
-    step = torch.where(still, 1.0, pace)
-    one, other = below / step, above / step
-    outside = (below > SLACK) | (above < -SLACK)
-    low = torch.where(still, torch.where(outside, torch.inf, -torch.inf), one.minimum(other))
-    return low, torch.where(still, torch.where(outside, -torch.inf, torch.inf), one.maximum(other))
+def _summed(by_mode: Tensor) -> Tensor:
+    """For each pair of modes the sum of what i's and j's have, (m, m, chains), of (m, 2, chains)."""
+    return by_mode[:, None, 0] + by_mode[None, :, 1]

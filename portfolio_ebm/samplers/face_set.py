@@ -109,8 +109,8 @@ class FaceSet:
         low, high = self.lower.unsqueeze(-1), self.upper.unsqueeze(-1)
         gap = (low - at).maximum(at - high).clamp_min(0.0)
         point = (self.exists & ~self.ranged).unsqueeze(-1)
-        found: Tensor = torch.where(point & (at != low), torch.inf, gap).argmin(1)
-        return found
+        # Not argmin, which takes ten times as long along an inner dimension.
+        return torch.where(point & (at != low), torch.inf, gap).min(1).indices
 
     def faces(self, x: Tensor) -> Faces:
         """The chains at x (d, chains)."""

@@ -41,7 +41,7 @@ class Lowered:
 
     Attributes:
         pieces: the formula's. free: bool (n,). fixed: (n,), the weights that cannot move, zero where free.
-        fall: the linear part of phi.
+        fall: the linear part of phi. constant: what its kinks have at z = 0 beside their hinges.
         slopes, limits: rows that charge. corners: the block of each centre of kinks. tails, hinges: the blocks of the
         formula's. chains: of each of its falls. caps: by cap of the box its row or curve, its block where it is a tail,
         and the unit of its row.
@@ -56,6 +56,7 @@ class Lowered:
     fixed: Array
     fall: Array
     start: Array
+    constant: float = 0.0
     blocks: list[_Block] = field(default_factory=list)
     slopes: list[Array] = field(default_factory=list)
     limits: list[float] = field(default_factory=list)
@@ -136,18 +137,22 @@ class Lowered:
         block = self.cornered(kink.centre)
         block.prices = block.prices + self.scale * sizes
         self.fall[: self.k] += self.scale * slopes
+        self.constant += self.scale * self.aside(kink, slopes)
+
+    def aside(self, kink: Kink, slopes: Array) -> float:
+        """What the kink has beside its hinges at z = 0: that of the fixed names, and where the lines begin."""
+        still = np.where(self.free, 0.0, 1.0)
+        spent = Kink(kink.centre, kink.up * still, kink.down * still).value(self.fixed)
+        return spent - float(slopes @ kink.centre[self.free])
 
     def charge(self, kink: Kink, limit: float, column: int | None = None) -> int:
         """Add the rule kink(w) <= limit, or kink(w) <= limit + z[column]: its row."""
-        still = np.where(self.free, 0.0, 1.0)
-        spent = Kink(kink.centre, kink.up * still, kink.down * still).value(self.fixed)
         sizes, slopes = self.sided(kink)
         slope = np.zeros(self.size)
         slope[: self.k] = slopes
         if column is not None:
             slope[column] = -1.0
-        left = limit - spent + float(slopes @ kink.centre[self.free])
-        return self.row(slope, left, self.cornered(kink.centre), sizes)
+        return self.row(slope, limit - self.aside(kink, slopes), self.cornered(kink.centre), sizes)
 
     def row(self, slope: Array, limit: float, block: _Block, charges: Array) -> int:
         """Add slope'z + charges'(hinges of the block) <= limit: its place among the rows."""

@@ -135,14 +135,16 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     return last
 
 
-def proven_at(formula: Formula, region: Region, w: Array, near: Minimum) -> Minimum | None:
-    """The proof of a minimum for other weights of the same energy; None where its multipliers are not known."""
-    if near.multipliers is None:
+def proven_at(formula: Formula, region: Region, w: Array, duals: Multipliers | None) -> Minimum | None:
+    """The proof of weights as a minimum by multipliers that somebody else found; None where there are none, or where
+    the weights break a rule."""
+    if duals is None:
         return None
     box = Box.of(region)
     if formula.nonnegative:
         region, box = _on_domain(formula, region, box)
-    return _proven(formula, box, region, Found(w, near.multipliers, "the multipliers of another"))
+    found = _proven(formula, box, region, Found(w, duals, "the multipliers of another"))
+    return found if _usable(found, box) else None
 
 
 def _usable(found: Minimum, box: Box) -> bool:

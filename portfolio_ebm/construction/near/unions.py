@@ -115,8 +115,12 @@ class UnionLaw(ChoiceLaw):
 
     def residuals(self, w: Tensor) -> Tensor:
         """By how much portfolios (chains, n) break each branch, (K, chains), 0 inside."""
-        found = [All(parts=branch.rules).residual(w, self.ctx) for branch in self.branches]
-        return torch.stack([torch.where(one > INSIDE, one, 0.0) for one in found])
+        return torch.stack([self.residual(branch, w) for branch in self.branches])
+
+    def residual(self, branch: Branch, w: Tensor) -> Tensor:
+        """By how much portfolios (chains, n) break one branch, (chains,), 0 inside."""
+        found = All(parts=branch.rules).residual(w, self.ctx)
+        return torch.where(found > INSIDE, found, 0.0)
 
     def walls(self, x: Tensor) -> Tensor:
         """V: by how much x (d, chains) breaks the branch broken least, (chains,)."""
@@ -137,8 +141,8 @@ class UnionLaw(ChoiceLaw):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """See ChoiceLaw: so many moves of each branch by the chains in it, and of the outer law by all."""
         w = self.whole(x)
-        for k, branch in enumerate(self.branches):
-            here = ((stiffness == HARD) & (self.residuals(w)[k] == 0.0)).nonzero().squeeze(-1)
+        for branch in self.branches:
+            here = ((stiffness == HARD) & (self.residual(branch, w) == 0.0)).nonzero().squeeze(-1)
             if len(here):
                 law, y = branch.law, branch.law.placed(w[here])
                 w[here] = law.whole(law.moved(y, law.energies(y), heat[here], stiffness[here], moves, rng)[0])
