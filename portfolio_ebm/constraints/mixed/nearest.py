@@ -88,7 +88,7 @@ def near_by_modes(y: Tensor, region: Region, known: Tensor) -> Tensor:
     choices = choices_of(region)
     modes, _ = assign_all(choices, choices.exists, slices)
     wide = _mixed(flat[0], region, np.full(region.n, np.inf))
-    for k in np.flatnonzero(~done):
+    for k in np.flatnonzero(~done).tolist():
         place = int(np.sum((slices - flat[k]) ** 2, axis=1).argmin())
         there = on_slice(replace(wide, program=replace(wide.program, linear=-flat[k])), modes[place])
         found[k] = slices[place] if there is None else there.weights
