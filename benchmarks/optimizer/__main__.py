@@ -30,7 +30,7 @@ from benchmarks.optimizer.sides import Found, certified, choice_of, greedy, on_c
 
 PROOF = 30.0
 """Seconds that a tree is given for the proof of a CVaR that a call of ours leaves open."""
-SINGLE = ("funds", "large", "tails", "tickets")
+SINGLE = ("funds", "large", "tails", "costs", "tickets")
 HEADINGS = ("problem", "best value", "ours", "proven", "CPU s", "solver", "its time / ours", "rounding", "greedy")
 NOTES = """\
 `best value`: the least energy of any side. `ours`, `solver`, `rounding`, `greedy`: how far above it the weights of that
@@ -171,6 +171,9 @@ def single(kind: str, data: Path, full: bool) -> Iterator[Problem]:
         for n, scenarios in itertools.product((100, 400), (2_000, 10_000)):
             yield instances.tail(returns, n, scenarios, names=10, floor=0.02)
             yield instances.tail(returns, n, scenarios, "UCITS")
+    elif kind == "costs":
+        for n, names in ((30, 8), (100, 10), (225, 20)):
+            yield from (instances.costly(returns, n, names, rate) for rate in (5e-4, 2e-3))
     else:
         for rate, turnover in ((1e-4, 0.5), (5e-4, 0.5), (5e-4, 1.0)):
             yield instances.tickets(returns, 100, rate, turnover)

@@ -135,3 +135,13 @@ def tickets(returns: Array, n: int, rate: float, turnover: float) -> Problem:
         f"ticket {1e4 * rate:g} bps, turnover {turnover:g}, {n} stocks", mean, covariance, risk=2.5, reward=1.0,
         held=held, ticket=rate, turnover=turnover,
     )  # fmt: skip
+
+
+def costly(returns: Array, n: int, names: int, rate: float, turnover: float = np.inf) -> Problem:
+    """A cost of trading from an equal weight in every name to a few of them."""
+    mean, covariance = moments(returns, n)
+    cap = f", turnover {turnover:g}" if np.isfinite(turnover) else ""
+    return Problem(
+        f"{names} of {n} stocks, trades at {1e4 * rate:g} bps{cap}", mean, covariance, risk=10.0, reward=0.3,
+        names=names, floor=0.02, held=np.full(n, 1.0 / n), rate=rate, turnover=turnover,
+    )  # fmt: skip

@@ -31,7 +31,8 @@ FUNDS = {"UCITS": Limits(0.05, 0.10, 0.40), "RIC 25/50": Limits(0.05, 0.25, 0.50
 
 @dataclass(frozen=True)
 class Problem:
-    """min risk w'Sw - reward mean'w + tail CVaR_95(-Rw) + ticket #traded + impact, over w >= 0, sum w = 1, and rules.
+    """min risk w'Sw - reward mean'w + tail CVaR_95(-Rw) + rate |w - held| + ticket #traded + impact, over w >= 0,
+    sum w = 1, and rules.
 
     The impact is sum_i s_i |w_i - held_i|^(3/2) sqrt(capital / volume_i), s the volatilities; none without `volume`.
 
@@ -54,6 +55,7 @@ class Problem:
     floor: float = 0.0
     limits: str = ""
     held: Array | None = None
+    rate: float = 0.0
     ticket: float = 0.0
     turnover: float = np.inf
     volume: Array | None = None
@@ -72,14 +74,19 @@ class Problem:
     def n(self) -> int:
         return len(self.mean)
 
-    def parts(self, w: Array) -> tuple[float, float, float, float, float]:
+    @property
+    def choosing_trades(self) -> bool:
+        """Whether what is chosen is what to trade, and not what to hold."""
+        return self.held is not None and not self.rate
+
+    def parts(self, w: Array) -> tuple[float, ...]:
         """Each term's share of the energy at w (n,)."""
         risk = self.risk * float(w @ self.covariance @ w)
         reward = -self.reward * float(self.mean @ w)
         tail = self.tail * worst_mean(self.scenarios @ w) if self.scenarios is not None and self.tail else 0.0
         trades = np.zeros(self.n) if self.held is None else np.abs(w - self.held)
         impact = float(self.impact @ trades**1.5)
-        return risk, reward, tail, self.ticket * int((trades > HELD).sum()), impact
+        return risk, reward, tail, self.rate * float(trades.sum()), self.ticket * int((trades > HELD).sum()), impact
 
     def energy(self, w: Array) -> float:
         return float(sum(self.parts(w)))
@@ -112,7 +119,7 @@ class Problem:
         if self.scenarios is not None and self.tail:
             worst = np.argsort(self.scenarios @ w)[: max(1, round(0.05 * len(self.scenarios)))]
             slope = slope - self.tail * self.scenarios[worst].mean(axis=0)
-        return slope
+        return slope if self.held is None else slope + self.rate * np.sign(w - self.held)
 
 
 def worst_mean(returns: Array) -> float:
@@ -132,6 +139,8 @@ def formula(problem: Problem, ticket: bool = True) -> Energy:
         terms.append(problem.reward * pe.Return())
     if problem.tail:
         terms.append(problem.tail * pe.CVaR(0.95))
+    if problem.rate:
+        terms.append(pe.TradingCost(problem.rate))
     if ticket and problem.ticket:
         terms.append(pe.FixedCost(rate=problem.ticket))
     if problem.volume is not None:
@@ -143,7 +152,7 @@ def rules(problem: Problem, choice: bool = True) -> Constraint:
     """The rules; without `choice` the convex ones alone."""
     whole = pe.Budget(at_least=1.0 - problem.cash) if problem.cash else pe.Budget()
     found: list[Constraint] = [whole, pe.LongOnly()]
-    if problem.held is not None:
+    if problem.held is not None and np.isfinite(problem.turnover):
         found.append(pe.Turnover(problem.turnover))
     if problem.limits and not choice:
         found.append(pe.Box(upper=FUNDS[problem.limits].largest))

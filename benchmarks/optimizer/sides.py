@@ -103,7 +103,7 @@ def on_trades(problem: Problem, w: Array) -> Array | None:
 
 def polished(problem: Problem, w: Array) -> Array:
     """The optimum on what w (n,), feasible to a millionth, chose; w itself where no portfolio is on that choice."""
-    if problem.held is not None:
+    if problem.choosing_trades:
         better = on_trades(problem, w)
         return w if better is None or problem.violation(better) > FEASIBLE else better
     choice = choice_of(problem, w, 1e-6)
@@ -117,7 +117,7 @@ def rounding(problem: Problem) -> Found:
     """Relax, keep the largest, solve again. For a fund's limits: the largest above the threshold, as many as fit."""
     start = time.process_time()
     w = relaxed(problem)
-    if problem.held is not None:
+    if problem.choosing_trades:
         w = w if problem.lots is None else np.floor(w / problem.lots + HELD) * problem.lots
         return Found(w, time.process_time() - start)
     order = np.argsort(-w, kind="stable")
@@ -134,7 +134,7 @@ def rounding(problem: Problem) -> Found:
 
 def greedy(problem: Problem) -> Found:
     """Names added one at a time, each the one of the least slope where the others are optimal; the best on the way."""
-    if not problem.names or problem.held is not None:
+    if not problem.names or problem.choosing_trades:
         return Found(None, 0.0)
     start = time.process_time()
     alone = [problem.energy(row) for row in np.eye(problem.n)]

@@ -18,22 +18,25 @@ def add_trades(model: Any, w: list[Any], problem: Problem, scale: float) -> Any:
     from pyscipopt import quicksum
 
     assert problem.held is not None
-    most = (problem.turnover + 1.0 - float(problem.held.sum())) / 2.0
+    most = min((problem.turnover + 1.0 - float(problem.held.sum())) / 2.0, 1.0)
     trades, costs = [], []
     for v, h, slope in zip(w, problem.held, problem.impact, strict=True):
-        z = model.addVar(vtype="B")
         buy, sell = model.addVar(lb=0.0, ub=most), model.addVar(lb=0.0, ub=float(h))
         model.addCons(v == float(h) + buy - sell)
-        model.addCons(buy <= most * z)
-        model.addCons(sell <= float(h) * z)
         trades += [buy, sell]
-        if problem.ticket:
+        if problem.rate:
+            costs.append(problem.rate / scale * (buy + sell))
+        if problem.choosing_trades:
+            z = model.addVar(vtype="B")
+            model.addCons(buy <= most * z)
+            model.addCons(sell <= float(h) * z)
             costs.append(problem.ticket / scale * z)
         if slope:
             power = model.addVar(lb=0.0)
             model.addCons((buy + sell) ** 1.5 <= power)
             costs.append(float(slope) / scale * power)
-    model.addCons(quicksum(trades) <= problem.turnover)
+    if np.isfinite(problem.turnover):
+        model.addCons(quicksum(trades) <= problem.turnover)
     return quicksum(costs)
 
 

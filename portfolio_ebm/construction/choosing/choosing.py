@@ -153,12 +153,13 @@ def choose(
     starts = [rounded(mixed.choices, root, mixed.choices.weights(relaxed.weights))]
     search.solve(starts[0], relaxed.weights)
     there = _from(search, known)
-    first = tree.grow(min(look, nodes), *_better(there, _best(search)))
+    # What trades cost draws a relaxation to what is held; a limit that is priced draws it back.
+    costly = bool(np.any(mixed.program.rate))
+    first = tree.grow(min(1 if costly else look, nodes), *_better(there, _best(search)))
     if first.weights is None and first.finished:
         return None
-    if not first.finished and np.any(mixed.program.rate):
-        # What trades cost draws a relaxation to what is held; a limit that is priced draws it back.
-        tree, relaxed, first = _priced(tree, relaxed, first, look)
+    if not first.finished and costly:
+        tree, relaxed, first = _priced(tree, relaxed, first, min(look, nodes))
     if not first.finished:
         numpy_rng = _stream(rng)
         starts = _starts(search, relaxed.weights, max(plan.starts // dear, 1), numpy_rng)
@@ -198,14 +199,14 @@ def choose(
 
 
 def _priced(tree: Tree, relaxed: Point, first: Proof, look: int) -> tuple[Tree, Point, Proof]:
-    """The tree, the minimum of its root and its first look, with a limit on numbers priced; as they were where there is
-    none to price, or nothing is left to look at."""
+    """The tree, the minimum of its root and a first look, with a limit on numbers priced where there is one to price,
+    and something is left to look at."""
     root = tree.mixed.root()
     stronger = tree.mixed if root is None else strengthened(tree.mixed, root, first.value)
     root = None if stronger is tree.mixed else stronger.root()
     point = None if root is None else relax(stronger, root, relaxed.weights)
     if point is None:
-        return tree, relaxed, first
+        return tree, relaxed, tree.grow(look, first.weights, first.value)
     tighter = Tree(stronger, tree.tolerance, point)
     seen = tighter.grow(look, first.weights, first.value)
     return tighter, point, replace(seen, nodes=first.nodes + seen.nodes)
