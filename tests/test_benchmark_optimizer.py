@@ -20,10 +20,10 @@ def test_energy_is_the_sum_by_hand() -> None:
     w = np.array([0.5, 0.0, 0.0, 0.5])
     scenarios = np.tile(np.array([[0.1, 0, 0, 0], [-0.2, 0, 0, 0.0]]), (20, 1))
     held = np.array([0.5, 0.5, 0.0, 0.0])
-    problem = replace(SMALL, tail=1.0, scenarios=scenarios, held=held, ticket=0.001, turnover=1.0)
+    problem = replace(SMALL, tail=1.0, scenarios=scenarios, held=held, rate=0.01, ticket=0.001, turnover=1.0)
     problem = replace(problem, volume=np.array([4.0, 4.0, 4.0, 2.0]), capital=8.0)
     impact = (0.1 * 0.0 + np.sqrt(0.02) * np.sqrt(8.0 / 4.0) + np.sqrt(0.08) * np.sqrt(8.0 / 2.0)) * 0.5**1.5
-    assert problem.parts(w) == pytest.approx((2.0 * 0.25 * 0.09, -0.5 * 0.025, 0.1, 0.002, impact))
+    assert problem.parts(w) == pytest.approx((2.0 * 0.25 * 0.09, -0.5 * 0.025, 0.1, 0.01, 0.002, impact))
 
 
 def test_worst_twentieth_counts_the_last_scenario_by_its_fraction() -> None:
