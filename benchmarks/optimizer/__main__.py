@@ -54,6 +54,9 @@ trades: the optimum without tickets, cut to whole lots). `greedy` adds the name 
 brackets: the time of both over ours. A solver's polished weights and the two textbook sides use this library's own
 convex solver on the names chosen, so that what is compared is the choice.
 
+`costs` ("trades at 5 bps"): from equal weights in every name to a few, 10 variance - .3 mean and a rate on all that is
+traded.
+
 `trades`: 225 names from about equal weights in 45, a ticket, 3/2 impact and a turnover cap; with `lots`, whole lots of
 100 and up to 2 % cash. SCIP has the impact as one power cone a name, its lots as whole numbers (to 1e-9 there)."""
 

@@ -64,7 +64,7 @@ class RoundLots(Constraint):
         if ctx.capital is None or not ctx.capital > 0.0:
             raise SpecError(f"{self!r} needs the size of the portfolio: give Strategy(capital=...) or capital=.")
         if ctx.prices is None:
-            raise SpecError(f"{self!r} needs prices, and there are none: give the panel prices.")
+            raise SpecError(f"{self!r} needs prices, and there are none: pass prices=, or give the panel prices.")
         prices = require_last(ctx.prices, ctx.n_assets, "prices").double()
         ctx.refuse(~(prices > 0.0), "The price is not above zero", "drop them or mend their prices")
         shares = torch.full_like(prices, self.lot)
