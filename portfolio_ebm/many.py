@@ -138,6 +138,8 @@ def optimize_many(
 
     Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization.
     """
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs == 0:
+        raise SpecError(f"optimize_many: jobs={jobs!r}; give a number of processes, or -1 for one a core.")
     spread = {"energy": _energies(energy)}
     for what, value in {"mean": mean, "covariance": covariance, "scenarios": scenarios, "held": held}.items():
         spread[what] = _spread(value, what)

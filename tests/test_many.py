@@ -129,6 +129,9 @@ def test_what_no_problem_can_have_is_refused() -> None:
         pe.optimize_many(pe.Variance(), RULES & pe.Cardinality(at_most=3), scenarios=draws, constructor=pe.Convex())
     with pytest.raises(pe.errors.SpecError, match=r"BranchAndBound.* takes convex terms only"):
         pe.optimize_many(Bumps(), RULES, scenarios=draws, constructor=pe.BranchAndBound(time_limit=5))
+    for jobs in (0, 1.5, True):
+        with pytest.raises(pe.errors.SpecError, match="jobs="):
+            pe.optimize_many(pe.Variance(), RULES, scenarios=draws, jobs=jobs)  # type: ignore[arg-type]  # what is tested
     with pytest.raises(pe.errors.ShapeError, match="scenarios for 5, held for 2"):
         pe.optimize_many(pe.Variance(), RULES, scenarios=draws, held=[None, np.zeros(N)])
     with pytest.raises(pe.errors.SpecError, match="other labels"):

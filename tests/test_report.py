@@ -15,7 +15,7 @@ import pytest
 import portfolio_ebm as pe
 from portfolio_ebm.backtesting.result import Result
 from portfolio_ebm.report import decisions, findings, tables
-from portfolio_ebm.report.html import render
+from portfolio_ebm.report.html import _proof, render
 
 EVIL = "<script>alert('x')</script>&\"\u2028</style>"
 
@@ -226,3 +226,13 @@ def test_a_browser_finds_no_error_and_draws_every_chart(page: str, tmp_path: Pat
     assert charts == 7
     assert empty == 0
     assert overflow <= 0
+
+
+def test_how_many_decisions_have_no_bound_is_counted_where_some_were_not_solved(panel: pe.Panel) -> None:
+    result = pe.backtest(equal(), panel)
+    first = len(result.decisions) - 3
+    ok = np.r_[np.ones(first + 1, dtype=bool), True, False]
+    table = result.decisions.assign(ok=ok, gap=0.0, proven=True)
+    assert _proof(replace(result, decisions=table)).startswith(f"All {first + 3} decisions are proven optimal")
+    table.loc[table.index[0], ["gap", "proven"]] = [np.nan, False]
+    assert _proof(replace(result, decisions=table)).startswith(f"{first + 2} of {first + 3} decisions are proven")

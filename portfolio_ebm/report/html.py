@@ -117,7 +117,7 @@ def _proof(result: Result) -> str:
     if "gap" not in table or not table["gap"].notna().any():
         return "No bound is known for these decisions, so nothing is said about how far from optimal they are."
     known = table.loc[table["gap"].notna()]
-    share, blank = known["proven"].astype(bool).mean(), int(table["ok"].sum()) - len(known)
+    share, blank = known["proven"].astype(bool).mean(), int((table["ok"].astype(bool) & table["gap"].isna()).sum())
     rest = f" For {blank} more no bound is known." if blank else ""
     if share == 1.0:
         who = f"{len(known)} of {len(known) + blank}" if blank else f"All {len(known)}"

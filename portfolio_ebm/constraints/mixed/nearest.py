@@ -77,11 +77,14 @@ def near_by_modes(y: Tensor, region: Region, known: Tensor) -> Tensor:
         InfeasibleError: no point was found.
     """
     flat = as_numpy(y)
+    if not len(flat):
+        return y
     found, done = flat.copy(), np.zeros(len(flat), dtype=bool)
-    for k in range(0, len(flat), max(len(flat) // SEARCHED, 1)):
-        point, _ = _nearest(flat[k], region, 0)
-        if point is not None:
-            found[k], done[k] = point, True
+    for k in np.unique(np.linspace(0, len(flat) - 1, min(SEARCHED, len(flat))).astype(int)).tolist():
+        point, _ = _nearest(flat[k], region, 0, thorough=False)
+        if point is None:
+            break  # the next one would search as long
+        found[k], done[k] = point, True
     slices = np.vstack([as_numpy(known), found[done]])
     if not len(slices):
         raise InfeasibleError("No portfolio was found near any of the points.", region.names)
@@ -133,7 +136,9 @@ def _within(c: Choices, modes: Ints, w: Array) -> Mask:
     return fine
 
 
-def _nearest(y: Array, region: Region, nodes: int) -> tuple[Array | None, bool]:
+def _nearest(y: Array, region: Region, nodes: int, *, thorough: bool = True) -> tuple[Array | None, bool]:
+    """The nearest point to y (n,) that is known, None where there is none, and whether that is proven; where a dive
+    finds none a tree goes on if the search is `thorough`."""
     wide = _mixed(y, region, np.full(len(y), np.inf))
     root = wide.root()
     near = None if root is None else relax(wide, root, y)
@@ -150,7 +155,7 @@ def _nearest(y: Array, region: Region, nodes: int) -> tuple[Array | None, bool]:
     value = np.inf if best is None else mixed.program.value(best)
     gap = CLOSE * max(reach**2 if np.isfinite(reach) else 1.0, 1e-12)
     proof = branch_and_bound(mixed, incumbent=best, value=value, tolerance=gap, most_nodes=nodes)
-    if proof.weights is None and not proof.finished:
+    if proof.weights is None and not proof.finished and thorough:
         proof = branch_and_bound(mixed, tolerance=gap, most_nodes=50 * NODES)
     return proof.weights, proof.finished
 

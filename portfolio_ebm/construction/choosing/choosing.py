@@ -163,6 +163,9 @@ def choose(
     if not first.finished:
         numpy_rng = _stream(rng)
         starts = _starts(search, relaxed.weights, max(plan.starts // dear, 1), numpy_rng)
+        if first.weights is not None:
+            # Roundings may all end on empty slices, and walkers have to set out somewhere.
+            starts.append(assign(mixed.choices, root, first.weights)[0])
     found = [(m, search.solve(m, relaxed.weights)) for m in starts]
     alive = sorted([(p.value, k) for k, (_, p) in enumerate(found) if p is not None])
     rounding = np.inf if found[0][1] is None else found[0][1].value

@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import cvxpy as cp
 import numpy as np
 
 from portfolio_ebm.constraints.active_set import Quadratic
 from portfolio_ebm.constraints.mixed.programs.columns import smooth
-from portfolio_ebm.constraints.mixed.programs.conic import by_cone
+from portfolio_ebm.constraints.mixed.programs.conic import CONE, by_cone
 from portfolio_ebm.constraints.mixed.programs.linear import is_empty
 from portfolio_ebm.constraints.mixed.programs.sides import from_sides
 from portfolio_ebm.constraints.mixed.programs.slice import TOLERANCE, Array, Ints, Point, Slice, crossed, weights_of
@@ -135,9 +136,21 @@ class Program:
             return None
         slice_ = Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
         found = from_sides(slice_, weights_of(start)) if self.kinked else _plain(slice_, weights_of(start))
-        # The active set may fail on a degenerate slice: it is empty only where a linear program says so too.
-        return found if found is not None or is_empty(slice_) else by_cone(slice_)
+        if found is None:
+            # The active set may fail on a degenerate slice: it is empty only where a linear program says so too.
+            return None if is_empty(slice_) else by_cone(slice_)
+        return _settled(slice_, found) if self.kinked and found.bound < enough else found
 
 
 def _plain(s: Slice, start: Array | None) -> Point | None:
     return smooth(s, s.rest(0.0), None if start is None else start != 0.0)
+
+
+def _settled(s: Slice, found: Point) -> Point:
+    """The end of a walk from side to side; where names that stand at what is held went to and fro, which its own bound
+    tells, the best of it, of Clarabel's minimum, and of a walk from there."""
+    if found.value - found.bound <= 2.0 * CONE[cp.OPTIMAL] * max(abs(found.value), s.program.scale):
+        return found
+    other = by_cone(s)
+    points = [found, other, None if other is None else from_sides(s, other.weights)]
+    return min((point for point in points if point is not None), key=lambda point: point.value - point.bound)

@@ -17,7 +17,7 @@ import numpy as np
 from portfolio_ebm.constraints.mixed.programs.columns import by_columns, smooth
 from portfolio_ebm.constraints.mixed.programs.linear import least_traded
 from portfolio_ebm.constraints.mixed.programs.lost import lost
-from portfolio_ebm.constraints.mixed.programs.slice import PRICE, ROUNDS, Array, Point, Slice, Solved
+from portfolio_ebm.constraints.mixed.programs.slice import FEASIBLE, PRICE, ROUNDS, Array, Point, Slice, Solved
 
 
 def from_sides(s: Slice, start: Array | None) -> Point | None:
@@ -61,7 +61,7 @@ def from_sides(s: Slice, start: Array | None) -> Point | None:
             continue
         best, way, whole = found, np.where(up, 1.0, -1.0), replace(part, lower=s.lower, upper=s.upper)
         toll = p.rate - (float(found.duals[-1]) if np.isfinite(p.turnover) else 0.0)
-        on = found.weights == p.held
+        on = np.abs(found.weights - p.held) <= FEASIBLE
         wrong = on & (s.lower < p.held) & up & (found.prices > 2 * toll + PRICE * p.scale)
         wrong |= on & (s.upper > p.held) & ~up & (found.prices < -2 * toll - PRICE * p.scale)
         if not wrong.any():
