@@ -150,7 +150,7 @@ def test_a_cost_of_trading_from_what_is_held_alike_comes_to_the_minimum(seeds: r
 
 
 def test_what_is_held_to_rounding_is_held() -> None:
-    """A curvature of rank two leaves weights a hair off what is held: the true minimum is 22 % lower."""
+    """A curvature of rank two leaves weights a hair off what is held, which are asked to cross it all the same."""
     loads = np.array([[0.03, 0.01], [-0.02, 0.04], [0.01, -0.03], [0.05, 0.02]])
     rows, held = np.array([[1.0, 1, 1, 1], [1, 0, 1, 0]]), np.array([0.24, 0.24, 0.27, 0.25])
     for seed in range(200):
