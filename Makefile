@@ -84,6 +84,7 @@ bench-optimizer: $(STAMP)
 	$(BIN)/python benchmarks/least_trade.py
 	$(BIN)/python -m benchmarks.optimizer
 	$(BIN)/python -m benchmarks.optimizer.ablation
+	$(BIN)/python -m benchmarks.optimizer.beside
 	$(BIN)/python -m benchmarks.optimizer.rugged
 	$(BIN)/python -m benchmarks.optimizer.tracking
 	$(BIN)/python benchmarks/mixed_problems.py --seconds 1800

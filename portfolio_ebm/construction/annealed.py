@@ -96,17 +96,24 @@ class AnnealedLangevin(Constructor):
     polish: int = Field(default=3, ge=1)
     nodes: int = Field(default=1500, ge=0)
 
-    def build(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Solution:
+    def build(
+        self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator, near: Tensor | None = None
+    ) -> Solution:
         """The lowest-energy portfolio found; feasible to 1e-9 by every rule.
+
+        Args:
+            near: (k, n), portfolios on whose names walkers set out where names are a choice, found before.
 
         Raises:
             InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
             SolverError: the energy is NaN on a feasible portfolio.
         """
         work = LotWork(self.nodes // LOT_SHARE)
-        return best_case(energy, constraint, ctx, rng, lambda region, _: self._find(energy, region, ctx, rng), work)
+        return best_case(
+            energy, constraint, ctx, rng, lambda region, _: self._find(energy, region, ctx, rng, near), work
+        )
 
-    def _find(self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator) -> Bounded:
+    def _find(self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator, near: Tensor | None) -> Bounded:
         energy, ticket = without_tickets(energy, ctx)
         convex = curvature(energy) != "none"
         effort = Effort(
@@ -116,7 +123,7 @@ class AnnealedLangevin(Constructor):
         choice = region.discrete or ticket > 0.0
 
         def chosen(energy: Energy, enough: Enough = lambda _: False) -> Bounded:
-            return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng) or (None, float("inf"))
+            return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng, near) or (None, float("inf"))
 
         if convex and choice:
             return chosen(energy)

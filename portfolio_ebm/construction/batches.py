@@ -26,10 +26,11 @@ from portfolio_ebm.construction.exact.minimum import Minimum, solve
 from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.construction.shadow import Owned, shadow_prices
+from portfolio_ebm.construction.together import Look, looked_at
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Sum
 from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, ShapeError, SolverError, SpecError
-from portfolio_ebm.types import generator
+from portfolio_ebm.types import elsewhere, generator
 
 Problem = tuple[Energy, Context]
 ROWS = 16_384
@@ -178,23 +179,36 @@ def solve_each(
 ) -> list[Solution | PortfolioEBMError]:
     """By problem what `constructor` builds of it, as it would alone, or the error that it raises; on `jobs` processes.
 
+    On another device the chains of AnnealedLangevin() walk over the choices of all problems in one batch (together.py).
     Marginal energies and what chains would do beside an exact solve are left to a solve alone.
 
     Example:
         >>> solve_each([(Variance(), ctx)], Budget() & LongOnly() & Cardinality(3), AnnealedLangevin())[0].proven
     """
-    asked = (delayed(_alone)(constructor, energy, constraint, ctx, seed) for energy, ctx in problems)
-    return list(Parallel(n_jobs=jobs)(asked))
+    looks: list[Look] = [(None, None) for _ in problems]
+    if isinstance(constructor, AnnealedLangevin) and problems and elsewhere(problems[0][1].tradeable):
+        looks = looked_at(problems, constraint, constructor, seed, jobs)
+    asked = (
+        delayed(_alone)(constructor, *problem, constraint, seed, near)
+        for problem, (seen, near) in zip(problems, looks, strict=True) if seen is None
+    )  # fmt: skip
+    rest = iter(Parallel(n_jobs=jobs)(asked))
+    return [next(rest) if seen is None else _bare(seen) for seen, _ in looks]
 
 
 def _alone(
-    constructor: Constructor, energy: Energy, constraint: Constraint, ctx: Context, seed: int
+    constructor: Constructor, energy: Energy, ctx: Context, constraint: Constraint, seed: int, near: Tensor | None
 ) -> Solution | PortfolioEBMError:
     rng = generator(seed, "optimize", ctx.tradeable.device)
     try:
-        found = constructor.build(energy, constraint, ctx, rng)
+        if near is not None and isinstance(constructor, AnnealedLangevin):
+            return _bare(constructor.build(energy, constraint, ctx, rng, near))
+        return _bare(constructor.build(energy, constraint, ctx, rng))
     except PortfolioEBMError as error:
         return error
+
+
+def _bare(found: Solution) -> Solution:
     # What is left out here is drawn when it is looked at, and to send it to another process is a look.
     return replace(found, marginal=None, walkers=None, ablation={})
 

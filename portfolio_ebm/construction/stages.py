@@ -161,12 +161,13 @@ def modes_engine(
 
 
 def choosing_engine(
-    formula: Formula, region: Region, ticket: float, effort: Effort, rng: torch.Generator
+    formula: Formula, region: Region, ticket: float, effort: Effort, rng: torch.Generator, near: Tensor | None = None
 ) -> tuple[Found, float] | None:
-    """Scored swaps over exact inner solves, and branch and bound; None where no choice has a portfolio."""
+    """Scored swaps over exact inner solves, and branch and bound; None where no choice has a portfolio. `near` (k, n)
+    are the ends of walks that were made before."""
     plan = Plan(effort.chains, effort.walkers, effort.sweeps, effort.swaps, effort.nodes)
     mixed = mixed_of(formula, region, ticket)
-    seen = chosen_in(mixed, plan, rng, region)
+    seen = chosen_in(mixed, plan, rng, region, None if near is None else as_numpy(near))
     if seen is None:
         return None
     place = region.lower
@@ -194,12 +195,14 @@ def choosing_engine(
     return found, seen.bound + formula.constant
 
 
-def chosen_in(mixed: Mixed, plan: Plan, rng: torch.Generator, region: Region) -> Chosen | None:
+def chosen_in(
+    mixed: Mixed, plan: Plan, rng: torch.Generator, region: Region, near: NDArray[np.float64] | None = None
+) -> Chosen | None:
     """`choose` from a portfolio under the curved caps, where there are such; None where none was found."""
     if not asked(region):
-        return choose(mixed, plan, rng, partial(nearby, region=region))
+        return choose(mixed, plan, rng, partial(nearby, region=region), near=near)
     found = room(region)
-    return None if found.weights is None else choose(mixed, plan, rng, lambda _: None, found.weights)
+    return None if found.weights is None else choose(mixed, plan, rng, lambda _: None, found.weights, near)
 
 
 def nearby(w: NDArray[np.float64], region: Region) -> NDArray[np.float64] | None:

@@ -24,12 +24,14 @@ from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
 from portfolio_ebm.constraints.mixed.programs.bent import BentProgram
 from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Point
-from portfolio_ebm.constraints.mixed.reading import assign
+from portfolio_ebm.constraints.mixed.reading import assign, assign_all
 from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.mixed.screening import Screened, screened
 from portfolio_ebm.constraints.mixed.search import Search
 from portfolio_ebm.constraints.mixed.strengthening import strengthened
+from portfolio_ebm.constraints.mixed.walkers import fits
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.choosing.beside import Start, walked_beside
 from portfolio_ebm.construction.choosing.capping import CappedProgram
 from portfolio_ebm.construction.choosing.inner import FormulaProgram, modelled
 from portfolio_ebm.construction.choosing.proving import proven
@@ -133,12 +135,14 @@ def with_tickets(choices: Choices, region: Region, held: Array | None, ticket: f
 
 
 def choose(
-    mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Array], Array | None], known: Array | None = None
+    mixed: Mixed, plan: Plan, rng: torch.Generator, anyone: Callable[[Array], Array | None],
+    known: Array | None = None, near: Array | None = None,
 ) -> Chosen | None:  # fmt: skip
     """The best modes that were found, and how good any could be; None where no modes have a portfolio.
 
     `anyone` gives a portfolio near given weights, (n,), or None where there is none: asked where the search found none.
-    `known` is a portfolio (n,) that is there already.
+    `known` is a portfolio (n,) that is there already, `near` (k, n) are where walks on the device of `rng` have ended;
+    without them they are walked here where that is not the host's.
     """
     dear = _dearness(mixed.program)
     look, nodes = looks(mixed.program, plan)
@@ -175,8 +179,9 @@ def choose(
     if not first.finished and nodes > look:
         search, leaders, left = _candidates(search, leaders, first.value, relaxed.weights, numpy_rng)
     if plan.swaps and not first.finished and not (left is not None and left.mixed is None):
-        spread = float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap
-        walked = swapped(search, leaders, plan, dear, max(spread, gap), numpy_rng)
+        spread = max(float(np.std([v for v, _ in alive])) if len(alive) > 1 else gap, gap)
+        ends = _beside(search, plan, Start(_open([*leaders, *starts], search), relaxed.weights, spread), near, rng)
+        walked = _walked(search, leaders, ends, plan, dear, spread, numpy_rng)
     best = _better((first.weights, first.value), _best(search))
     proof = first
     if not first.finished and nodes > look:
@@ -199,6 +204,32 @@ def choose(
         rounding=rounding, chains=alive[0][0] if alive else np.inf,
         descent=walked.descent, seen=len(search.memo.point), agreement=agreement, sweeps=walked.sweeps,
     )  # fmt: skip
+
+
+def _walked(
+    search: Search, leaders: list[Ints], ends: list[Ints], plan: Plan, dear: int, spread: float,
+    rng: np.random.Generator,
+) -> Walked:  # fmt: skip
+    """Where walkers end that set out from `leaders`; where walks have ended already, descents from the best alone."""
+    if not ends:
+        return swapped(search, leaders, plan, dear, spread, rng)
+    best = sorted([*leaders, *ends], key=search.memo.value)[: len(leaders)]
+    return replace(swapped(search, best, replace(plan, sweeps=0), dear, spread, rng), sweeps=plan.sweeps)
+
+
+def _beside(search: Search, plan: Plan, start: Start, near: Array | None, rng: torch.Generator) -> list[Ints]:
+    """The modes on which walks on another device end, solved; none where there are none."""
+    c, ends = search.mixed.choices, []
+    if near is not None:
+        ends = list(assign_all(c, c.exists, near)[0])
+    elif rng.device.type != "cpu" and plan.sweeps and fits(search.mixed):
+        ends = walked_beside([(search, start)], plan.sweeps, rng)[0]
+    return [modes for modes in ends if search.solve(modes, start.near) is not None]
+
+
+def _open(starts: list[Ints], search: Search) -> list[Ints]:
+    """Those of `starts` whose modes are all open."""
+    return [modes for modes in starts if search.allowed[np.arange(len(modes)), modes].all()]
 
 
 def _priced(tree: Tree, relaxed: Point, first: Proof, look: int) -> tuple[Tree, Point, Proof]:
