@@ -114,6 +114,18 @@ def test_walks_end_at_the_optimum_of_enumeration(case: str, seed: int) -> None:
     assert float(found.values.min()) == pytest.approx(truth, abs=2e-6)
 
 
+def test_an_energy_without_curvature_is_walked_too() -> None:
+    """The most return of exactly two of six names, at most 0.7 in each: the two that return most."""
+    gain, ones = np.array([0.01, 0.03, 0.02, 0.06, 0.05, 0.04]), np.ones(1)
+    p = Program(np.zeros((6, 6)), -gain, np.zeros(6), np.full(6, 0.7), np.ones((1, 6)), ones, ones)
+    m = Mixed(p, Choices.of_names(np.arange(6), [(0.0, 0.0), (0.1, 1.0)], [(1, 2, 2, False)], "Cardinality"))
+    tables, start = Tables.of([(m, root(m))], HOST), np.array([[[1, 0, 1, 0, 0, 0]]])
+    found = tables.annealed(start, np.full((1, 6), 1 / 6), np.zeros((1, 12)), torch.Generator().manual_seed(0))
+    assert found.modes.tolist() == [[[0, 0, 0, 1, 1, 0]]]
+    point = on_slice(m, found.modes[0, 0].numpy())
+    assert point is not None and point.value == pytest.approx(-(0.7 * 0.06 + 0.3 * 0.05))
+
+
 def test_problems_walk_together_as_they_do_alone() -> None:
     problems = [dealt("at most", seed, "rate") for seed in range(3)]
     assert len({shape(m) for m in problems}) == 1

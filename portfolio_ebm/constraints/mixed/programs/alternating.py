@@ -27,7 +27,7 @@ from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.simplex import near_anchor
 
 RHO = 3.0
-"""Stiffness in mean curvatures, of names and of rows of length one; of longer rows it is less by their length."""
+"""Stiffness in units, of names and of rows of length one; of longer rows it is less by their length."""
 OVER = 100.0
 """What a unit of turnover beyond the cap costs, where not even the nearest point of a box is within it."""
 BEYOND = 1.6
@@ -51,7 +51,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class Family:
-    """Programs of one shape, in units of their mean curvature.
+    """Programs of one shape, in units of their mean curvature, or of how far slopes lie apart where that is more.
 
     Attributes:
         matrix: (P, n, n). linear, held, rate: (P, n). rows: (P, m, n). low, high: (P, m). turnover: (P,).
@@ -81,7 +81,7 @@ class Family:
         def stacked(items: Sequence[object]) -> Tensor:
             return torch.as_tensor(np.array(items, dtype=np.float64)).to(device)
 
-        unit = stacked([max(p.diagonal.mean(), 1e-12 * p.scale) for p in programs])
+        unit = stacked([max(p.diagonal.mean(), p.linear.std(), 1e-12 * p.scale) for p in programs])
         matrix = stacked([p.matrix for p in programs]) / unit[:, None, None]
         rows, low, high = (stacked([getattr(p, name) for p in programs]) for name in ("rows", "row_lower", "row_upper"))
         stiffness = RHO / rows.norm(dim=-1).clamp_min(1e-300).unsqueeze(1)
