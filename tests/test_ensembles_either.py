@@ -97,13 +97,12 @@ def test_a_portfolio_of_two_cases_counts_once() -> None:
 
 @pytest.mark.slow
 def test_walls_lead_where_no_line_does() -> None:
-    # Corners of the tetrahedron: a move of two names from one never ends in another.
-    corners = [pe.Box(lower=-1.0, upper=2.0, floors=((name, 0.9),)) for name in "ABC"]
-    rules = LONG & pe.Either(corners[0], pe.Either(corners[1], corners[2])) & group("y", lower=0.05)
-    found = drawn(rules, 4, tolerance=1e4)
+    # Four names have to move to come from one pair to the other: no line of two names goes through both.
+    pairs = [pe.Box(lower=-1.0, upper=2.0, floors=tuple((name, 0.4) for name in pair)) for pair in ("AC", "BD")]
+    found = drawn(LONG & pe.Either(*pairs) & group("y", lower=0.45), 4, tolerance=1e4)
     agrees(
         found, *uniform(4, count=3_000_000),
-        [lambda w, i=i: (w[:, i] >= 0.9 - 1e-9) & (w[:, 2:].sum(1) >= 0.05 - 1e-9) for i in range(3)],
+        [lambda w, i=i: (w[:, [i, i + 2]] >= 0.4 - 1e-9).all(1) & (w[:, 2:].sum(1) >= 0.45 - 1e-9) for i in range(2)],
     )  # fmt: skip
 
 
