@@ -115,6 +115,8 @@ def optimize_many(
     Each of energy, mean, covariance, scenarios and held is one for all, or one for each problem: a sequence of them, a
     mapping from the problem's label (a date) to them, an array or tensor with the problems in front, or, for mean and
     held, a frame of problems x assets. What is alike is read and checked once; of convex problems also compiled once.
+    Where tensors are on another device than the host's, the walks over choices of names of all problems are one batch
+    there, so that a row that is not proven may differ from what `optimize` finds alone.
 
     Args:
         energy: the formula, or formulas.
