@@ -235,7 +235,7 @@ def on_slice(
 
 
 def _plus(point: Point, cost: float) -> Point:
-    return replace(point, value=point.value + cost, bound=point.bound + cost)
+    return point if cost == 0.0 else replace(point, value=point.value + cost, bound=point.bound + cost)
 
 
 def node_box(mixed: Mixed, low: Array, high: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -275,7 +275,7 @@ def _taken(cuts: Sequence[Cut], more: Sequence[Cut]) -> list[Cut]:
 
 
 def _with(rows: Array, low: Array, high: Array, row: Array, below: float, above: float) -> tuple[Array, Array, Array]:
-    return np.vstack([rows, row]), np.append(low, below), np.append(high, above)
+    return np.concatenate((rows, row[None])), np.concatenate((low, (below,))), np.concatenate((high, (above,)))
 
 
 def _violated(mixed: Mixed, sides: Sequence[Side], w: Array) -> list[Cut]:

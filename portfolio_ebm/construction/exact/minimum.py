@@ -95,9 +95,11 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     box = Box.of(region)
     if formula.nonnegative:
         region, box = _on_domain(formula, region, box)
-    if (box.lower > box.upper + 1e-12).any():
-        raise InfeasibleError("The region is empty: a lower bound on a weight is above its upper bound.", region.names)
-    box = replace(box, upper=np.maximum(box.lower, box.upper))
+    if (box.lower > box.upper).any():
+        if (box.lower > box.upper + 1e-12).any():
+            said = "The region is empty: a lower bound on a weight is above its upper bound."
+            raise InfeasibleError(said, region.names)
+        box = replace(box, upper=np.maximum(box.lower, box.upper))
     if box.impossible:
         require_feasible(box, region.names)
     if np.array_equal(box.lower, box.upper):
@@ -244,8 +246,9 @@ def _off(w: Array, box: Box) -> float:
     """The largest violation of a row, of the turnover cap or of another cap."""
     at = box.rows @ w
     off = max(float((at - box.row_upper).max(initial=0.0)), float((box.row_lower - at).max(initial=0.0)))
-    point = torch.as_tensor(w, dtype=torch.float64)
-    off = max([off, *(float(cap.excess(point)) for cap in box.caps)])
+    if box.caps:
+        point = torch.as_tensor(w, dtype=torch.float64)
+        off = max([off, *(float(cap.excess(point)) for cap in box.caps)])
     return off if box.turnover is None else max(off, float(np.abs(w - box.anchor).sum()) - box.turnover)
 
 
