@@ -84,6 +84,8 @@ class Structured:
         return Structured(self.loadings.to(device), self.core.to(device), self.diagonal.to(device))
 
     def scaled(self, factor: float) -> Structured:
+        if factor == 1.0:
+            return self
         return Structured(self.loadings, self.core * factor, self.diagonal * factor)
 
     def plus(self, other: Structured) -> Structured:

@@ -99,6 +99,10 @@ class Mixed:
 
     def root(self) -> Mask | None:
         """The modes that a unit's own names can reach, propagated, (U, M); None where there is no choice left."""
+        return None if self._root is None else self._root.copy()
+
+    @cached_property
+    def _root(self) -> Mask | None:
         c = self.choices
         low, high = c.weights(self.program.lower), c.weights(self.program.upper)
         found = c.exists & (c.lower <= high[:, None] + TOLERANCE) & (c.upper >= low[:, None] - TOLERANCE)
