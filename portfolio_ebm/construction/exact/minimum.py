@@ -24,6 +24,7 @@ from portfolio_ebm.construction.exact.formula import Formula, take_apart
 from portfolio_ebm.construction.exact.free_minimum import free_minimum
 from portfolio_ebm.construction.exact.linear_program import linear_program, linear_rows
 from portfolio_ebm.construction.exact.oracle import rules, through_cvxpy
+from portfolio_ebm.construction.exact.sides import by_sides
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import InfeasibleError, SolverError, SpecError
@@ -106,7 +107,7 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
         return _only_point(formula, box, region)
     best: Minimum | None = None
     polyhedral = formula.exact and not box.caps
-    fast = (linear_program, free_minimum, lambda f, b: active_set(f, b, start)) if polyhedral else ()
+    fast = (linear_program, free_minimum, lambda f, b: active_set(f, b, start), by_sides) if polyhedral else ()
     for engine in (*fast, interior):
         found = engine(formula, box)
         if found is not None:
