@@ -30,8 +30,8 @@ class Allocation:
             what was `relaxed`).
         breakdown: by term, its share of the energy; the shares add up to `energy`.
         ranges: by term, the least and largest share it takes over sampled feasible portfolios; a mapping that draws the
-            sample when it is first read. The estimates are kept until `ranges` and `marginal` were read: who holds
-            thousands of decisions reads both, or pickles them. A walk-forward keeps none.
+            sample when it is first read. The estimates are kept until `ranges`, `prices` and `marginal` were read: who
+            holds thousands of decisions reads these, or pickles them. A walk-forward keeps none.
         ablation: energy after each stage of the construction, lowest is best; where an exact solve decided, chains run
             beside it when this or `ensemble` is first read, and until then the estimates are kept, as for `ranges`. A
             walk-forward reads neither there.
@@ -47,7 +47,8 @@ class Allocation:
         horizon: the holding period the estimates are for, in periods of the panel.
         date: the decision's date, "" when there is none.
         prices: the shadow price of each bound that binds: first of those that can be let out a little, the dearest
-            first, then of the mandate (no short positions, a fixed sum); `shadow_prices` is the frame of them.
+            first, then of the mandate (no short positions, a fixed sum); `shadow_prices` is the frame of them. Worked
+            out when it is first read.
         period: the holding period in words.
         relaxed: by rule that gave way because no portfolio obeys them all, by how much, in its own units; {} mostly.
         breaches: by rule that the holdings had drifted past before this decision, by how much, in its own units; the
@@ -78,7 +79,6 @@ class Allocation:
     refitted: tuple[str, ...] = ()
     horizon: float = 1.0
     date: str = ""
-    prices: tuple[ShadowPrice, ...] = ()
     period: str = "per holding period"
     relaxed: Mapping[str, float] = field(default_factory=dict)
     breaches: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +87,11 @@ class Allocation:
     tally: Tally | None = field(default=None, repr=False)
     walkers: Later[Any] | None = field(default=None, repr=False)
     slopes: Later[Marginal] | None = field(default=None, repr=False)
+    binding: Later[tuple[ShadowPrice, ...]] | None = field(default=None, repr=False)
+
+    @property
+    def prices(self) -> tuple[ShadowPrice, ...]:
+        return () if self.binding is None else self.binding()
 
     @property
     def ensemble(self) -> Any:
@@ -202,7 +207,7 @@ def record(
     weights: Any = solution.weights.detach()
     index = None if names is None else _index(names).view()
     if index is not None:
-        weights = pd.Series(weights.cpu().numpy(), index=index, name="weight")
+        weights = pd.Series(weights.cpu().numpy().copy(), index=index, name="weight", copy=False)
     elif not isinstance(like, torch.Tensor):
         weights = weights.cpu().numpy()
     walkers = solution.walkers
@@ -210,9 +215,9 @@ def record(
         weights=weights, status=solution.status, energy=solution.energy, bound=solution.bound,
         residuals=dict(solution.residuals), breakdown=dict(solution.breakdown), ranges=solution.ranges,
         ablation=solution.ablation, diagnostics=dict(solution.diagnostics),
-        refitted=refitted, horizon=horizon, date=date, prices=solution.shadow_prices, period=period,
+        refitted=refitted, horizon=horizon, date=date, period=period,
         relaxed=dict(solution.relaxed), breaches=dict(breaches or {}),
-        size=solution.size, kkt=solution.kkt, tally=solution.tally, slopes=solution.marginal,
+        size=solution.size, kkt=solution.kkt, tally=solution.tally, slopes=solution.marginal, binding=solution.binding,
         walkers=None if walkers is None else Later(partial(_framed, walkers, index, isinstance(like, torch.Tensor))),
     )  # fmt: skip
 

@@ -209,10 +209,13 @@ class Sum(Energy):
 
 def add(parts: Iterable[Scaled]) -> Energy:
     """The flat sum of scaled energies: like terms merged, zero terms dropped, a lone unscaled term itself."""
-    merged: dict[Energy, float] = {}
+    merged: dict[Energy, Scaled] = {}
     for part in parts:
-        merged[part.energy] = merged.get(part.energy, 0.0) + part.coefficient
-    kept = tuple(Scaled(coefficient=c, energy=e) for e, c in merged.items() if c != 0.0)
+        before = merged.get(part.energy)
+        if before is not None:
+            part = before.replace(coefficient=before.coefficient + part.coefficient)
+        merged[part.energy] = part
+    kept = tuple(part for part in merged.values() if part.coefficient != 0.0)
     if len(kept) == 1 and kept[0].coefficient == 1.0:
         return kept[0].energy
     return Sum(parts=kept)

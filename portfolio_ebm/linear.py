@@ -71,11 +71,10 @@ class Structured:
     def matvec(self, w: Tensor) -> Tensor:
         """M w for w of shape (..., n) with the batch of M in front."""
         if self._plain:
-            back = w.unsqueeze(-2) @ lift(self.core, w, 2)
+            back = _times(w, self.core)
         else:
-            exposure = w.unsqueeze(-2) @ lift(self.loadings, w, 2)
-            back = exposure @ lift(self.core, w, 2) @ lift(self.loadings, w, 2).mT
-        return back.squeeze(-2) + lift(self.diagonal, w) * w
+            back = _times(_times(_times(w, self.loadings), self.core), self.loadings.mT)
+        return back + lift(self.diagonal, w) * w
 
     def quad(self, w: Tensor) -> Tensor:
         """w' M w, shape (...)."""
@@ -85,6 +84,8 @@ class Structured:
         return Structured(self.loadings.to(device), self.core.to(device), self.diagonal.to(device))
 
     def scaled(self, factor: float) -> Structured:
+        if factor == 1.0:
+            return self
         return Structured(self.loadings, self.core * factor, self.diagonal * factor)
 
     def plus(self, other: Structured) -> Structured:
@@ -96,3 +97,8 @@ class Structured:
         core[..., k:, k:] = other.core
         loadings = torch.cat([self.loadings.expand(*shape, -1, -1), other.loadings.expand(*shape, -1, -1)], dim=-1)
         return Structured(loadings, core, self.diagonal + other.diagonal)
+
+
+def _times(w: Tensor, matrix: Tensor) -> Tensor:
+    """w' M for w (..., n), the batch of M in front."""
+    return w @ matrix if matrix.ndim == 2 else (w.unsqueeze(-2) @ lift(matrix, w, 2)).squeeze(-2)

@@ -279,7 +279,9 @@ def _require_covariance(matrix: Any, what: str) -> None:
         raise DataError(f"{what} is not symmetric; pass (C + C.T) / 2 if that is what is meant.")
     try:
         # A quick proof for the many that pass; what fails is measured.
-        np.linalg.cholesky(matrix + 1e-9 * scale * n * np.eye(n))
+        raised = matrix.copy()
+        raised.ravel()[:: n + 1] += 1e-9 * scale * n
+        np.linalg.cholesky(raised)
         return
     except np.linalg.LinAlgError:
         least = float(np.linalg.eigvalsh(matrix)[0])
@@ -300,7 +302,7 @@ def _outlook(arrays: Mapping[str, Any], n: int) -> Outlook:
             np.atleast_2d(np.cov(draws, rowvar=False)) if draws is not None and len(draws) > 1 else np.zeros((n, n))
         )
     return Outlook(
-        mean=torch.tensor(mean),
+        mean=torch.from_numpy(mean.copy()),
         covariance=_dense(matrix),
         scenarios=None if draws is None else torch.tensor(draws),
         marginals=None,
@@ -312,7 +314,7 @@ def _outlook(arrays: Mapping[str, Any], n: int) -> Outlook:
 def _dense(matrix: np.ndarray[Any, np.dtype[np.float64]]) -> Structured:
     """The matrix itself as the core: nothing is decomposed that no term asks for."""
     n = len(matrix)
-    return Structured(identity(n), torch.tensor((matrix + matrix.T) / 2), torch.zeros(n, dtype=torch.float64))
+    return Structured(identity(n), torch.from_numpy((matrix + matrix.T) / 2), torch.zeros(n, dtype=torch.float64))
 
 
 def _named(more: Surroundings, assets: tuple[str, ...], place: torch.device) -> dict[str, Any]:

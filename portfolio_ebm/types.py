@@ -207,7 +207,7 @@ def numbers(value: Any, what: str) -> NDArray[np.float64]:
 
 def as_numpy(x: Tensor) -> NDArray[np.float64]:
     """The numbers of a tensor as a float64 array, off its graph and its device."""
-    return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)
+    return np.asarray(x.numpy(force=True), dtype=np.float64)
 
 
 def elsewhere(x: Tensor) -> bool:
@@ -226,7 +226,9 @@ def lift(x: Tensor, like: Tensor, event_dims: int = 1) -> Tensor:
         torch.Size([7, 1, 20])
     """
     batch = x.ndim - event_dims
-    extra = max(like.ndim - 1 - batch, 0) if batch > 0 else 0
+    extra = like.ndim - 1 - batch
+    if batch <= 0 or extra <= 0:
+        return x
     return x.reshape((*x.shape[:batch], *([1] * extra), *x.shape[batch:]))
 
 

@@ -27,6 +27,7 @@ from portfolio_ebm.construction.exact.engines import active_set, interior
 from portfolio_ebm.construction.exact.formula import take_apart
 from portfolio_ebm.construction.exact.minimum import Minimum, minimize
 from portfolio_ebm.construction.exact.oracle import KEPT, through_cvxpy
+from portfolio_ebm.construction.exact.sides import by_sides
 from portfolio_ebm.construction.naive import EqualWeight
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
@@ -144,12 +145,34 @@ def test_the_bound_is_true_for_any_multipliers():
         assert bound is not None and bound <= best.value + 1e-14
 
 
+@pytest.mark.parametrize("cap", [None, 0.05, 0.4])
+@pytest.mark.parametrize("rate", [0.0, 5 * bps, 100 * bps])
+def test_trades_are_walked_from_side_to_side(rate, cap):
+    """Where trading costs or is capped the active set ends at the proven minimum, with the interior point's price of a
+    turnover that binds."""
+    ctx = market(N, size=80, seed=4)
+    rules = Budget() & LongOnly() if cap is None else Budget() & LongOnly() & Turnover(cap)
+    formula = take_apart(Return() + 2.5 * Variance() + rate * TradingCost(1.0), ctx)
+    box = Walls.of(region_of(rules, ctx))
+    walked, other = by_sides(formula, box), interior(formula, box)
+    assert other is not None and other.duals is not None
+    if rate == 0.0 and cap is None:
+        assert walked is None
+        return
+    assert walked is not None and walked.duals is not None
+    proof = prove(formula, box, walked.weights, walked.duals)
+    assert proof.bound is not None and formula.evaluate(walked.weights) - proof.bound <= 1e-12 and proof.kkt <= 1e-10
+    np.testing.assert_allclose(walked.weights, other.weights, atol=1e-8)
+    assert walked.duals.turnover == pytest.approx(other.duals.turnover, rel=1e-6, abs=1e-9)
+
+
 @pytest.mark.parametrize("energy", ENERGIES, ids=repr)
 def test_engines_agree(energy):
     ctx = market(N, size=80, seed=4)
     formula, box = take_apart(energy, ctx), Walls.of(region_of(RULES[1], ctx))
     values = [formula.evaluate(through_cvxpy(formula, box).weights)]
-    values += [formula.evaluate(found.weights) for found in (active_set(formula, box), interior(formula, box)) if found]
+    engines = (active_set, by_sides, interior)
+    values += [formula.evaluate(found.weights) for one in engines if (found := one(formula, box)) is not None]
     assert len(values) >= 2
     assert max(values) - min(values) <= 1e-7 * max(abs(values[0]), 1e-3)
 

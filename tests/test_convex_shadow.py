@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +56,21 @@ FIELD = {"Box": {"upper": "upper", "lower": "lower"}, "Group": {"upper": "upper"
 
 def built(energy: Energy, rules: Constraint, seed: int = 3):
     return Convex().build(energy, rules, market(N, size=160, seed=seed), generator(0, "x"))
+
+
+def test_prices_are_worked_out_when_they_are_first_read() -> None:
+    """And what they were worked out from is let go then; copies in other processes bring them along."""
+    rules = Budget() & LongOnly() & Box(upper=0.4)
+    ctx = market(N, size=160, seed=3)
+    kept = weakref.ref(ctx)
+    found = Convex().build(MIXED, rules, ctx, generator(0, "x"))
+    del ctx
+    assert found.ranges and found.marginal is not None and found.marginal()
+    gc.collect()
+    assert kept() is not None, "nobody has asked for a price yet"
+    assert found.shadow_prices == pickle.loads(pickle.dumps(built(MIXED, rules))).shadow_prices != ()
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize("case", LOOSER, ids=lambda case: f"{case[0]} {case[1]}")

@@ -134,7 +134,7 @@ class Quadratic:
 
 def _asked(p: _Program, near: Array | None, tolerance: float, proximal: float) -> tuple[Array, Array] | int:
     """(x, multipliers), or daqp's flag where it did not end at a minimum that box and rows hold at."""
-    sense = np.multiply(p.above - p.below <= EQUAL, _EQUATION, dtype=np.int32)
+    sense = _EQUATION * (p.above - p.below <= EQUAL).astype(np.int32)
     x, _, flag, info = daqp.solve(
         p.matrix, p.linear, p.rows, p.above, p.below, sense, primal_tol=tolerance, eta_prox=_STILL, eps_prox=proximal,
         iter_limit=_STEPS, primal_start=near,

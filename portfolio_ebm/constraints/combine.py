@@ -126,8 +126,8 @@ def region_of(constraint: Constraint, ctx: Context, *, frozen: bool = True) -> R
     if ctx.tradeable.ndim != 1 or ctx.tradeable.shape[0] != ctx.n_assets:
         got = tuple(ctx.tradeable.shape)
         raise ShapeError(f"region_of tradeable: got shape {got}, expected ({ctx.n_assets},): one date at a time.")
-    region = Region.free(ctx.n_assets, device=ctx.tradeable.device)
-    region = constraint.restrict(replace(region, frozen=~ctx.tradeable), ctx)
+    free = Region.free(ctx.n_assets, device=ctx.tradeable.device, frozen=~ctx.tradeable)
+    region = constraint.restrict(free, ctx)
     if frozen and bool(region.frozen.any()):
         held = ctx.fixed.to(region.lower)
         region = replace(
@@ -182,8 +182,8 @@ def project_any(w: Tensor, regions: Sequence[Region], *, prove: bool = True, kno
 
 def alone_of(rule: Constraint, like: Region, ctx: Context) -> Region:
     """The walls of one rule on the free region with the frozen names of `like`."""
-    free = Region.free(ctx.n_assets, dtype=like.lower.dtype, device=like.lower.device)
-    return rule.restrict(replace(free, frozen=like.frozen), ctx)
+    free = Region.free(ctx.n_assets, dtype=like.lower.dtype, device=like.lower.device, frozen=like.frozen)
+    return rule.restrict(free, ctx)
 
 
 def project_region(w: Tensor, region: Region, *, prove: bool = True) -> Projection:

@@ -49,7 +49,7 @@ class _Concentration(ModeRule, ABC):
         """The most by which an issuer is too large or short, or the large ones together are too much, (...)."""
         require_last(w, ctx.n_assets, f"{type(self).__name__} weights")
         x = w if self.issuers is None else unit_sums(w, unit_codes(ctx, self.issuers, type(self).__name__))
-        large = torch.where(x > self.threshold + _rounding(x), x, torch.zeros_like(x)).sum(-1)
+        large = x.masked_fill(x <= self.threshold + _rounding(x), 0.0).sum(-1)
         single = (x - self.largest).maximum(-x).amax(-1)
         return single.maximum(large - self.together).clamp_min(0.0)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import reduce
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
@@ -38,11 +40,10 @@ class RowRule(Constraint, ABC):
     def residual(self, w: Tensor, ctx: Context) -> Tensor:
         """How far the worst row is outside its range, (...)."""
         require_last(w, ctx.n_assets, f"{type(self).__name__} weights")
-        worst = w.new_zeros(w.shape[:-1])
-        for row in self.rows(ctx):
-            found = (w * row.values.to(w)).sum(-1)
-            worst = worst.maximum(found - row.high).maximum(row.low - found)
-        return worst
+        rows = self.rows(ctx)
+        sums = [(w * row.values.to(w)).sum(-1) for row in rows]
+        off = [(at - at.clamp(row.low, row.high)).abs() for at, row in zip(sums, rows, strict=True)]
+        return reduce(torch.maximum, off) if off else w.new_zeros(w.shape[:-1])
 
     def to_cvxpy(self, w: Any, ctx: Context, near: Tensor | None = None) -> list[Any]:
         found: list[Any] = []

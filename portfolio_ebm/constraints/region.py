@@ -55,14 +55,17 @@ class Region:
     grid: Tensor | None = None
 
     @classmethod
-    def free(cls, n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Region:
-        """All of R^n."""
+    def free(
+        cls, n: int, dtype: torch.dtype = torch.float64, device: torch.device | None = None,
+        frozen: Tensor | None = None,
+    ) -> Region:  # fmt: skip
+        """All of R^n, no name of it `frozen` (n,) where that is not given."""
         inf = torch.full((n,), torch.inf, dtype=dtype, device=device)
         none = torch.zeros(0, dtype=dtype, device=device)
         return cls(
             lower=-inf, upper=inf, rows=torch.zeros(0, n, dtype=dtype, device=device), row_lower=none, row_upper=none,
             names=(), anchor=None, turnover=None, at_most=None, min_weight=0.0,
-            frozen=torch.zeros(n, dtype=torch.bool, device=device),
+            frozen=torch.zeros(n, dtype=torch.bool, device=device) if frozen is None else frozen,
         )  # fmt: skip
 
     @property
@@ -96,12 +99,11 @@ class Region:
 
     def with_row(self, row: Tensor, lower: float, upper: float, name: str) -> Region:
         """Add lower <= row . w <= upper."""
-        low, high = (self.lower.new_full((1,), end) for end in (lower, upper))
         return replace(
             self,
             rows=torch.cat([self.rows, row.to(self.rows).unsqueeze(0)]),
-            row_lower=torch.cat([self.row_lower, low]),
-            row_upper=torch.cat([self.row_upper, high]),
+            row_lower=torch.constant_pad_nd(self.row_lower, (0, 1), lower),
+            row_upper=torch.constant_pad_nd(self.row_upper, (0, 1), upper),
             names=(*self.names, name),
         )
 
@@ -115,7 +117,7 @@ class Region:
 
     def ungridded(self) -> Region:
         """The region without its grid."""
-        return replace(self, grid=None)
+        return self if self.grid is None else replace(self, grid=None)
 
     def with_cap(self, cap: Cap) -> Region:
         """Add g(w) <= limit."""

@@ -140,7 +140,7 @@ class Solution:
             where they are not (a choice of names, lots, an energy that is not convex), and where the bound alone proves
             them.
         relaxed: by rule that had to give way, by how much its bounds were let out, in its own units.
-        shadow_prices: what one more unit of each binding rule is worth; () where no multipliers are known.
+        binding: the bounds that bind, priced when it is first called; None where no multipliers are known.
         marginal: the slope of the energy in each weight, with the rules priced in, and the bound that holds the name,
             worked out when it is first called; None for weights that no formula decided.
         size: what gaps are relative to, the energy's size or its largest slope's, a unit of weight moved; 0 where it is
@@ -160,11 +160,16 @@ class Solution:
     walkers: Later[Tensor] | None = None
     diagnostics: Mapping[str, float] = field(default_factory=dict)
     kkt: float | None = None
-    shadow_prices: tuple[ShadowPrice, ...] = ()
+    binding: Later[tuple[ShadowPrice, ...]] | None = None
     relaxed: Mapping[str, float] = field(default_factory=dict)
     marginal: Later[Marginal] | None = None
     size: float = 0.0
     tally: Tally | None = None
+
+    @property
+    def shadow_prices(self) -> tuple[ShadowPrice, ...]:
+        """What one more unit of each binding rule is worth; () where no multipliers are known."""
+        return () if self.binding is None else self.binding()
 
     @property
     def ensemble(self) -> Tensor | None:

@@ -25,6 +25,7 @@ from portfolio_ebm.construction.exact.formula import take_apart
 from portfolio_ebm.construction.exact.minimum import Minimum, solve
 from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
+from portfolio_ebm.construction.later import known
 from portfolio_ebm.construction.shadow import Owned, shadow_prices
 from portfolio_ebm.construction.together import Look, looked_at
 from portfolio_ebm.context import Context
@@ -247,5 +248,5 @@ def _certified(
     return measured(
         found.weights, energy, constraint, ctx, residuals, bound=found.bound, status=found.status, rng=None,
         ranges=ranges, size=found.size, kkt=found.kkt,
-        shadow_prices=() if found.duals is None else shadow_prices(energy, constraint, ctx, found.duals, owned),
+        binding=None if found.duals is None else known(shadow_prices(energy, constraint, ctx, found.duals, owned)),
     )  # fmt: skip

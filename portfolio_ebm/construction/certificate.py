@@ -88,9 +88,9 @@ def measured(
     shares = {name: float(share) for name, share in breakdown(energy, weights, ctx).items()}
     # Added up as `Sum` does it, each name once, so that it is E(w) to the last bit.
     value = sum((shares[name] for name in dict.fromkeys(repr(part.energy) for part in energy.ordered)), start=0.0)
-    for name, share in {**shares, repr(energy): value}.items():
-        if not abs(share) < float("inf"):
-            raise SolverError(f"{name} is {share}{ctx.at}; check that its estimates are finite on the tradeable names.")
+    if not all(abs(share) < float("inf") for share in (*shares.values(), value)):
+        name, share = next(one for one in (*shares.items(), (repr(energy), value)) if not abs(one[1]) < float("inf"))
+        raise SolverError(f"{name} is {share}{ctx.at}; check that its estimates are finite on the tradeable names.")
     if bound is not None:
         size = max(abs(value), sum(abs(share) for share in shares.values()))
         if bound > value + 1e-8 * size + 1e-14:

@@ -10,6 +10,7 @@ Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization, section 5.6.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from portfolio_ebm.construction.base import ShadowPrice
 from portfolio_ebm.construction.exact.duality import Duals
 from portfolio_ebm.construction.exact.formula import on_positive_weights
 from portfolio_ebm.construction.exact.minimum import Minimum
+from portfolio_ebm.construction.later import Later
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.ratio import Ratio
 from portfolio_ebm.energies.returns import Return
@@ -56,7 +58,7 @@ def told(found: Minimum, energy: Energy, constraint: Constraint, ctx: Context) -
     if found.duals is None:
         return known
     return known | {
-        "shadow_prices": shadow_prices(energy, constraint, ctx, found.duals),
+        "binding": Later(partial(shadow_prices, energy, constraint, ctx, found.duals)),
         "multipliers": torch.as_tensor(found.duals.lower - found.duals.upper),
     }
 

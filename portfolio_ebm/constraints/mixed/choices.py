@@ -170,9 +170,8 @@ class Choices:
         little less where one asks for it."""
         found = np.zeros(self.lower.shape)
         for limit in self.limits:
-            found[np.ix_(limit.units, np.array(limit.modes, dtype=np.int64))] += (
-                1e-3 if np.isfinite(limit.most) else -5e-4
-            )
+            for mode in limit.modes:
+                found[limit.units, mode] += 1e-3 if np.isfinite(limit.most) else -5e-4
         return found + self.cost
 
     def weights(self, w: Array) -> Array:
@@ -209,17 +208,17 @@ class Choices:
     @classmethod
     def of_groups(cls, labels: Ints, modes: Modes, limits: Limits, rule: str) -> Choices:
         """One unit a label of `labels` (n,), -1 for names in none; else as `of_names`."""
-        name = np.flatnonzero(labels >= 0)
+        name = (labels >= 0).nonzero()[0]
         unit = labels[name].astype(np.int64)
         return cls._alike(int(unit.max(initial=-1)) + 1, unit, name, modes, limits, rule)
 
     @classmethod
     def _alike(cls, count: int, unit: Ints, name: Ints, modes: Modes, limits: Limits, rule: str) -> Choices:
         """`count` units with the same modes, each counted by all limits."""
-        low, high = (np.broadcast_to(end, (count, len(modes))).copy() for end in np.array(modes, dtype=np.float64).T)
+        low, high = (np.full((count, len(modes)), end) for end in np.array(modes, dtype=np.float64).T)
         every = np.arange(count, dtype=np.int64)
         found = tuple(Limit(every, (mode,), least, most, mass, rule) for mode, least, most, mass in limits)
-        return cls(unit, name, low, high, np.zeros_like(low), found)
+        return cls(unit, name, low, high, np.zeros(low.shape), found)
 
     def clipped(self, lower: Array, upper: Array) -> Choices:
         """The same choices inside a box on the names, (n,) each: no mode reaches further than the unit's names can."""

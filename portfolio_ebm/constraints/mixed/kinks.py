@@ -60,7 +60,11 @@ class Kinks:
 def on_sides(s: Slice, kinks: Kinks, near: Array) -> Point | None:
     """The minimum under the cap, from the sides of a point `near` (n,); None where it was not reached."""
     p, at, b = s.program, kinks.names, kinks.place
-    rows, low, high = np.zeros((len(s.rows) + 1, p.n)), np.append(s.low, -np.inf), np.append(s.high, kinks.cap)
+    rows, low, high = (
+        np.zeros((len(s.rows) + 1, p.n)),
+        np.concatenate((s.low, (-np.inf,))),
+        np.concatenate((s.high, (kinks.cap,))),
+    )
     rows[:-1], row = s.rows, rows[-1]
     lower, upper = s.lower.copy(), s.upper.copy()
     low_end, high_end, constant, least = s.lower[at], s.upper[at], kinks.slope * b, PRICE * p.scale

@@ -99,6 +99,10 @@ class Mixed:
 
     def root(self) -> Mask | None:
         """The modes that a unit's own names can reach, propagated, (U, M); None where there is no choice left."""
+        return None if self._root is None else self._root.copy()
+
+    @cached_property
+    def _root(self) -> Mask | None:
         c = self.choices
         low, high = c.weights(self.program.lower), c.weights(self.program.upper)
         found = c.exists & (c.lower <= high[:, None] + TOLERANCE) & (c.upper >= low[:, None] - TOLERANCE)
@@ -235,7 +239,7 @@ def on_slice(
 
 
 def _plus(point: Point, cost: float) -> Point:
-    return replace(point, value=point.value + cost, bound=point.bound + cost)
+    return point if cost == 0.0 else replace(point, value=point.value + cost, bound=point.bound + cost)
 
 
 def node_box(mixed: Mixed, low: Array, high: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -275,7 +279,7 @@ def _taken(cuts: Sequence[Cut], more: Sequence[Cut]) -> list[Cut]:
 
 
 def _with(rows: Array, low: Array, high: Array, row: Array, below: float, above: float) -> tuple[Array, Array, Array]:
-    return np.vstack([rows, row]), np.append(low, below), np.append(high, above)
+    return np.concatenate((rows, row[None])), np.concatenate((low, (below,))), np.concatenate((high, (above,)))
 
 
 def _violated(mixed: Mixed, sides: Sequence[Side], w: Array) -> list[Cut]:

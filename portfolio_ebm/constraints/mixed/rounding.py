@@ -32,7 +32,8 @@ def rounded_all(choices: Choices, allowed: Mask, x: Array, step: float | None = 
     for limit in choices.limits:
         mine = away[:, limit.units]
         others = mine.copy()
-        others[..., list(limit.modes)] = np.inf
+        for mode in limit.modes:
+            others[..., mode] = np.inf
         _leave(choices, limit, x, modes, others)
         if not limit.mass and limit.least > 0:
             mine[..., limit.others(mine.shape[-1])] = np.inf

@@ -21,6 +21,7 @@ Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization, section 5.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.exact.falls import shares
 from portfolio_ebm.construction.exact.formula import Formula
 from portfolio_ebm.construction.exact.pieces import Kink, Tail
+from portfolio_ebm.types import as_numpy
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -93,12 +95,9 @@ class Box:
     def of(cls, region: Region) -> Box:
         region = region.folded()
         lower, upper, rows, row_lower, row_upper = (
-            np.asarray(x.detach().cpu().numpy(), dtype=np.float64)
-            for x in (region.lower, region.upper, region.rows, region.row_lower, region.row_upper)
+            as_numpy(x) for x in (region.lower, region.upper, region.rows, region.row_lower, region.row_upper)
         )
-        anchor = (
-            np.zeros_like(lower) if region.anchor is None else region.anchor.detach().cpu().numpy().astype(np.float64)
-        )
+        anchor = np.zeros(len(lower)) if region.anchor is None else as_numpy(region.anchor)
         cap = region.turnover if region.anchor is not None else None
         caps = tuple(one.to(torch.zeros(0, dtype=torch.float64)) for one in region.caps)
         return cls(lower, upper, rows, row_lower, row_upper, anchor, cap, caps)
@@ -112,15 +111,15 @@ class Box:
     @property
     def impossible(self) -> bool:
         """Whether one row, or the turnover cap, alone cannot be met within the box; False does not mean possible."""
-        with np.errstate(invalid="ignore"):
-            low, high = self.rows * self.lower, self.rows * self.upper
-        zero = self.rows == 0.0
-        least = np.where(zero, 0.0, np.minimum(low, high)).sum(-1)
-        most = np.where(zero, 0.0, np.maximum(low, high)).sum(-1)
+        positive, negative = self.rows > 0.0, self.rows < 0.0
+        least = (self.rows * np.where(positive, self.lower, np.where(negative, self.upper, 0.0))).sum(-1)
+        most = (self.rows * np.where(positive, self.upper, np.where(negative, self.lower, 0.0))).sum(-1)
         if (least > self.row_upper + 1e-11).any() or (most < self.row_lower - 1e-11).any():
             return True
+        if self.turnover is None:
+            return False
         needed = np.abs(np.clip(self.anchor, self.lower, self.upper) - self.anchor).sum()
-        return self.turnover is not None and bool(needed > self.turnover + 1e-11)
+        return bool(needed > self.turnover + 1e-11)
 
     def implied(self) -> tuple[Array, Array]:
         """Bounds that the turnover cap and the rows imply as well; the rows are asked only where the box is open."""
@@ -166,16 +165,19 @@ def _reach(cap: Cap) -> tuple[Array, Array]:
 
 def _tighten(row: Array, high: float, lower: Array, upper: Array) -> None:
     """Use row . w <= high on the open sides of the box, in place."""
-    up, down = (row > 0.0) & np.isinf(upper), (row < 0.0) & np.isinf(lower)
-    if not np.isfinite(high) or not (up | down).any():
+    if not np.isfinite(high):
         return
-    with np.errstate(invalid="ignore"):
-        least = np.where(row > 0.0, row * lower, np.where(row < 0.0, row * upper, 0.0))
+    positive, negative = row > 0.0, row < 0.0
+    up, down = positive & np.isinf(upper), negative & np.isinf(lower)
+    if not (up | down).any():
+        return
+    least = row * np.where(positive, lower, np.where(negative, upper, 0.0))
     open_ended = ~np.isfinite(least)
-    if open_ended.sum() > 1:
+    count = np.count_nonzero(open_ended)
+    if count > 1:
         return
     rest = least[~open_ended].sum()
-    at = np.flatnonzero(open_ended if open_ended.any() else row)
+    at = np.flatnonzero(open_ended if count else row)
     room = (high - (rest - np.where(open_ended[at], 0.0, least[at]))) / row[at]
     upper[at[up[at]]], lower[at[down[at]]] = room[up[at]], room[down[at]]
 
@@ -331,12 +333,13 @@ def _least(slope: Array, kinks: list[Kink], lower: Array, upper: Array) -> float
     centres = [np.clip(kink.centre, lower, upper) for kink in kinks] or [np.clip(zero, lower, upper)]
     # A finite stand-in for an open end on which the function does not fall: never the smallest.
     ends = [np.where(np.isfinite(end), end, centres[0]) for end in (lower, upper)]
-    points = np.stack([*ends, *centres])
-    values = slope * points
-    for kink in kinks:
-        move = points - kink.centre
-        values += kink.up * np.maximum(move, 0.0) + kink.down * np.maximum(-move, 0.0)
-    return float(values.min(0).sum())
+    values = []
+    for point in (*ends, *centres):
+        values.append(slope * point)
+        for kink in kinks:
+            move = point - kink.centre
+            values[-1] += kink.up * np.maximum(move, 0.0) + kink.down * np.maximum(-move, 0.0)
+    return float(reduce(np.minimum, values).sum())
 
 
 def _by_curvature(formula: Formula, rows: Array, support: float, box: Box, w: Array, slope: Array) -> float | None:

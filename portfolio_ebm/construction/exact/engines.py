@@ -62,11 +62,8 @@ def scale_of(formula: Formula, box: Ends) -> float:
 
 def inside(box: Ends, share: float = 0.2) -> Array:
     """A point inside the box, off its ends by a share of its width where it has one, near equal weight."""
-    n = len(box.lower)
-    width = np.minimum(np.where(np.isfinite(box.upper - box.lower), box.upper - box.lower, np.inf), 1.0)
-    low = np.where(np.isfinite(box.lower), box.lower + share * width, -np.inf)
-    high = np.where(np.isfinite(box.upper), box.upper - share * width, np.inf)
-    return np.asarray(np.clip(np.full(n, 1.0 / n), low, high))
+    margin = share * np.minimum(box.upper - box.lower, 1.0)
+    return np.minimum(np.maximum(1.0 / len(margin), box.lower + margin), box.upper - margin)
 
 
 def active_set(formula: Formula, box: Box, start: Array | None = None) -> Found | None:

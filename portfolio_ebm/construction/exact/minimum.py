@@ -24,6 +24,7 @@ from portfolio_ebm.construction.exact.formula import Formula, take_apart
 from portfolio_ebm.construction.exact.free_minimum import free_minimum
 from portfolio_ebm.construction.exact.linear_program import linear_program, linear_rows
 from portfolio_ebm.construction.exact.oracle import rules, through_cvxpy
+from portfolio_ebm.construction.exact.sides import by_sides
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import InfeasibleError, SolverError, SpecError
@@ -95,16 +96,18 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     box = Box.of(region)
     if formula.nonnegative:
         region, box = _on_domain(formula, region, box)
-    if (box.lower > box.upper + 1e-12).any():
-        raise InfeasibleError("The region is empty: a lower bound on a weight is above its upper bound.", region.names)
-    box = replace(box, upper=np.maximum(box.lower, box.upper))
+    if (box.lower > box.upper).any():
+        if (box.lower > box.upper + 1e-12).any():
+            said = "The region is empty: a lower bound on a weight is above its upper bound."
+            raise InfeasibleError(said, region.names)
+        box = replace(box, upper=np.maximum(box.lower, box.upper))
     if box.impossible:
         require_feasible(box, region.names)
     if np.array_equal(box.lower, box.upper):
         return _only_point(formula, box, region)
     best: Minimum | None = None
     polyhedral = formula.exact and not box.caps
-    fast = (linear_program, free_minimum, lambda f, b: active_set(f, b, start)) if polyhedral else ()
+    fast = (linear_program, free_minimum, lambda f, b: active_set(f, b, start), by_sides) if polyhedral else ()
     for engine in (*fast, interior):
         found = engine(formula, box)
         if found is not None:
@@ -244,8 +247,9 @@ def _off(w: Array, box: Box) -> float:
     """The largest violation of a row, of the turnover cap or of another cap."""
     at = box.rows @ w
     off = max(float((at - box.row_upper).max(initial=0.0)), float((box.row_lower - at).max(initial=0.0)))
-    point = torch.as_tensor(w, dtype=torch.float64)
-    off = max([off, *(float(cap.excess(point)) for cap in box.caps)])
+    if box.caps:
+        point = torch.as_tensor(w, dtype=torch.float64)
+        off = max([off, *(float(cap.excess(point)) for cap in box.caps)])
     return off if box.turnover is None else max(off, float(np.abs(w - box.anchor).sum()) - box.turnover)
 
 

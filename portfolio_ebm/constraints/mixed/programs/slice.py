@@ -64,7 +64,7 @@ class Slice:
 
     def holds(self, w: Array) -> bool:
         """Whether w (n,) is in the box."""
-        return not ((w < self.lower) | (w > self.upper)).any()
+        return bool(np.count_nonzero((w < self.lower) | (w > self.upper)) == 0)
 
     def rest(self, near: Array | float) -> Array:
         """The point of the box nearest to `near`, (n,)."""
@@ -89,7 +89,7 @@ def weights_of(start: Array | Point | None) -> Array | None:
 
 def crossed(low: Array, high: Array) -> bool:
     """Whether some lower end is above its upper end by more than rounding."""
-    return bool((low > high + FEASIBLE).any())
+    return bool(np.count_nonzero(low > high + FEASIBLE) > 0)
 
 
 def snapped(w: Array, lower: Array, upper: Array) -> Array:
