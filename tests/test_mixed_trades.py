@@ -69,6 +69,19 @@ def test_a_program_with_impact_is_clarabels(seed: int) -> None:
     assert found
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_few_names_from_many_are_bounded_to_rounding_under_an_impact(seed: int) -> None:
+    """What leaves little room ends at its first point, and a trade near zero makes Newton's steps go to and fro: on
+    both the point was the minimum, and its bound far below."""
+    p, rng = bent(8, seed, power=3e-2, rate=0.0, turnover=np.inf), np.random.default_rng(seed)
+    for size in (1, 2, 3, 5):
+        upper = np.where(rng.permutation(p.n) < size, 1.0, 0.0)
+        point = p.minimum(0.0 * upper, upper, p.rows, p.row_lower, p.row_upper)
+        assert point is not None
+        assert point.value == pytest.approx(clarabel(p, 0.0 * upper, upper), abs=1e-7)
+        assert point.value - 1e-11 <= point.bound <= point.value
+
+
 def test_the_bound_of_a_program_with_impact_is_below_every_point() -> None:
     p, rng = bent(8, 5), np.random.default_rng(0)
     assert p.held is not None

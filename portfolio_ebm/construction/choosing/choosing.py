@@ -154,7 +154,7 @@ def choose(
     search.solve(starts[0], relaxed.weights)
     there = _from(search, known)
     # What trades cost draws a relaxation to what is held; a limit that is priced draws it back.
-    costly = bool(np.any(mixed.program.rate))
+    costly = bool(np.any(mixed.program.rate)) or isinstance(mixed.program, BentProgram)
     first = tree.grow(min(1 if costly else look, nodes), *_better(there, _best(search)))
     if first.weights is None and first.finished:
         return None
