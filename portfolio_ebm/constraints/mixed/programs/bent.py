@@ -3,8 +3,9 @@
     min 1/2 w'Qw + c'w + rate |z|_1 + sum_i e_i(z_i),    z = w - held,    e_i(z) = a_i |z|^(3/2)
 
 By a sequence of quadratic programs: e is replaced by its quadratic model at the last trades, first by the one that lies
-above it (|z|^(3/2) is concave in z^2), then by Newton's, with a search along the line where a step went too far. Near
-z = 0 Newton's step from z ends at -z: a trade that has changed sides has the model from above again.
+above it (|z|^(3/2) is concave in z^2), then by Newton's, with a search along the line where a step went too far. From z
+on the way to y > 0 Newton's step ends at 2 (z y)^(1/2) - z, on the other side where z > 4 y, and that from above at
+(z y)^(1/2). So a trade that has begun, changed sides or fallen to less than a quarter has the model from above.
 
 The bound of a `Point` is the true one of a convex energy: with g the slope that a program ended on, and g + s the
 energy's own there, E(x) >= E(w) - sum |s_i| (the furthest that x_i can be from w_i) for every x of the slice.
@@ -30,6 +31,7 @@ ABOVE = 2
 """Steps by the model from above before Newton's."""
 CLOSED = 1e-11
 """The gap that ends the steps, relative to the size of the energy's parts."""
+QUARTER = 0.25
 STILL = 1e-12
 """A trade below this is none: the root of it has no slope."""
 HALVINGS = 8
@@ -72,23 +74,25 @@ class BentProgram(Program):
         assert self.held is not None
         slice_ = lower, upper, rows, row_lower, row_upper
         at, here, best = weights_of(start), np.inf, None
-        crossed = np.zeros(self.n, dtype=bool)
+        far = np.zeros(self.n, dtype=bool)
         for step in range(STEPS):
-            model, slope, curve = self._model(at, lower, upper, crossed | (step < ABOVE))
+            model, slope, curve = self._model(at, lower, upper, far | (step < ABOVE))
             found = model.walked(*slice_, at) if isinstance(model, EnvelopedProgram) else model.minimum(*slice_, at)
             if found is None:
                 return best if best is not None else self._plainly(*slice_, start)
             point = self._point(found, slope + curve * found.weights, lower, upper)
             w, value = point.weights, point.value
             best = point if best is None or point.value - point.bound < best.value - best.bound else best
-            if value - point.bound <= CLOSED * self._size(w, value):
+            slight = CLOSED * self._size(w, value)
+            if value - point.bound <= slight or point.bound >= enough:
                 return point
-            if at is not None and value > here:
-                w, value = self._along(at, here, w)
-                if value >= here:
+            far = self._far_from(w if at is None else at, w)
+            if at is not None and value > here + slight:
+                nearer = self._along(at, here, w)
+                if nearer is None and not far.any():
                     return best
-            crossed = np.zeros(self.n, dtype=bool) if at is None else (w - self.held) * (at - self.held) < 0.0
-            at, here = w, value
+                w = w if nearer is None else nearer
+            at, here = w, self.value(w)
         return best
 
     def _plainly(self, *slice_: Any) -> Point | None:
@@ -120,16 +124,17 @@ class BentProgram(Program):
         model = plain if self.envelope is None else EnvelopedProgram(*data, envelope=self.envelope, plain=plain)
         return model, slope, curve
 
-    def _along(self, at: Array, here: float, w: Array) -> tuple[Array, float]:
-        """The first of halving steps from `at` towards w that is lower."""
-        share = 0.5
-        for _ in range(HALVINGS):
-            between = at + share * (w - at)
-            value = self.value(between)
-            if value < here:
-                return between, value
-            share *= 0.5
-        return at, here
+    def _far_from(self, at: Array, w: Array) -> Mask:
+        """The names whose trade at w has begun, has changed sides or is less than a quarter of that at `at`."""
+        assert self.held is not None
+        z, before = w - self.held, at - self.held
+        found: Mask = (z * before <= QUARTER * before**2) & (np.abs(z) > STILL)
+        return found
+
+    def _along(self, at: Array, here: float, w: Array) -> Array | None:
+        """The first of halving steps from `at` towards w that is lower; None where none is."""
+        steps = (at + 0.5**k * (w - at) for k in range(1, HALVINGS + 1))
+        return next((between for between in steps if self.value(between) < here), None)
 
     def _point(self, found: Point, modelled: Array, lower: Array, upper: Array) -> Point:
         """Where the model's program ended; `modelled` is the model's slope of e there."""
