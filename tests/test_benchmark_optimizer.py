@@ -14,6 +14,8 @@ from benchmarks.optimizer.sides import greedy, on_choice, ours, polished, roundi
 COVARIANCE = np.diag([0.01, 0.02, 0.04, 0.08])
 MEAN = np.array([0.01, 0.02, 0.03, 0.04])
 SMALL = Problem("four names", MEAN, COVARIANCE, risk=2.0, reward=0.5, names=2, floor=0.1)
+HEAVY = replace(SMALL, held=np.full(4, 0.25), volume=np.array([9.0, 4.0, 2.0, 1.0]), capital=0.1)
+"""From all four names, by trades that have an impact."""
 
 
 def test_energy_is_the_sum_by_hand() -> None:
@@ -51,14 +53,22 @@ def test_violation_names_the_rule_broken_by_most(change: dict[str, object], w: l
     assert replace(SMALL, **change).violation(np.array(w, dtype=float)) == pytest.approx(broken)
 
 
-def test_every_side_is_feasible_and_none_is_below_what_all_pairs_reach() -> None:
+@pytest.mark.parametrize("problem", [SMALL, HEAVY, replace(HEAVY, rate=1e-3)], ids=["free", "impact", "rate as well"])
+def test_every_side_is_feasible_and_none_is_below_what_all_pairs_reach(problem: Problem) -> None:
     pairs = [np.isin(np.arange(4), [i, j]) for i in range(4) for j in range(i)]
-    least = min(SMALL.energy(w) for pair in pairs if (w := on_choice(SMALL, pair)) is not None)
-    for found in (ours(SMALL), rounding(SMALL), greedy(SMALL)):
+    least = min(problem.energy(w) for pair in pairs if (w := on_choice(problem, pair)) is not None)
+    for found in (ours(problem), rounding(problem), greedy(problem)):
         assert found.weights is not None
-        assert SMALL.violation(found.weights) <= 1e-9
-        assert SMALL.energy(found.weights) >= least - 1e-10
-    assert SMALL.energy(ours(SMALL).weights) == pytest.approx(least, abs=1e-10)
+        assert problem.violation(found.weights) <= 1e-9
+        assert problem.energy(found.weights) >= least - 1e-10
+    assert problem.energy(ours(problem).weights) == pytest.approx(least, abs=1e-10)
+
+
+def test_the_slope_is_the_difference_of_energies() -> None:
+    w, step = np.array([0.4, 0.3, 0.2, 0.1]), 1e-6
+    problem = replace(HEAVY, rate=1e-3)
+    found = [(problem.energy(w + step * row) - problem.energy(w - step * row)) / (2 * step) for row in np.eye(4)]
+    assert problem.gradient(w) == pytest.approx(found, rel=1e-6)
 
 
 def test_the_formula_is_the_evaluators_energy() -> None:

@@ -20,6 +20,8 @@ from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, relax
 from portfolio_ebm.constraints.mixed.programs import program, sides
 from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.construction.certificate import probes
+from portfolio_ebm.construction.choosing.choosing import choose
+from portfolio_ebm.construction.choosing.swaps import Plan
 from portfolio_ebm.errors import InfeasibleError
 from portfolio_ebm.optimization import given_context
 
@@ -57,6 +59,26 @@ def test_a_dive_ends_on_a_slice_wherever_there_is_one(seed: int) -> None:
         at = p.rows @ w
         assert (at >= p.row_lower - 1e-9).all() and (at <= p.row_upper + 1e-9).all()
     assert dive(m, root, above, 0) is None
+
+
+def test_walkers_set_out_from_a_portfolio_that_is_known_where_all_roundings_are_empty() -> None:
+    """One name of eight under a row of a half, which the relaxation meets by those of 0 and 1, and 6 and 7 meet
+    alone."""
+    n, row = 8, np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.5])
+    rows, ends = np.vstack([np.ones(n), row]), np.array([1.0, 0.5])
+    slope = np.array([-1.0, -1.0, -1.0, -1.0, -1.0, -1.0, 1.0, 0.5])
+    p = Program(1e-2 * np.eye(n), slope, np.zeros(n), np.ones(n), rows, ends, ends)
+    m = Mixed(p, Choices.of_names(np.arange(n), [(0.0, 0.0), (0.1, 1.0)], [(1, 0, 1, False)], "names"))
+    plan = Plan(starts=2, walkers=1, sweeps=0, swaps=True, nodes=0)
+
+    def found(known: np.ndarray | None) -> Any:
+        return choose(m, plan, torch.Generator().manual_seed(0), lambda _: None, known)
+
+    assert found(None) is None
+    # Without a node of a tree, what is known is the worse of the two, and one exchange away from the other.
+    best = found(np.eye(n)[6])
+    assert best.rounding == np.inf
+    assert best.weights == pytest.approx(np.eye(n)[7]) and best.value == pytest.approx(0.5 + 0.5e-2)
 
 
 def of(rules: pe.Constraint) -> tuple[pe.Region, pe.Context]:

@@ -39,6 +39,13 @@ def test_knees_by_hand() -> None:
     assert knee_of(2.0 * ONE, 2.0 * ONE, 1.0 * ONE)[0] == pytest.approx(1.0, rel=1e-14)
     assert np.isinf(knee_of(ONE, 0.0 * ONE, 0.0 * ONE)[0])
     assert knee_of(0.0 * ONE, ONE, ONE)[0] == 0.0
+    # Counted from h = 0.04, of sign(z) |z|^(1/2) (t/2 + h) + h^(3/2) with z = t - h: at 0.05 that is 0.1 (0.025 + 0.04)
+    # + 0.008, at 0.03 it is 0.008 - 0.1 (0.015 + 0.04), and at 0.05 on the other side 0.3 (0.025 - 0.04) + 0.008.
+    for fixed, h, knee in ((0.0145, 0.04, 0.05), (0.0025, 0.04, 0.03), (0.0035, -0.04, 0.05)):
+        assert knee_of(fixed * ONE, ONE, 0.0 * ONE, 0.0, h)[0] == pytest.approx(knee, rel=1e-12)
+    # At h it jumps by 2 * 0.01 * 0.04, which takes it from 0.008 past 0.0084; 0.0153 is reached at 0.05 again.
+    assert knee_of(0.0084 * ONE, ONE, 0.0 * ONE, 0.01, 0.04)[0] == 0.04
+    assert knee_of(0.0153 * ONE, ONE, 0.0 * ONE, 0.01, 0.04)[0] == pytest.approx(0.05, rel=1e-12)
 
 
 def test_envelopes_by_hand() -> None:
@@ -101,15 +108,36 @@ def test_a_rate_that_a_line_passes_is_a_part_of_it_by_hand() -> None:
     assert of(4e-4, 0.3).rate[0] == 0.0 and of(4e-4, 0.1, reach=0.08).rate[0] == 0.0
 
 
+def test_an_impact_is_a_part_of_the_line_of_a_name_that_may_be_out_by_hand() -> None:
+    def of(fixed: float, rate: float = 0.0) -> Envelope:
+        ends = np.array([[0.0, 1.0]])
+        return Envelope.of(0.0 * ONE, fixed * ONE, ends, 0.0 * ONE, ONE, 0.0, rate * ONE, 0.04 * ONE)
+
+    # Selling 0.04 costs 0.008. Under 0.0025 the line ends at 0.03, which costs 0.001 to come to: 0.0045 less over 0.03.
+    # From there it is 0.0025 + |t - 0.04|^(3/2), at 0.04 as much as the fixed cost alone.
+    assert height(of(2.5e-3), [0.0, 0.015, 0.03, 0.04, 0.13]) == pytest.approx([0.008, 0.00575, 0.0035, 0.0025, 0.0295])
+    # Under 0.0145 it ends at 0.05, beyond what is held.
+    assert height(of(0.0145), [0.0, 0.05, 0.13]) == pytest.approx([0.008, 0.0155, 0.0145 + 0.027])
+    # With a rate of 0.01 and 0.0084 it ends in the kink at 0.04, level with the start: 0.0084 to hold it, 0.0084 to
+    # sell it.
+    e = of(0.0084, 0.01)
+    assert e.rate[0] == 0.01 and e.rise[0, 1] == pytest.approx(0.01)
+    assert height(e, [0.0, 0.02, 0.04, 0.13]) == pytest.approx([0.0084, 0.0084, 0.0084, 0.0084 + 0.027 + 9e-4])
+    # A line that ends before it leaves the rate where it is.
+    assert of(2.5e-3, 0.01).rate[0] == 0.0
+
+
+@pytest.mark.parametrize("impact", [False, True])
 @pytest.mark.parametrize("seed", range(40))
-def test_an_envelope_with_a_rate_is_the_lower_hull_of_its_function(seed: int) -> None:
+def test_an_envelope_with_what_trades_cost_is_the_lower_hull_of_its_function(seed: int, impact: bool) -> None:
     rng = np.random.default_rng(seed)
     fixed, split, rate = rng.uniform(0.0, 1e-3), rng.choice([0.0, 0.01]), rng.choice([2e-4, 2e-3])
     held, reach, least = rng.uniform(0.01, 0.4), rng.uniform(0.05, 0.6), rng.choice([0.0, 0.03])
+    power, held = (rng.choice([5e-3, 2e-2]), held * rng.choice([-0.3, 1.0])) if impact else (0.0, held)
     ends, first = np.array([[0.0, reach]]), np.array([[0.0, least]])
-    e = Envelope.of(0.0 * ONE, fixed * ONE, ends, split * ONE, 0.0 * ONE, first, rate * ONE, held * ONE)
+    e = Envelope.of(0.0 * ONE, fixed * ONE, ends, split * ONE, power * ONE, first, rate * ONE, held * ONE)
     t = np.r_[0.0, np.linspace(max(least, 1e-6), reach, 3000)]
-    f = np.where(t > 0.0, fixed, 0.0) + split * t**2 + rate * np.abs(t - held)
+    f = np.where(t > 0.0, fixed, 0.0) + split * t**2 + rate * np.abs(t - held) + power * np.abs(t - held) ** 1.5
     beside = (rate - e.rate[0]) * np.abs(t - held)
     found = height(e, t) + beside
     assert (found <= f + 1e-15).all()

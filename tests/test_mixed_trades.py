@@ -69,6 +69,37 @@ def test_a_program_with_impact_is_clarabels(seed: int) -> None:
     assert found
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_few_names_from_many_are_bounded_to_rounding_under_an_impact(seed: int) -> None:
+    """What leaves little room ends at its first point, and a trade near zero makes Newton's steps go to and fro: on
+    both the point was the minimum, and its bound far below."""
+    p, rng = bent(8, seed, power=3e-2, rate=0.0, turnover=np.inf), np.random.default_rng(seed)
+    for size in (1, 2, 3, 5):
+        upper = np.where(rng.permutation(p.n) < size, 1.0, 0.0)
+        point = p.minimum(0.0 * upper, upper, p.rows, p.row_lower, p.row_upper)
+        assert point is not None
+        assert point.value == pytest.approx(clarabel(p, 0.0 * upper, upper), abs=1e-7)
+        assert point.value - 1e-11 <= point.bound <= point.value
+
+
+@pytest.mark.parametrize("rate", [0.0, 2e-3])
+@pytest.mark.parametrize("gain", [1e-8, 3e-8, 1e-7])
+def test_a_trade_that_hardly_pays_is_found_and_bounded_to_rounding(rate: float, gain: float) -> None:
+    """A is to grow by 0.3, which B may give a part of: a first unit of B saves `gain` beside its rate, and its impact
+    takes that back at 3/2 2e-3 |z|^(1/2) = gain."""
+    slope = 0.02 * 0.6 + 1.5e-3 * 0.3**0.5 + rate
+    linear = np.array([0.0, slope - 0.02 * 0.4 + rate + gain])
+    p = BentProgram(
+        0.02 * np.eye(2), linear, np.zeros(2), np.ones(2), np.ones((1, 2)), np.ones(1), np.ones(1),
+        np.array([0.3, 0.4]), rate, np.inf, power=np.array([1e-3, 2e-3]),
+    )  # fmt: skip
+    point = p.minimum(p.lower, p.upper, p.rows, p.row_lower, p.row_upper)
+    assert point is not None and p.held is not None
+    z = (gain / 3e-3) ** 2
+    assert p.held[1] - point.weights[1] == pytest.approx(z, rel=0.01)
+    assert point.value - 1e-11 <= point.bound <= point.value
+
+
 def test_the_bound_of_a_program_with_impact_is_below_every_point() -> None:
     p, rng = bent(8, 5), np.random.default_rng(0)
     assert p.held is not None

@@ -16,7 +16,7 @@ from portfolio_ebm.constraints.discrete import Cardinality
 from portfolio_ebm.constraints.diversified import UCITS
 from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
-from portfolio_ebm.construction import certifier
+from portfolio_ebm.construction import certifier, ratio_choices
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.certifier import BranchAndBound
 from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
@@ -98,6 +98,16 @@ def test_the_clock_is_kept_for_the_step_that_proves(seed: int, monkeypatch: pyte
     assert grown == [1] and "optimum is proven" in str(found.status) and found.diagnostics["proven"] == 1.0
     assert found.energy == pytest.approx(best, rel=1e-9) and free < found.bound <= best * (1.0 - 1e-12)
     assert found.gap <= 1e-9 * abs(best)
+
+
+def test_steps_that_are_at_their_most_say_so_and_not_that_a_clock_has_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ratio_choices, "STEPS", 1)
+    monkeypatch.setattr(certifier, "FIRST_LOOK", 1)
+    asked = LONG & Cardinality(exactly=3, min_weight=0.1)
+    found = BranchAndBound(time_limit=600.0, chains=8).build(MaxRatio(), asked, gaining(1), generator(0, "x"))
+    said = str(found.status)
+    assert "Ratio in 1 step, the most that are taken, not proven" in said and "not asked for a proof" in said
+    assert "clock" not in said
 
 
 def test_a_fund_limit_costs_ratio_and_the_bound_says_so() -> None:

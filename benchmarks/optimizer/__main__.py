@@ -55,7 +55,7 @@ brackets: the time of both over ours. A solver's polished weights and the two te
 convex solver on the names chosen, so that what is compared is the choice.
 
 `costs` ("trades at 5 bps"): from equal weights in every name to a few, 10 variance - .3 mean and a rate on all that is
-traded.
+traded, or its 3/2 impact.
 
 `trades`: 225 names from about equal weights in 45, a ticket, 3/2 impact and a turnover cap; with `lots`, whole lots of
 100 and up to 2 % cash. SCIP has the impact as one power cone a name, its lots as whole numbers (to 1e-9 there)."""
@@ -176,7 +176,7 @@ def single(kind: str, data: Path, full: bool) -> Iterator[Problem]:
             yield instances.tail(returns, n, scenarios, "UCITS")
     elif kind == "costs":
         for n, names in ((30, 8), (100, 10), (225, 20)):
-            yield from (instances.costly(returns, n, names, rate) for rate in (5e-4, 2e-3))
+            yield from (instances.costly(returns, n, names, rate) for rate in (5e-4, 2e-3, 0.0))
     else:
         for rate, turnover in ((1e-4, 0.5), (5e-4, 0.5), (5e-4, 1.0)):
             yield instances.tickets(returns, 100, rate, turnover)

@@ -138,10 +138,13 @@ def tickets(returns: Array, n: int, rate: float, turnover: float) -> Problem:
 
 
 def costly(returns: Array, n: int, names: int, rate: float, turnover: float = np.inf) -> Problem:
-    """A cost of trading from an equal weight in every name to a few of them."""
+    """A cost of trading from an equal weight in every name to a few of them; at a rate of 0 that of impact, with the
+    volumes of `trading`."""
     mean, covariance = moments(returns, n)
     cap = f", turnover {turnover:g}" if np.isfinite(turnover) else ""
+    cost = f"trades at {1e4 * rate:g} bps" if rate else "impact of trades"
+    volume = None if rate else MONTH * np.exp(np.random.default_rng(0).normal(size=n))
     return Problem(
-        f"{names} of {n} stocks, trades at {1e4 * rate:g} bps{cap}", mean, covariance, risk=10.0, reward=0.3,
-        names=names, floor=0.02, held=np.full(n, 1.0 / n), rate=rate, turnover=turnover,
+        f"{names} of {n} stocks, {cost}{cap}", mean, covariance, risk=10.0, reward=0.3, names=names, floor=0.02,
+        held=np.full(n, 1.0 / n), rate=rate, turnover=turnover, volume=volume,
     )  # fmt: skip

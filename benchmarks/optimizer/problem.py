@@ -77,7 +77,7 @@ class Problem:
     @property
     def choosing_trades(self) -> bool:
         """Whether what is chosen is what to trade, and not what to hold."""
-        return self.held is not None and not self.rate
+        return self.ticket > 0.0 or self.lots is not None
 
     def parts(self, w: Array) -> tuple[float, ...]:
         """Each term's share of the energy at w (n,)."""
@@ -119,7 +119,10 @@ class Problem:
         if self.scenarios is not None and self.tail:
             worst = np.argsort(self.scenarios @ w)[: max(1, round(0.05 * len(self.scenarios)))]
             slope = slope - self.tail * self.scenarios[worst].mean(axis=0)
-        return slope if self.held is None else slope + self.rate * np.sign(w - self.held)
+        if self.held is None:
+            return slope
+        trade = w - self.held
+        return slope + (self.rate + 1.5 * self.impact * np.sqrt(np.abs(trade))) * np.sign(trade)
 
 
 def worst_mean(returns: Array) -> float:

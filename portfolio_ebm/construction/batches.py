@@ -20,7 +20,7 @@ from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import FEASIBLE, measured, probes, ranges_over, residuals_of
-from portfolio_ebm.construction.convex import Convex, require_convex
+from portfolio_ebm.construction.convex import Convex, require_exact
 from portfolio_ebm.construction.exact.formula import take_apart
 from portfolio_ebm.construction.exact.minimum import Minimum, solve
 from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
@@ -29,7 +29,7 @@ from portfolio_ebm.construction.later import known
 from portfolio_ebm.construction.shadow import Owned, shadow_prices
 from portfolio_ebm.construction.together import Look, looked_at
 from portfolio_ebm.context import Context
-from portfolio_ebm.energy import Energy, Sum
+from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, ShapeError, SolverError, SpecError
 from portfolio_ebm.types import elsewhere, generator
 
@@ -121,14 +121,10 @@ def solve_all(
 
 def _is_convex(energy: Energy, constraint: Constraint) -> bool:
     try:
-        _require_convex(energy, constraint)
+        require_exact(energy, constraint)
     except SpecError:
         return False
     return True
-
-
-def _require_convex(energy: Energy, constraint: Constraint) -> None:
-    require_convex(energy if lone_ratio(energy) is None else Sum(), constraint)
 
 
 def solve_many(
@@ -145,7 +141,7 @@ def solve_many(
         >>> solve_many([(Variance(), one), (Variance(), other)], Budget() & LongOnly())[0].weights
     """
     for energy in dict.fromkeys(energy for energy, _ in problems):
-        _require_convex(energy, constraint)
+        require_exact(energy, constraint)
     if not problems:
         return []
     regions = Regions.of(constraint, problems[0][1])

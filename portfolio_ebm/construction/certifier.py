@@ -142,7 +142,8 @@ class BranchAndBound(Constructor):
         proof, bound = seen.proof, seen.bound
         weights, value = seen.weights, seen.value
         size = sum(abs(float(s)) for s in breakdown(task.rest, _tensor(weights, region), task.ctx).values())
-        if not proof.finished and value - bound > self.gap * size and not task.enough(_tensor(weights, region)):
+        enough = task.enough(_tensor(weights, region))
+        if not proof.finished and value - bound > self.gap * size and not enough:
             proof = _grown(mixed, seen, self.gap * size, stop)
             if proof.weights is not None and proof.value < value:
                 weights, value = proof.weights, proof.value
@@ -152,7 +153,7 @@ class BranchAndBound(Constructor):
         relative = (value - bound) / max(size, 1e-300)
         proven = proof.proven or relative <= self.gap
         found = Found(
-            _tensor(weights, region), _sentence(proof, relative, self, proven),
+            _tensor(weights, region), _sentence(proof, relative, self, proven, enough),
             {BEFORE: seen.value + formula.constant, FINAL: value + formula.constant},
             known(_tensor(seen.starts, region)),
             {
@@ -187,10 +188,11 @@ def _one_solve(rest: Energy, ratio: Scaled | None, region: Region, ctx: Context)
     return Found(found.weights, message, {FINAL: found.value}, only, {}, size=found.size, exact=found), found.bound
 
 
-def _sentence(proof: Proof, relative: float, asked: BranchAndBound, proven: bool) -> str:
+def _sentence(proof: Proof, relative: float, asked: BranchAndBound, proven: bool, enough: bool) -> str:
     if proven:
         return f"branch and bound closed, so the optimum is proven to {asked.gap:.1e} ({counted(proof.nodes, 'node')})"
-    ended = "was interrupted" if proof.interrupted else f"was stopped by its clock of {asked.time_limit:g} s"
+    ended = "was not asked for a proof" if enough else f"was stopped by its clock of {asked.time_limit:g} s"
+    ended = "was interrupted" if proof.interrupted else ended
     ended = "closed but for what its relaxations leave open" if proof.finished else ended
     return (
         f"branch and bound {ended} after {counted(proof.nodes, 'node')}; the portfolio is at most {relative:.2e} of "

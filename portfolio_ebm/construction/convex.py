@@ -27,6 +27,11 @@ def require_convex(energy: Energy, constraint: Constraint, who: str = "Convex()"
             raise SpecError(f"{rule!r} is a choice of names, which {who} cannot make; {remedy}.")
 
 
+def require_exact(energy: Energy, constraint: Constraint) -> None:
+    """`require_convex` of what Convex() takes: a ratio may stand alone as well."""
+    require_convex(energy if lone_ratio(energy) is None else Sum(), constraint)
+
+
 def minimum_under(
     energy: Energy, constraint: Constraint, ctx: Context, who: str = "Convex()", remedy: str = ELSEWHERE
 ) -> tuple[Region, Minimum]:
@@ -66,8 +71,8 @@ class Convex(Constructor):
             SolverError: no minimum was reached.
         """
 
+        require_exact(energy, constraint)
         ratio = lone_ratio(energy)
-        require_convex(energy if ratio is None else Sum(), constraint)
         try:
             region = region_of(constraint, ctx)
             found = minimize(energy, region, ctx) if ratio is None else minimize_ratio(ratio, region, ctx)

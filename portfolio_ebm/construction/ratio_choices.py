@@ -101,6 +101,7 @@ def _steps(
     assert found is not None and best is not None
     bound = min(bound, value)
     ended = "" if value - bound <= PROVEN * abs(value) else ", not proven"
+    ended = f", the most that are taken{ended}" if more else ended
     message = f"ratio in {counted(steps, 'step')}{ended}, the last by {found.message}"
     stages = {FINAL: coefficient * value}
     return replace(found, weights=best, message=message, ablation=stages, size=0.0), coefficient * bound

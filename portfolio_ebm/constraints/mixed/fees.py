@@ -46,7 +46,7 @@ class Fees:
         extra = least(np.where(moves, cost, np.inf)) - cheapest
         pays = some(stays) & some(moves) & (extra > 0.0)
         held = np.zeros(n) if program.held is None else program.held
-        if type(program) is not Program:
+        if not known(program):
             pays &= where == held[name]
         below = where - least(np.where(moves, low, np.inf))
         above = -least(np.where(moves, -high, np.inf)) - where
@@ -88,9 +88,7 @@ def known(program: Program) -> bool:
 def envelope_of(program: Program, fees: Fees, split: Split | None) -> Envelope:
     power = program.power if isinstance(program, BentProgram) else np.zeros(program.n)
     share = np.zeros(program.n) if split is None else split.diagonal
-    # An impact leaves the knees smooth: no least trade is looked at.
-    least = 0.0 if power.any() else fees.least
-    return Envelope.of(fees.anchor, fees.fixed, fees.reach, share, power, least, program.rate, program.held)
+    return Envelope.of(fees.anchor, fees.fixed, fees.reach, share, power, fees.least, program.rate, program.held)
 
 
 def enveloped(program: Program, fees: Fees, split: Split | None) -> tuple[Program, float]:
@@ -106,7 +104,7 @@ def enveloped(program: Program, fees: Fees, split: Split | None) -> tuple[Progra
     linear = p.linear + 2.0 * e.split * e.anchor
     rate = p.rate - e.rate if e.rate.any() else p.rate
     if isinstance(p, BentProgram):
-        return replace(p, matrix=matrix, linear=linear, envelope=e, rate=rate), e.constant
+        return replace(p, matrix=matrix, linear=linear, envelope=e, rate=rate, plain=p), e.constant
     found = EnvelopedProgram(
         matrix, linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.held, rate, p.turnover, envelope=e,
         plain=p,
@@ -126,13 +124,15 @@ def missing_cost(
 
 
 def worth_opening(
-    e: Envelope, choices: Choices, allowed: Mask, point: Point, enough: float, rate: Array | float = 0.0
-) -> Mask:
+    e: Envelope, choices: Choices, allowed: Mask, point: Point, enough: float, rate: Array | float = 0.0,
+    bend: Array | float = 0.0,
+) -> Mask:  # fmt: skip
     """The open modes of a node, (U, M), but those of single names whose own bound is at least `enough`.
 
     With the multipliers of the node's minimum its bound is a sum over names of the least of envelope + price w; in a
-    mode that is cost + split (w - anchor)^2 + price w on its interval, and the difference is added to the bound. Trades
-    cost `rate` (n,) beside the envelope, and what is a part of it.
+    mode that is cost + split (w - anchor)^2 + power |w - held|^(3/2) + price w on its interval, and the difference is
+    added to the bound. Trades cost `rate` (n,) beside the envelope, and what is a part of it; of the prices `bend` (n,)
+    is the slope of what bends.
 
     Source: Atamturk, A. and Gomez, A. (2020), Safe screening rules for l0-regression from perspective relaxations,
     ICML 119.
@@ -140,24 +140,27 @@ def worth_opening(
     c, w = choices, point.weights
     alone = c.size[c.unit] == 1
     unit, name = c.unit[alone], c.name[alone]
-    beside = np.broadcast_to(rate, w.shape)
-    anchor, split, price, held, toll = (
-        x[name][:, None] for x in (e.anchor, e.split, point.prices, e.held, e.rate + beside)
+    beside, prices = np.broadcast_to(rate, w.shape), point.prices - bend
+    now = (e.square(w) + e.bent(w) + beside * np.abs(w - e.held) + prices * w)[name]
+    anchor, split, power, price, held, toll = (
+        x[name][:, None] for x in (e.anchor, e.split, e.power, prices, e.held, e.rate + beside)
     )
-    now = (e.square(w) + beside * np.abs(w - e.held) + point.prices * w)[name]
-    above_held, below_held = (_least_at(split, anchor, price + sign * toll) for sign in (1.0, -1.0))
-    best = np.where(above_held > held, above_held, np.where(below_held < held, below_held, held))
+    slope = 2.0 * split * (held - anchor) + price
+    best = held + _furthest_gain(split, power, -slope - toll) - _furthest_gain(split, power, slope - toll)
     x = np.clip(best, c.lower[unit], c.upper[unit])
     cost = np.where(allowed[unit], c.cost[unit], np.inf)
     with np.errstate(invalid="ignore"):
-        mine = split * (x - anchor) ** 2 + price * x + toll * np.abs(x - held)
+        z = np.abs(x - held)
+        mine = split * (x - anchor) ** 2 + power * z**1.5 + price * x + toll * z
         above = point.bound + cost - least(cost)[:, None] + mine - now[:, None] >= enough
     found = allowed.copy()
     found[unit] &= ~above
     return found
 
 
-def _least_at(split: Array, anchor: Array, price: Array) -> Array:
-    """Where split (x - anchor)^2 + price x is least."""
+def _furthest_gain(split: Array, power: Array, gain: Array) -> Array:
+    """The z >= 0 where split z^2 + power z^(3/2) - gain z is least."""
+    gain = np.maximum(gain, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(split > 0.0, anchor - price / (2.0 * split), np.where(price > 0.0, -np.inf, np.inf))
+        root = 2.0 * gain / (1.5 * power + np.sqrt(2.25 * power**2 + 8.0 * split * gain))
+    return np.asarray(np.where(gain > 0.0, root**2, 0.0))

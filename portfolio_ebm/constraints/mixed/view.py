@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from portfolio_ebm.constraints.mixed.fees import Fees, decided_cost, enveloped, worth_opening
+from portfolio_ebm.constraints.mixed.programs.bent import BentProgram
 from portfolio_ebm.constraints.mixed.programs.enveloped import EnvelopedProgram
+from portfolio_ebm.constraints.mixed.programs.envelopes import Envelope
 from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.programs.slice import Array, Mask, Point
 
@@ -36,21 +38,25 @@ class View:
             p, constant = enveloped(p, Fees.of(p, dues, allowed, mixed.reach), mixed.split)
         return cls(mixed, allowed, p, decided_cost(dues, allowed) + constant - spare, price)
 
+    @property
+    def envelope(self) -> Envelope | None:
+        return self.program.envelope if isinstance(self.program, (EnvelopedProgram, BentProgram)) else None
+
     def shares(self, w: Array) -> Array:
         """z of the names that the priced limit counts, (n,)."""
-        assert self.mixed.perspective is not None and isinstance(self.program, EnvelopedProgram)
-        return self.mixed.perspective.shares(self.allowed, self.mixed.choices, self.program.envelope.share(w))
+        assert self.mixed.perspective is not None and self.envelope is not None
+        return self.mixed.perspective.shares(self.allowed, self.mixed.choices, self.envelope.share(w))
 
     def open(self, point: Point, enough: float) -> Mask | None:
         """The modes that the multipliers of the minimum do not exclude from being below `enough`; None for all."""
-        if self.price is None or not np.isfinite(enough) or not isinstance(self.program, EnvelopedProgram):
+        if self.price is None or not np.isfinite(enough) or self.envelope is None:
             return None
         if point.bound >= enough:
             return None
         dues, _ = self.mixed.dues(self.allowed, self.price)
         # The cap on turnover is in the bound by its toll.
-        rate = self.program.rate + point.toll
-        return worth_opening(self.program.envelope, dues, self.allowed, point, enough, rate)
+        rate, bend = self.program.rate + point.toll, self.program.bend(point.weights)[1]
+        return worth_opening(self.envelope, dues, self.allowed, point, enough, rate, bend)
 
     def next_price(self, w: Array) -> float | None:
         if self.price is None or self.mixed.perspective is None:

@@ -157,8 +157,7 @@ def choose(
     starts = [rounded(mixed.choices, root, mixed.choices.weights(relaxed.weights))]
     search.solve(starts[0], relaxed.weights)
     there = _from(search, known)
-    # What trades cost draws a relaxation to what is held; a limit that is priced draws it back.
-    costly = mixed.program.held is not None and bool(np.any(mixed.program.rate))
+    costly = _costly(mixed.program)
     first = tree.grow(min(1 if costly else look, nodes), *_better(there, _best(search)))
     if first.weights is None and first.finished:
         return None
@@ -278,6 +277,11 @@ def _solved(search: Search) -> list[Point]:
 def _dearness(program: Program) -> int:
     """How many times as long as a quadratic program's a node takes."""
     return DEAR if isinstance(program, FormulaProgram) else BENT if isinstance(program, BentProgram) else 1
+
+
+def _costly(program: Program) -> bool:
+    """Whether trades cost anything: that draws a relaxation to what is held, and a limit that is priced draws it back."""
+    return program.held is not None and (isinstance(program, BentProgram) or bool(np.any(program.rate)))
 
 
 def looks(program: Program, plan: Plan) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class EnvelopedProgram(Program):
 
     Attributes:
         envelope: of every name; its power is not part of this energy.
-        plain: the program without it, whose minimum is not above this one's.
+        plain: the program without it and with all that was split off for it.
     """
 
     envelope: Envelope
@@ -67,18 +67,33 @@ class EnvelopedProgram(Program):
         start: Array | Point | None = None, enough: float = np.inf,
     ) -> Point | None:  # fmt: skip
         """As `Program.minimum`; where the active set fails it is the plain program's, whose bound holds here too."""
+        slice_ = lower, upper, rows, row_lower, row_upper
+        found = self.walked(*slice_, start)
+        return without(self, self.envelope, self.plain, *slice_, start) if found is None else found
+
+    def walked(
+        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array,
+        start: Array | Point | None = None,
+    ) -> Point | None:  # fmt: skip
+        """As `minimum`; None where the slice is empty or the active set fails."""
         if crossed(lower, upper) or crossed(row_lower, row_upper):
             return None
-        found = _Walk(Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper), self).end(
-            weights_of(start)
-        )
-        if found is not None:
-            return found
-        # Its prices are those of another energy, and so is its value: the gap to its bound is of this one.
-        failed = self.plain.minimum(lower, upper, rows, row_lower, row_upper, start)
-        if failed is None:
-            return None
-        return replace(failed, value=self.value(failed.weights), prices=np.full(self.n, np.nan))
+        slice_ = Slice(self, lower, np.maximum(lower, upper), rows, row_lower, row_upper)
+        return _Walk(slice_, self).end(weights_of(start))
+
+
+def without(
+    p: Program, e: Envelope, plain: Program, lower: Array, upper: Array, rows: Array, row_lower: Array,
+    row_upper: Array, start: Array | Point | None,
+) -> Point | None:  # fmt: skip
+    """The minimum of `plain`, the program p without its envelopes, whose energy is nowhere above p's and the constant
+    together; None where the slice is empty. The value, and so the gap to the bound, is p's, and prices there are none.
+    """
+    found = plain.minimum(lower, upper, rows, row_lower, row_upper, start)
+    if found is None:
+        return None
+    bound = found.bound - e.constant
+    return replace(found, value=p.value(found.weights), bound=bound, prices=np.full(p.n, np.nan))
 
 
 @dataclass(frozen=True)
