@@ -280,7 +280,7 @@ def _dearness(program: Program) -> int:
 
 
 def _costly(program: Program) -> bool:
-    """Whether trades cost anything: that draws a relaxation to what is held, and a limit that is priced draws it back."""
+    """Whether trades cost anything: it draws a relaxation to what is held, and a limit that is priced draws it back."""
     return program.held is not None and (isinstance(program, BentProgram) or bool(np.any(program.rate)))
 
 
