@@ -207,7 +207,7 @@ def numbers(value: Any, what: str) -> NDArray[np.float64]:
 
 def as_numpy(x: Tensor) -> NDArray[np.float64]:
     """The numbers of a tensor as a float64 array, off its graph and its device."""
-    return np.asarray(x.numpy(force=True), dtype=np.float64)
+    return np.asarray(x.detach().cpu().numpy(), dtype=np.float64)
 
 
 def elsewhere(x: Tensor) -> bool:
