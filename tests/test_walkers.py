@@ -292,3 +292,26 @@ def test_a_problem_that_cannot_be_solved_spoils_no_other_there(walks: list[int])
         )  # fmt: skip
     assert there.ok.tolist() == [True, False, True] and there.statuses[1] == here.statuses[1]
     np.testing.assert_allclose(there.energies, here.energies, rtol=1e-9)
+
+
+def test_chains_that_set_out_from_one_portfolio_alone_have_a_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all roundings are empty there is one portfolio and no spread: a temperature of nothing, and not of NaN."""
+    spreads: list[float] = []
+
+    def seen(asked: Any, sweeps: int, rng: torch.Generator) -> Any:
+        spreads.extend(start.spread for _, start in asked)
+        return [[] for _ in asked]
+
+    for module in (choosing, together):
+        monkeypatch.setattr(module, "walked_beside", seen)
+    names, loads = list("abcd"), np.array([[-1.0, 3.0, 0.0, -3.0], [2.0, 2.0, 2.0, -2.0]])
+    # b and d hedge each other, and roundings take them; but together they are at most 0.6 of 1.
+    rules = pe.Budget() & pe.Box(upper=0.7) & pe.Cardinality(at_most=2) & pe.Group("side", label="right", upper=0.6)
+    sides = {"side": dict(zip(names, ("left", "right", "left", "right"), strict=True))}
+    with other_device() as device:
+        matrix = torch.as_tensor(1e-4 * (loads.T @ loads + np.eye(4))).to(device)
+        pe.optimize_many(
+            pe.Variance() + pe.FixedCost(rate=1e-5), rules, covariance=[matrix], held=np.full(4, 0.25), assets=names,
+            groups=sides, constructor=pe.AnnealedLangevin(chains=1, sweeps=1, nodes=2),
+        )  # fmt: skip
+    assert spreads and np.isfinite(spreads).all()

@@ -93,5 +93,5 @@ def _start(mixed: Mixed, seen: Solution, energy: Energy, ctx: Context) -> tuple[
     assert root is not None and seen.ensemble is not None
     starts = torch.cat([seen.weights.unsqueeze(0), seen.ensemble.to(seen.weights)])
     modes, missing = assign_all(mixed.choices, root, as_numpy(starts))
-    spread = float(energy.bind(ctx)(starts).std())
+    spread = float(as_numpy(energy.bind(ctx)(starts)).std())
     return Search(mixed, root), Start(list(modes[missing.max(axis=1) == 0.0]), as_numpy(seen.weights), spread)
