@@ -18,7 +18,7 @@ from portfolio_ebm.constraints.mixed.programs.alternating import Family
 from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.constraints.mixed.search import Search
-from portfolio_ebm.constraints.mixed.walkers import Tables, Walks, fits, shape
+from portfolio_ebm.constraints.mixed.walkers import STEPS, Tables, Walks, fits, shape
 from portfolio_ebm.construction import together
 from portfolio_ebm.construction.choosing import beside, choosing
 from portfolio_ebm.construction.choosing.beside import Start, walked_beside
@@ -80,6 +80,26 @@ def test_steps_come_to_the_exact_slices(case: str, trade: str) -> None:
         assert (np.abs(z - HELD).sum(axis=1)[there] <= TRADES[trade]["turnover"] + 1e-9).all()
     # What is empty is worth more than what any portfolio is.
     assert values[~there].min() > truth.max()
+
+
+@pytest.mark.parametrize("curvature", [0.0, 1e-6, 1e-3])
+def test_a_few_steps_rank_slices_whatever_trades_cost(curvature: float) -> None:
+    """Ten basis points for a trade of one: much more than what else moves the energy, or as much."""
+    m, rng = dealt("at most", 2, "rate"), np.random.default_rng(0)
+    matrix = curvature * m.program.matrix / m.program.diagonal.mean()
+    p = replace(m.program, matrix=matrix, linear=np.zeros(7), rate=1e-3 * np.linspace(0.5, 1.5, 7))
+    m = replace(m, program=p, choices=replace(m.choices, limits=()))
+    modes = np.array([rng.permutation([1, 1, 1, 1, 0, 0, 0]) for _ in range(60)])
+    truth = np.array([np.nan if (point := on_slice(m, one)) is None else point.value for one in modes])
+    ends = m.choices.lower[np.arange(7), modes], np.minimum(m.choices.upper[np.arange(7), modes], p.upper)
+    low, high = (torch.as_tensor(end).unsqueeze(0) for end in ends)
+    family = Family.of([p], HOST)
+    now = family.started(torch.full((1, 60, 7), 1 / 7, dtype=torch.float64))
+    for _ in range(STEPS):
+        now = family.step(now, low, high)
+    there = np.isfinite(truth)
+    off = np.abs(family.value(now)[0].numpy() - truth)[there]
+    assert there.sum() > 30 and np.median(off) < 0.05 * truth[there].std()
 
 
 def test_values_of_slices_by_hand() -> None:

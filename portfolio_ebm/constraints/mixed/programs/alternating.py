@@ -51,7 +51,8 @@ class Slices:
 
 @dataclass(frozen=True)
 class Family:
-    """Programs of one shape, in units of their mean curvature, or of how far slopes lie apart where that is more.
+    """Programs of one shape, in units of their mean curvature, or of how far slopes lie apart or what trades cost where
+    that is more: prices that are many units take many steps to build up.
 
     Attributes:
         matrix: (P, n, n). linear, held, rate: (P, n). rows: (P, m, n). low, high: (P, m). turnover: (P,).
@@ -81,7 +82,7 @@ class Family:
         def stacked(items: Sequence[object]) -> Tensor:
             return torch.as_tensor(np.array(items, dtype=np.float64)).to(device)
 
-        unit = stacked([max(p.diagonal.mean(), p.linear.std(), 1e-12 * p.scale) for p in programs])
+        unit = stacked([max(p.diagonal.mean(), p.linear.std(), np.mean(p.rate), 1e-12 * p.scale) for p in programs])
         matrix = stacked([p.matrix for p in programs]) / unit[:, None, None]
         rows, low, high = (stacked([getattr(p, name) for p in programs]) for name in ("rows", "row_lower", "row_upper"))
         stiffness = RHO / rows.norm(dim=-1).clamp_min(1e-300).unsqueeze(1)
