@@ -22,6 +22,7 @@ from portfolio_ebm.constraints.mixed.walkers import STEPS, Tables, Walks, fits, 
 from portfolio_ebm.construction import together
 from portfolio_ebm.construction.choosing import beside, choosing
 from portfolio_ebm.construction.choosing.beside import Start, walked_beside
+from portfolio_ebm.optimization import given_context
 
 HOST = torch.device("cpu")
 NAMED = ("at most", "exactly", "at least", "short", "fixed cost")
@@ -314,24 +315,33 @@ def test_a_problem_that_cannot_be_solved_spoils_no_other_there(walks: list[int])
     np.testing.assert_allclose(there.energies, here.energies, rtol=1e-9)
 
 
-def test_chains_that_set_out_from_one_portfolio_alone_have_a_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_hands_over_a_proof_or_where_chains_set_out() -> None:
+    """And nothing that is drawn at a look: on its way to another process that would be one."""
+    ctx = given_context(pe.Variance(), RULES, covariance=covariance(0)).ctx
+    left, start = together._glanced(SHORT, pe.Variance(), RULES, ctx, 0)
+    assert left is None and start is not None
+    search, out = start
+    assert out.spread > 0.0 and all(search.solve(modes) is not None for modes in out.modes)
+    proven, nowhere = together._glanced(pe.AnnealedLangevin(), pe.Variance(), RULES, ctx, 0)
+    assert nowhere is None and proven is not None and proven.proven
+    assert proven.marginal is None and proven.walkers is None and not proven.ablation
+
+
+@pytest.mark.parametrize("still", [{"swaps": False}, {"sweeps": 0}])
+def test_nobody_looks_where_no_chain_is_to_walk(still: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = given_context(pe.Variance(), RULES, covariance=covariance(0)).ctx
+    monkeypatch.setattr(together, "_glanced", None)
+    looks = together.looked_at([(pe.Variance(), ctx)] * 2, RULES, SHORT.model_copy(update=still), 0, 1)
+    assert looks == [(None, None)] * 2
+
+
+def test_chains_that_set_out_from_one_portfolio_alone_have_a_temperature() -> None:
     """Where all roundings are empty there is one portfolio and no spread: a temperature of nothing, and not of NaN."""
-    spreads: list[float] = []
-
-    def seen(asked: Any, sweeps: int, rng: torch.Generator) -> Any:
-        spreads.extend(start.spread for _, start in asked)
-        return [[] for _ in asked]
-
-    for module in (choosing, together):
-        monkeypatch.setattr(module, "walked_beside", seen)
-    names, loads = list("abcd"), np.array([[-1.0, 3.0, 0.0, -3.0], [2.0, 2.0, 2.0, -2.0]])
+    names, loads = tuple("abcd"), np.array([[-1.0, 3.0, 0.0, -3.0], [2.0, 2.0, 2.0, -2.0]])
     # b and d hedge each other, and roundings take them; but together they are at most 0.6 of 1.
     rules = pe.Budget() & pe.Box(upper=0.7) & pe.Cardinality(at_most=2) & pe.Group("side", label="right", upper=0.6)
     sides = {"side": dict(zip(names, ("left", "right", "left", "right"), strict=True))}
-    with other_device() as device:
-        matrix = torch.as_tensor(1e-4 * (loads.T @ loads + np.eye(4))).to(device)
-        pe.optimize_many(
-            pe.Variance() + pe.FixedCost(rate=1e-5), rules, covariance=[matrix], held=np.full(4, 0.25), assets=names,
-            groups=sides, constructor=pe.AnnealedLangevin(chains=1, sweeps=1, nodes=2),
-        )  # fmt: skip
-    assert spreads and np.isfinite(spreads).all()
+    energy, matrix = pe.Variance() + pe.FixedCost(rate=1e-5), 1e-4 * (loads.T @ loads + np.eye(4))
+    ctx = given_context(energy, rules, covariance=matrix, held=np.full(4, 0.25), assets=names, groups=sides).ctx
+    _, start = together._glanced(SHORT, energy, rules, ctx, 0)
+    assert start is not None and len(start[1].modes) == 1 and start[1].spread == 0.0

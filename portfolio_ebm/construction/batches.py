@@ -27,7 +27,7 @@ from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.construction.later import known
 from portfolio_ebm.construction.shadow import Owned, shadow_prices
-from portfolio_ebm.construction.together import Look, looked_at
+from portfolio_ebm.construction.together import Look, bare, looked_at
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, ShapeError, SolverError, SpecError
@@ -190,7 +190,7 @@ def solve_each(
         for problem, (seen, near) in zip(problems, looks, strict=True) if seen is None
     )  # fmt: skip
     rest = iter(Parallel(n_jobs=jobs)(asked))
-    return [next(rest) if seen is None else _bare(seen) for seen, _ in looks]
+    return [next(rest) if seen is None else seen for seen, _ in looks]
 
 
 def _alone(
@@ -199,15 +199,10 @@ def _alone(
     rng = generator(seed, "optimize", ctx.tradeable.device)
     try:
         if near is not None and isinstance(constructor, AnnealedLangevin):
-            return _bare(constructor.build(energy, constraint, ctx, rng, near))
-        return _bare(constructor.build(energy, constraint, ctx, rng))
+            return bare(constructor.build(energy, constraint, ctx, rng, near))
+        return bare(constructor.build(energy, constraint, ctx, rng))
     except PortfolioEBMError as error:
         return error
-
-
-def _bare(found: Solution) -> Solution:
-    # What is left out here is drawn when it is looked at, and to send it to another process is a look.
-    return replace(found, marginal=None, walkers=None, ablation={})
 
 
 def _minimum(energy: Energy, ctx: Context, region: Region) -> Minimum:

@@ -10,6 +10,7 @@ On the host a problem is walked by itself, since there the active set makes more
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -40,16 +41,15 @@ Look = tuple[Solution | None, Tensor | None]
 def looked_at(
     problems: Sequence[Problem], constraint: Constraint, constructor: AnnealedLangevin, seed: int, jobs: int
 ) -> list[Look]:
-    """By problem what a look at it proves, or where its chains have ended; neither for problems of other kinds."""
+    """By problem what a look at it proves, or where its chains have ended; neither for problems of other kinds, and
+    where no chains are asked to walk."""
+    if not (constructor.swaps and constructor.sweeps):
+        return [(None, None) for _ in problems]
     glance = constructor.model_copy(update={"nodes": min(constructor.nodes, FIRST_LOOK), "sweeps": 0, "walkers": 1})
     asked = (delayed(_glanced)(glance, energy, constraint, ctx, seed) for energy, ctx in problems)
-    found: list[Look] = [(None, None) for _ in problems]
-    left: dict[int, tuple[Search, Start]] = {}
-    for place, (mixed, seen) in enumerate(Parallel(n_jobs=jobs)(asked)):
-        if seen is not None and seen.proven:
-            found[place] = (seen, None)
-        elif mixed is not None and seen is not None and constructor.swaps and constructor.sweeps:
-            left[place] = _start(mixed, seen, *problems[place])
+    looks = list(Parallel(n_jobs=jobs)(asked))
+    found: list[Look] = [(seen, None) for seen, _ in looks]
+    left = {place: start for place, (_, start) in enumerate(looks) if start is not None}
     rng = generator(seed, "together", problems[0][1].tradeable.device)
     for place, ends in zip(left, walked_beside(list(left.values()), constructor.sweeps, rng), strict=True):
         search, start = left[place]
@@ -62,15 +62,21 @@ def looked_at(
 
 def _glanced(
     glance: AnnealedLangevin, energy: Energy, constraint: Constraint, ctx: Context, seed: int
-) -> tuple[Mixed | None, Solution | None]:
-    """The program of a problem that walks on the device know, and what a few nodes make of it."""
+) -> tuple[Solution | None, tuple[Search, Start] | None]:
+    """What a few nodes prove of a problem that walks on the device know, or where its chains set out."""
     mixed = _of_kind(energy, constraint, ctx)
     if mixed is None:
         return None, None
     try:
-        return mixed, glance.build(energy, constraint, ctx, generator(seed, "optimize", ctx.tradeable.device))
+        seen = glance.build(energy, constraint, ctx, generator(seed, "optimize", ctx.tradeable.device))
     except PortfolioEBMError:
         return None, None  # it is met again, and said, where the problem is solved
+    return (bare(seen), None) if seen.proven else (None, _start(mixed, seen, energy, ctx))
+
+
+def bare(found: Solution) -> Solution:
+    """The solution without what is drawn when it is looked at: to send that to another process is a look."""
+    return replace(found, marginal=None, walkers=None, ablation={})
 
 
 def _of_kind(energy: Energy, constraint: Constraint, ctx: Context) -> Mixed | None:
@@ -90,7 +96,7 @@ def _of_kind(energy: Energy, constraint: Constraint, ctx: Context) -> Mixed | No
 def _start(mixed: Mixed, seen: Solution, energy: Energy, ctx: Context) -> tuple[Search, Start]:
     """The search of a problem, and the roundings that the look at it made."""
     root = mixed.root()
-    assert root is not None and seen.ensemble is not None
+    assert root is not None and seen.ensemble is not None  # a portfolio was found, by the pattern engine
     starts = torch.cat([seen.weights.unsqueeze(0), seen.ensemble.to(seen.weights)])
     modes, missing = assign_all(mixed.choices, root, as_numpy(starts))
     spread = float(as_numpy(energy.bind(ctx)(starts)).std())
