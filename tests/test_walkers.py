@@ -22,6 +22,7 @@ from portfolio_ebm.constraints.mixed.walkers import STEPS, Tables, Walks, fits, 
 from portfolio_ebm.construction import together
 from portfolio_ebm.construction.choosing import beside, choosing
 from portfolio_ebm.construction.choosing.beside import Start, walked_beside
+from portfolio_ebm.errors import ShapeError
 from portfolio_ebm.optimization import given_context
 
 HOST = torch.device("cpu")
@@ -325,6 +326,19 @@ def test_a_look_hands_over_a_proof_or_where_chains_set_out() -> None:
     proven, nowhere = together._glanced(pe.AnnealedLangevin(), pe.Variance(), RULES, ctx, 0)
     assert nowhere is None and proven is not None and proven.proven
     assert proven.marginal is None and proven.walkers is None and not proven.ablation
+
+
+def test_where_walks_have_ended_is_weights_of_these_names() -> None:
+    """One portfolio is as good as a table of one, and its names are looked at first; of other names there are none."""
+    ctx, rng = given_context(pe.Variance(), RULES, covariance=covariance(0)).ctx, torch.Generator()
+    best = pe.optimize(pe.Variance(), RULES, covariance=covariance(0))
+    assert best.proven
+    near = torch.as_tensor(best.weights)
+    few = pe.AnnealedLangevin(chains=1, sweeps=1, nodes=1)
+    for one in (near, near.unsqueeze(0)):
+        assert few.build(pe.Variance(), RULES, ctx, rng, one).energy == pytest.approx(best.energy, rel=1e-12)
+    with pytest.raises(ShapeError, match=r"got shape \(2, 13\), expected \(\.\.\., 12\)"):
+        few.build(pe.Variance(), RULES, ctx, rng, torch.ones(2, N + 1))
 
 
 @pytest.mark.parametrize("still", [{"swaps": False}, {"sweeps": 0}])

@@ -56,6 +56,7 @@ from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
 from portfolio_ebm.errors import InfeasibleError, SolverError
 from portfolio_ebm.samplers.anneal import Annealed
+from portfolio_ebm.types import require_last
 
 LOT_SHARE = 4
 """A node of whole lots takes the time of so many of a quadratic."""
@@ -102,12 +103,16 @@ class AnnealedLangevin(Constructor):
         """The lowest-energy portfolio found; feasible to 1e-9 by every rule.
 
         Args:
-            near: (k, n), portfolios on whose names walkers set out where names are a choice, found before.
+            near: (k, n), portfolios on which walks have ended before: where names are a choice, descents from the best
+                of these and of the roundings take the place of walks.
 
         Raises:
+            ShapeError: `near` is for another number of names.
             InfeasibleError: no portfolio obeys the rules; names the rules in conflict.
             SolverError: the energy is NaN on a feasible portfolio.
         """
+        if near is not None:
+            near = require_last(near, ctx.n_assets, "AnnealedLangevin near").reshape(-1, ctx.n_assets)
         work = LotWork(self.nodes // LOT_SHARE)
         return best_case(
             energy, constraint, ctx, rng, lambda region, _: self._find(energy, region, ctx, rng, near), work
