@@ -37,6 +37,7 @@ from portfolio_ebm.energies.risk import CVaR, Variance
 from portfolio_ebm.energy import Bound, ConvexEnergy, Energy, to_cvxpy
 from portfolio_ebm.errors import InfeasibleError, ShapeError, SpecError
 from portfolio_ebm.linear import Structured
+from portfolio_ebm.optimization import optimize
 from portfolio_ebm.types import bps, generator
 
 N = 8
@@ -164,6 +165,22 @@ def test_trades_are_walked_from_side_to_side(rate, cap):
     assert proof.bound is not None and formula.evaluate(walked.weights) - proof.bound <= 1e-12 and proof.kkt <= 1e-10
     np.testing.assert_allclose(walked.weights, other.weights, atol=1e-8)
     assert walked.duals.turnover == pytest.approx(other.duals.turnover, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_walk_is_proven_where_caps_of_groups_add_up_to_the_budget(seed):
+    """Rows that depend on one another have many multipliers; those that do not bind have none."""
+    rng, names = np.random.default_rng(seed), [f"A{k}" for k in range(12)]
+    loads = rng.normal(size=(12, 3))
+    rules = Budget() & LongOnly() & Turnover(0.6)
+    for label in "xyz":
+        rules = rules & Group("sector", label=label, upper=0.4)
+    found = optimize(
+        Return() + 2.5 * Variance() + TradingCost(1 * bps), rules, mean=rng.normal(size=12) * 1e-3, assets=names,
+        covariance=1e-4 * (loads @ loads.T + np.eye(12)), held=rng.dirichlet(np.ones(12)), constructor=Convex(),
+        groups={"sector": {name: "xyz"[k % 3] for k, name in enumerate(names)}},
+    )  # fmt: skip
+    assert found.proven and "from side to side" in str(found.status)
 
 
 @pytest.mark.parametrize("energy", ENERGIES, ids=repr)

@@ -10,7 +10,7 @@ import numpy as np
 
 from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.programs.sides import from_sides
-from portfolio_ebm.constraints.mixed.programs.slice import Slice
+from portfolio_ebm.constraints.mixed.programs.slice import FEASIBLE, Slice
 from portfolio_ebm.construction.exact.duality import Box, Multipliers
 from portfolio_ebm.construction.exact.engines import Found, scale_of
 from portfolio_ebm.construction.exact.formula import SMALL, Formula
@@ -34,9 +34,11 @@ def by_sides(formula: Formula, box: Box) -> Found | None:
     found = from_sides(Slice(program, box.lower, box.upper, box.rows, box.row_lower, box.row_upper), None)
     if found is None:
         return None
-    pull = program.slope(found.weights) - found.prices
-    rows = np.zeros(len(box.rows))
-    if len(rows):
-        rows = np.asarray(np.linalg.lstsq(box.rows.T, -pull)[0] / scale, dtype=np.float64)
+    pull = (program.slope(found.weights) - found.prices) / scale
+    # Rows that do not bind have none: caps of groups add up to the budget, so that all rows share what some pull.
+    at, rows = box.rows @ found.weights, np.zeros(len(box.rows))
+    binds = (at <= box.row_lower + FEASIBLE) | (at >= box.row_upper - FEASIBLE)
+    if binds.any():
+        rows[binds] = np.linalg.lstsq(box.rows[binds].T, -pull)[0]
     turnover = float(found.toll - program.rate) / scale
     return Found(found.weights, Multipliers((), rows, turnover), "active set (daqp) from side to side of what is held")
