@@ -225,6 +225,25 @@ def test_problems_of_other_shapes_are_walked_in_batches_of_their_own(monkeypatch
     assert sorted(sizes) == [1, 1, 2]
 
 
+def test_a_batch_that_the_device_has_no_room_for_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner, sizes = beside._together, []
+
+    def small(asked: Any, sweeps: int, rng: torch.Generator) -> Any:
+        sizes.append(len(asked))
+        if len(asked) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return inner(asked, sweeps, rng)
+
+    monkeypatch.setattr(beside, "_together", small)
+    problems = [mixed("at most", seed) for seed in range(3)]
+    asked = [(Search(m, root(m)), Start(starts(m, 4), np.full(7, 1 / 7), 1e-5)) for m in problems]
+    room = 1
+    found = walked_beside(asked, 1, torch.Generator().manual_seed(0))
+    assert sizes == [3, 1, 2, 1, 1] and all(found)
+    room = 0
+    assert walked_beside(asked, 1, torch.Generator().manual_seed(0)) == [[], [], []]
+
+
 def test_the_host_waits_for_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("portfolio_ebm.constraints.mixed.walkers.STEPS", 2)
     m = dealt("at most", 0, "both")

@@ -44,9 +44,19 @@ def walked_beside(asked: Sequence[tuple[Search, Start]], sweeps: int, rng: torch
         size = max(ENTRIES // (n * chains * CANDIDATES), 1)
         for first in range(0, len(places), size):
             some = places[first : first + size]
-            for place, ends in zip(some, _together([asked[place] for place in some], sweeps, rng), strict=True):
+            for place, ends in zip(some, _fitting([asked[place] for place in some], sweeps, rng), strict=True):
                 found[place] = ends
     return found
+
+
+def _fitting(asked: Sequence[tuple[Search, Start]], sweeps: int, rng: torch.Generator) -> list[list[Ints]]:
+    """`_together`, by halves where the device has no room for all; of a problem that it has none for no ends, so that
+    the host walks it."""
+    try:
+        return _together(asked, sweeps, rng)
+    except torch.OutOfMemoryError:
+        half = len(asked) // 2
+        return [*_fitting(asked[:half], sweeps, rng), *_fitting(asked[half:], sweeps, rng)] if half else [[]]
 
 
 def _together(asked: Sequence[tuple[Search, Start]], sweeps: int, rng: torch.Generator) -> list[list[Ints]]:
