@@ -187,6 +187,21 @@ def test_what_a_split_leaves_is_convex_and_more_than_by_the_least_eigenvalue(n: 
     assert (found.diagonal / size).sum() >= 0.98 * n * share / 2.0
 
 
+def test_many_names_are_split_as_eigenvalues_say() -> None:
+    rng = np.random.default_rng(1)
+    loads = rng.normal(size=(310, 4)) * 0.05
+    matrix = loads @ loads.T + np.diag(rng.uniform(1e-4, 4e-3, 310))
+    c = matrix / np.sqrt(np.outer(matrix.diagonal(), matrix.diagonal()))
+    own = 1.0 / np.linalg.inv(c).diagonal()
+    alike, others = (np.linalg.eigvalsh(c / np.sqrt(np.outer(x, x)))[0] * x for x in (np.ones(310), own))
+    assert others.sum() > alike.sum()
+    found = Split.of(matrix)
+    assert found is not None
+    assert 2.0 * found.diagonal / matrix.diagonal() == pytest.approx(0.99 * others, rel=1e-3)
+    # A quadratic that is flat somewhere leaves nothing.
+    assert Split.of(loads @ loads.T) is None
+
+
 def traded(seed: int, n: int = 5, impact: bool = False, turnover: float = 0.5) -> Mixed:
     """Names held that may stay or trade for a fixed cost each, a budget, a row, a rate and a cap."""
     rng = np.random.default_rng(seed)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -68,13 +70,10 @@ class Split:
             return None
         root = np.sqrt(size)
         c = matrix / np.outer(root, root)
-        least = float(np.linalg.eigvalsh(c)[0])
-        if least <= 2.0 * MARGIN * len(size):
+        e = _multiple(c) if len(size) > most else np.full(len(size), float(np.linalg.eigvalsh(c)[0]))
+        if e.min() <= 2.0 * MARGIN * len(size):
             return None
-        e = np.full(len(size), least)
-        if len(size) > most:
-            e = max(e, _of_what_others_leave(c), key=lambda found: float(found.sum()))
-        else:
+        if len(size) <= most:
             e = _barrier(c, np.ones(len(size)) if worth is None else worth * size, 0.5 * e)
         share = SHARE * e
         if not _definite(c - np.diag(share + MARGIN * len(size))):
@@ -82,12 +81,29 @@ class Split:
         return cls(0.5 * share * size, np.ascontiguousarray(matrix - np.diag(share * size)))
 
 
-def _of_what_others_leave(c: Array) -> Array:
-    """The largest multiple that can be split off of the variances that each name has given all others: where a few
-    factors explain what names have in common, nearly all of what is their own."""
-    own = 1.0 / np.linalg.inv(c).diagonal()
+def _multiple(c: Array) -> Array:
+    """The larger of two multiples that can be split off c, zero where it is not definite: of the diagonal, and of the
+    variances that each name has given all others, where a few factors explain what names have in common nearly all of
+    what is their own."""
+    try:
+        inverse = solve_triangular(np.linalg.cholesky(c), np.eye(len(c)), lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return np.zeros(len(c))
+    own = 1.0 / np.square(inverse).sum(axis=0)
+    alike, others = np.full(len(c), _least(inverse, np.ones(len(c)))), _least(inverse, own) * own
+    return max(alike, others, key=lambda found: float(found.sum()))
+
+
+def _least(inverse: Array, own: Array) -> float:
+    """The least eigenvalue of C / (s s'), s = own^(1/2), from the inverse of C's Cholesky factor, by Lanczos' steps;
+    zero where they come to no end."""
     root = np.sqrt(own)
-    return np.asarray(float(np.linalg.eigvalsh(c / np.outer(root, root))[0]) * own)
+    product = LinearOperator(inverse.shape, lambda x: root * (inverse.T @ (inverse @ (root * x.ravel()))))
+    start = np.random.default_rng(0).normal(size=len(root))
+    try:
+        return 1.0 / float(eigsh(product, k=1, which="LA", v0=start, tol=CLOSE**2, return_eigenvectors=False)[0])
+    except ArpackError:
+        return 0.0
 
 
 def _barrier(c: Array, worth: Array, e: Array) -> Array:
