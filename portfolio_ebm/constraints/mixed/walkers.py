@@ -102,7 +102,7 @@ class Tables:
         every = torch.arange(chains * count, device=flat.device)
         solved = self._solved(flat, at.at((every // count).expand(problems, -1)))
         values = self._value(flat, solved).reshape(problems, chains, count)
-        drawn = (values - heat.unsqueeze(-1) * gumbel(values, rng)).argmin(-1, keepdim=True)
+        drawn = (values - heat.unsqueeze(-1) * _gumbel(values, rng)).argmin(-1, keepdim=True)
         there = values.gather(-1, drawn).squeeze(-1)
         chance = torch.rand(there.shape, generator=rng, dtype=there.dtype, device=there.device)
         taken = (there <= value) | (chance < (-(there - value) / heat.clamp_min(1e-300)).exp())
@@ -146,15 +146,15 @@ class Tables:
         single = self._changes(modes, at.z, slope)
         problems, chains, n, kinds = single.shape
         flat = single.reshape(problems, chains, n * kinds)
-        noisy = flat - heat.unsqueeze(-1) * gumbel(flat, rng)
+        noisy = flat - heat.unsqueeze(-1) * _gumbel(flat, rng)
         top = noisy.topk(min(CHANGES, n * kinds), largest=False).indices
         found = [_changed(modes, (top[..., k] // kinds), (top[..., k] % kinds)) for k in range(top.shape[-1])]
         alone = single.amin(-1)
-        leaving = (alone - heat.unsqueeze(-1) * gumbel(alone, rng)).topk(min(LEAVING, n), largest=False).indices
+        leaving = (alone - heat.unsqueeze(-1) * _gumbel(alone, rng)).topk(min(LEAVING, n), largest=False).indices
         for k in range(leaving.shape[-1]):
             j = leaving[..., k]
             pairs = self._exchanges(modes, at.z, slope, j)
-            partner = (pairs - heat.unsqueeze(-1) * gumbel(pairs, rng)).topk(min(PARTNERS, n), largest=False).indices
+            partner = (pairs - heat.unsqueeze(-1) * _gumbel(pairs, rng)).topk(min(PARTNERS, n), largest=False).indices
             mine = modes.gather(-1, j.unsqueeze(-1)).squeeze(-1)
             for i in partner.unbind(-1):
                 theirs = modes.gather(-1, i.unsqueeze(-1)).squeeze(-1)
@@ -199,7 +199,8 @@ class Tables:
         return torch.where((modes != mine) & theirs & own, score, torch.inf)
 
 
-def gumbel(like: Tensor, rng: torch.Generator) -> Tensor:
+def _gumbel(like: Tensor, rng: torch.Generator) -> Tensor:
+    """Gumbel noise, of the shape of `like`."""
     draw = torch.rand(like.shape, generator=rng, dtype=like.dtype, device=like.device)
     return -(-draw.clamp(1e-300, 1.0 - 1e-16).log()).log()
 
@@ -216,10 +217,10 @@ def fits(mixed: Mixed) -> bool:
     return plain and bool((c.size == 1).all()) and not any(limit.mass for limit in c.limits)
 
 
-def shape(mixed: Mixed) -> tuple[int, ...]:
+def shape(mixed: Mixed) -> tuple[int | bytes, ...]:
     """Problems of one shape can be walked together."""
     c = mixed.choices
-    return mixed.program.n, len(mixed.program.rows), *c.lower.shape, len(c.limits), hash(c.only.tobytes())
+    return mixed.program.n, len(mixed.program.rows), *c.lower.shape, len(c.limits), c.only.tobytes()
 
 
 def _tables(mixed: Mixed, allowed: Mask) -> dict[str, NDArray[Any]]:

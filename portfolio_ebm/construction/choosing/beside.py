@@ -34,7 +34,7 @@ class Start:
 
 def walked_beside(asked: Sequence[tuple[Search, Start]], sweeps: int, rng: torch.Generator) -> list[list[Ints]]:
     """Of each problem the modes that its chains found to be best, each once, on the device of `rng`."""
-    alike: dict[tuple[int, ...], list[int]] = {}
+    alike: dict[tuple[int | bytes, ...], list[int]] = {}
     for place, (search, start) in enumerate(asked):
         if len(start.modes):
             alike.setdefault(shape(search.mixed), []).append(place)
