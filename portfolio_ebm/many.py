@@ -14,7 +14,8 @@ from torch import Tensor
 from portfolio_ebm.allocation import price_frames
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.construction.base import Constructor, ShadowPrice, Solution
-from portfolio_ebm.construction.batches import Problem, solve_all
+from portfolio_ebm.construction.batches import solve_all
+from portfolio_ebm.construction.together import Problem
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import DataError, PortfolioEBMError, ShapeError, SpecError

@@ -27,13 +27,12 @@ from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.construction.later import known
 from portfolio_ebm.construction.shadow import Owned, shadow_prices
-from portfolio_ebm.construction.together import Look, bare, looked_at
+from portfolio_ebm.construction.together import Look, Problem, bare, looked_at
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, ShapeError, SolverError, SpecError
 from portfolio_ebm.types import elsewhere, generator
 
-Problem = tuple[Energy, Context]
 ROWS = 16_384
 """Samples projected in one call, at most."""
 
