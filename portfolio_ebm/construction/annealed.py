@@ -45,6 +45,7 @@ from portfolio_ebm.construction.rugged.chains import (
 )
 from portfolio_ebm.construction.rugged.slices import Slices
 from portfolio_ebm.construction.sparing import spared
+from portfolio_ebm.construction.squares import above_chord, square_of_choice
 from portfolio_ebm.construction.stages import (
     choosing_engine,
     convex_engine,
@@ -127,11 +128,15 @@ class AnnealedLangevin(Constructor):
         energy, effort, said = spared(energy, effort, ctx)
         choice = region.discrete or ticket > 0.0
 
-        def chosen(energy: Energy, enough: Enough = lambda _: False) -> Bounded:
+        def chosen(
+            energy: Energy, enough: Enough = lambda _: False, effort: Effort = effort, near: Tensor | None = near
+        ) -> Bounded:
             return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng, near) or (None, float("inf"))
 
         if convex and choice:
-            return chosen(energy)
+            first = (square_of_choice(energy, chosen) if ticket == 0.0 else None) or chosen(energy)
+            known, bare = None if first[0] is None else first[0].weights.unsqueeze(0), replace(effort, sweeps=0)
+            return above_chord(energy, region, ctx, first, lambda other: chosen(other, effort=bare, near=known))
         ratio = ratio_of_choice(energy, region, ctx, chosen) if choice and ticket == 0.0 else None
         if ratio is not None:
             return ratio

@@ -32,6 +32,7 @@ from portfolio_ebm.construction.exact.minimum import minimize, size_of
 from portfolio_ebm.construction.exact.ratio import lone_ratio, minimize_ratio
 from portfolio_ebm.construction.later import known
 from portfolio_ebm.construction.ratio_choices import Enough, ratio_of_choice
+from portfolio_ebm.construction.squares import square_of_choice
 from portfolio_ebm.construction.stages import Found, chosen_in
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, Scaled, Sum, breakdown
@@ -119,7 +120,7 @@ class BranchAndBound(Constructor):
             if not region.discrete and ticket == 0.0:
                 return _one_solve(rest, ratio, region, ctx)
             if ratio is None:
-                return tree(rest)
+                return (square_of_choice(rest, tree) if ticket == 0.0 else None) or tree(rest)
             found = ratio_of_choice(rest, region, ctx, tree)
             if found is None:
                 raise SolverError(

@@ -112,13 +112,10 @@ def enveloped(program: Program, fees: Fees, split: Split | None) -> tuple[Progra
     return found, e.constant
 
 
-def missing_cost(
-    program: Program, choices: Choices, allowed: Mask, fees: Fees, split: Split | None, modes: Ints, w: Array
-) -> Array:
-    """By how much the relaxation's energy at w (n,) is short of that of `modes` (U,), unit by unit, (U,)."""
-    c, short = choices, np.zeros(program.n)
-    if known(program):
-        short = envelope_of(program, fees, split).missing(w)
+def missing_cost(choices: Choices, allowed: Mask, short: Array, modes: Ints) -> Array:
+    """By how much the relaxation's energy is short of that of `modes` (U,), unit by unit, (U,): `short` (n,) name by
+    name, and what the modes cost."""
+    c = choices
     cheapest = least(np.where(allowed, c.cost, np.inf))
     return np.asarray(np.bincount(c.unit, short[c.name], c.units) + c.cost[np.arange(c.units), modes] - cheapest)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit, least, most, some
-from portfolio_ebm.constraints.mixed.fees import Fees, furthest, known, missing_cost
+from portfolio_ebm.constraints.mixed.fees import furthest, known, missing_cost
 from portfolio_ebm.constraints.mixed.kinks import Kinks, on_sides
 from portfolio_ebm.constraints.mixed.perspective import Perspective
 from portfolio_ebm.constraints.mixed.programs.mending import mended
@@ -75,8 +75,8 @@ class Mixed:
     def missing(self, allowed: Mask, modes: Ints, w: Array) -> Array:
         """By how much the relaxation's energy at w (n,) is short of that of the modes it is read as, (U,)."""
         dues, _ = self.dues(allowed)
-        fees = Fees.of(self.program, dues, allowed, self.reach)
-        return missing_cost(self.program, dues, allowed, fees, self.split, modes, w)
+        envelope = View.of(self, allowed, None).envelope
+        return missing_cost(dues, allowed, np.zeros_like(w) if envelope is None else envelope.missing(w), modes)
 
     @cached_property
     def curve(self) -> Array:

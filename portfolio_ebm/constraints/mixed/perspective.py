@@ -66,6 +66,16 @@ class Perspective:
         found[at] = np.where(able & free, charged[at], able)
         return found
 
+    def undecided(self, allowed: Mask, choices: Choices, n: int) -> tuple[Mask, int]:
+        """The names (n,) that count if they are in and are at zero if not, and how many of them may be in."""
+        inside, outside = self.limit.split(allowed)
+        able, free = some(inside), some(outside)
+        ends = np.maximum(np.abs(self.limit.own(choices.lower)), np.abs(self.limit.own(choices.upper)))
+        open_ = able & free & ~some(outside & (ends > 0.0))
+        found = np.zeros(n, dtype=bool)
+        found[choices.only[self.limit.units[open_]]] = True
+        return found, int(self.limit.most - (able & ~free).sum())
+
     def repriced(self, allowed: Mask, z: Array, price: float) -> float:
         """A price under which the shares of open units should come nearer to what the decided ones leave of K."""
         inside, outside = self.limit.split(allowed)

@@ -9,6 +9,7 @@ import numpy as np
 from portfolio_ebm.constraints.mixed.fees import known
 from portfolio_ebm.constraints.mixed.node import Mixed, hull, node_box, propagate, relax
 from portfolio_ebm.constraints.mixed.perspective import Perspective, Seen, perspective_of, priced_limit
+from portfolio_ebm.constraints.mixed.programs.rooted import rooted
 from portfolio_ebm.constraints.mixed.programs.slice import Mask, Point
 from portfolio_ebm.constraints.mixed.view import View
 
@@ -17,7 +18,7 @@ def strengthened(mixed: Mixed, root: Mask, value: float = np.inf) -> Mixed:
     """`mixed` with relaxations that price its limit on numbers, where it has one and the energy's kind is known, and
     without the modes that they exclude from being below `value`; the parts of its `root` are then those of both."""
     limit = priced_limit(mixed.choices)
-    if limit is None or not known(mixed.program):
+    if limit is None or not (known(mixed.program) or rooted(mixed.program)):
         return mixed
     left = root
 

@@ -12,6 +12,7 @@ from portfolio_ebm.constraints.mixed.programs.bent import BentProgram
 from portfolio_ebm.constraints.mixed.programs.enveloped import EnvelopedProgram
 from portfolio_ebm.constraints.mixed.programs.envelopes import Envelope
 from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.rooted import Counted, RootedProgram
 from portfolio_ebm.constraints.mixed.programs.slice import Array, Mask, Point
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class View:
         view, p, constant, price = mixed.perspective, mixed.program, 0.0, None
         if view is not None and not view.idle(allowed):
             price = start.price if isinstance(start, Point) and start.price is not None else view.price
+        if view is not None and price is not None and isinstance(p, RootedProgram):
+            # The bound of a root has the limit in it.
+            under = p.priced(view.split, price, Counted(*view.undecided(allowed, mixed.choices, p.n)))
+            return cls(mixed, allowed, under, decided_cost(mixed.choices, allowed), price)
         dues, spare = mixed.dues(allowed, price)
         if dues.priced:
             p, constant = enveloped(p, Fees.of(p, dues, allowed, mixed.reach), mixed.split)
@@ -40,7 +45,8 @@ class View:
 
     @property
     def envelope(self) -> Envelope | None:
-        return self.program.envelope if isinstance(self.program, (EnvelopedProgram, BentProgram)) else None
+        kinds = EnvelopedProgram, BentProgram, RootedProgram
+        return self.program.envelope if isinstance(self.program, kinds) else None
 
     def shares(self, w: Array) -> Array:
         """z of the names that the priced limit counts, (n,)."""
@@ -50,6 +56,8 @@ class View:
     def open(self, point: Point, enough: float) -> Mask | None:
         """The modes that the multipliers of the minimum do not exclude from being below `enough`; None for all."""
         if self.price is None or not np.isfinite(enough) or self.envelope is None:
+            return None
+        if isinstance(self.program, RootedProgram):
             return None
         if point.bound >= enough:
             return None

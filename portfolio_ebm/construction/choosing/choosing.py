@@ -23,6 +23,7 @@ from portfolio_ebm.constraints.mixed.node import Mixed, relax
 from portfolio_ebm.constraints.mixed.of_region import choices_of, hull_of
 from portfolio_ebm.constraints.mixed.programs.bent import BentProgram
 from portfolio_ebm.constraints.mixed.programs.program import Program
+from portfolio_ebm.constraints.mixed.programs.rooted import RootedProgram
 from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Point
 from portfolio_ebm.constraints.mixed.reading import assign, assign_all
 from portfolio_ebm.constraints.mixed.rounding import rounded
@@ -35,7 +36,8 @@ from portfolio_ebm.construction.choosing.beside import Start, walked_beside
 from portfolio_ebm.construction.choosing.capping import CappedProgram
 from portfolio_ebm.construction.choosing.inner import FormulaProgram, modelled
 from portfolio_ebm.construction.choosing.proving import proven
-from portfolio_ebm.construction.choosing.swaps import BENT, DEAR, WALKERS, Plan, Walked, look_further, swapped
+from portfolio_ebm.construction.choosing.roots import root_of, with_root
+from portfolio_ebm.construction.choosing.swaps import BENT, DEAR, ROOT, WALKERS, Plan, Walked, look_further, swapped
 from portfolio_ebm.construction.choosing.trades import trade_starts
 from portfolio_ebm.construction.exact.duality import Box
 from portfolio_ebm.construction.exact.formula import Formula
@@ -50,6 +52,8 @@ TAIL = 10
 OTHERS, FEW = 8, 4
 """Slices whose portfolios are handed on, and roundings solved for them where the optimum was proven at once."""
 TOLERANCE = 1e-9
+ROUNDED = 0.1
+"""How much of a rounding's energy counts for its size: it may be far above the optimum."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,9 @@ def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
     capped = formula.curve is None and any(isinstance(cap, (Ellipsoid, Tail)) for cap in box.caps)
     if impact is not None or (quadratic(formula) and not capped):
         return mixed
+    root = None if capped else root_of(formula)
+    if root is not None:
+        return with_root(mixed, root, formula, replace(box, lower=lower, upper=upper))
     kind = CappedProgram if box.caps else FormulaProgram
     return modelled(mixed, formula, replace(box, lower=lower, upper=upper), kind)
 
@@ -150,12 +157,11 @@ def choose(
     relaxed = None if root is None else relax(mixed, root)
     if root is None or relaxed is None:
         return None
-    gap = TOLERANCE * _size(mixed, relaxed)
-    tree = Tree(mixed, gap, relaxed)
     search = Search(mixed, root)
     # What the rounding is worth spares the first look many a step.
     starts = [rounded(mixed.choices, root, mixed.choices.weights(relaxed.weights))]
-    search.solve(starts[0], relaxed.weights)
+    gap = TOLERANCE * _size(mixed, relaxed, search.solve(starts[0], relaxed.weights))
+    tree = Tree(mixed, gap, relaxed)
     there = _from(search, known)
     costly = _costly(mixed.program)
     first = tree.grow(min(1 if costly else look, nodes), *_better(there, _best(search)))
@@ -276,6 +282,8 @@ def _solved(search: Search) -> list[Point]:
 
 def _dearness(program: Program) -> int:
     """How many times as long as a quadratic program's a node takes."""
+    if isinstance(program, RootedProgram):
+        return ROOT
     return DEAR if isinstance(program, FormulaProgram) else BENT if isinstance(program, BentProgram) else 1
 
 
@@ -288,6 +296,8 @@ def looks(program: Program, plan: Plan) -> tuple[int, int]:
     """Nodes before the walkers set out, and in all."""
     dear = _dearness(program)
     nodes = plan.nodes // dear
+    if dear == ROOT:
+        return FIRST_LOOK // ROOT, nodes
     if isinstance(program, FormulaProgram) and program.pool is not None:
         nodes = plan.nodes // TAIL
     # Where an inner solve is dear the tree comes first: it often closes before walkers have looked around once.
@@ -336,8 +346,13 @@ def _best(search: Search) -> tuple[Array | None, float]:
     return (None, np.inf) if top is None else (top.weights, top.value)
 
 
-def _size(mixed: Mixed, point: Point) -> float:
-    """What gaps are relative to: the parts of the energy, which may cancel in the sum."""
-    w, p = point.weights, mixed.program
-    linear = abs(float(p.linear @ w))
-    return max(linear + abs(point.value - float(p.linear @ w)), 1e-300)
+def _size(mixed: Mixed, relaxed: Point, rounding: Point | None) -> float:
+    """What gaps are relative to: the parts of the energy, which may cancel in the sum. Where a relaxation has none of
+    it, as of a tracking error, those of a rounding say how large it is."""
+    sizes = [_parts(mixed, relaxed)] + ([] if rounding is None else [ROUNDED * _parts(mixed, rounding)])
+    return max(*sizes, 1e-300)
+
+
+def _parts(mixed: Mixed, point: Point) -> float:
+    linear = float(mixed.program.straight @ point.weights)
+    return abs(linear) + abs(point.value - linear)

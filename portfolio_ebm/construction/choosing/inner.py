@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from portfolio_ebm.constraints.mixed.node import Mixed, relax
+from portfolio_ebm.constraints.mixed.node import Mixed, on_slice, relax
 from portfolio_ebm.constraints.mixed.programs.mending import mended
 from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.programs.slice import (
@@ -34,6 +34,7 @@ from portfolio_ebm.constraints.mixed.programs.slice import (
     crossed,
     weights_of,
 )
+from portfolio_ebm.constraints.mixed.rounding import rounded
 from portfolio_ebm.construction.exact.duality import Box, Multipliers, best_tail, prove
 from portfolio_ebm.construction.exact.engines import Found, inside, interior, scale_of
 from portfolio_ebm.construction.exact.formula import Formula
@@ -48,6 +49,8 @@ RIDGE = 1e-6
 FREE, ANSWERS = 1e-9, 6
 """A weight this far inside its box is free to answer; answers that are computed, fewer names free each time."""
 INWARD = 1e-3
+FAR, KINK = 0.1, 1e3
+"""A step in a name's weight, and by how much too far a local model bends over it in a kink."""
 JOIN = 24
 PRICE = 1e-8
 CLOSE = 1e-8
@@ -73,6 +76,10 @@ class FormulaProgram(Program):
     def whole(self) -> Formula:
         assert self.formula is not None
         return self.formula
+
+    @property
+    def straight(self) -> Array:
+        return self.whole.linear
 
     def value(self, w: Array) -> float:
         return self.whole.evaluate(w) - self.whole.constant
@@ -259,6 +266,10 @@ def modelled(mixed: Mixed, formula: Formula, box: Box, kind: type[FormulaProgram
         at = inside(box) if near is None else near.weights
         fixed = box.upper <= box.lower
         matrix, linear = local_model(formula, at, fixed)
+        if near is not None and _in_a_kink(formula, at, matrix, linear):
+            # As a tracking error is where all of the benchmark is held; no choice of a few names comes near.
+            at = _rounded(mixed, near)
+            matrix, linear = local_model(formula, at, fixed)
         if not np.isfinite(linear).all():
             # A term whose slope is endless at a bound, as that of the entropy is at zero: a little inside.
             matrix, linear = local_model(formula, (1.0 - INWARD) * at + INWARD * inside(box), fixed)
@@ -269,6 +280,24 @@ def modelled(mixed: Mixed, formula: Formula, box: Box, kind: type[FormulaProgram
         )  # fmt: skip
         mixed = replace(mixed, program=program)
     return mixed
+
+
+def _in_a_kink(formula: Formula, w: Array, matrix: Array, linear: Array) -> bool:
+    """Whether the local model of E at w (n,) bends far more than E does, a step away along its steepest name."""
+    name = int(matrix.diagonal().argmax())
+    bent, there = 0.5 * float(matrix[name, name]) * FAR**2, w.copy()
+    there[name] += FAR
+    straight = formula.evaluate(w) + FAR * float(matrix[name] @ w + linear[name])
+    return bent > KINK * abs(formula.evaluate(there) - straight)
+
+
+def _rounded(mixed: Mixed, relaxed: Point) -> Array:
+    """The least portfolio (n,) of the modes that the relaxation's minimum rounds to; else that minimum."""
+    choices, allowed = mixed.choices, mixed.root()
+    if allowed is None:
+        return relaxed.weights
+    point = on_slice(mixed, rounded(choices, allowed, choices.weights(relaxed.weights)), relaxed)
+    return relaxed.weights if point is None else point.weights
 
 
 def answered(matrix: Array, box: Box, w: Array) -> Array:

@@ -18,8 +18,12 @@ DEAR = 25
 """A node of a formula that is not quadratic takes the time of so many of one that is."""
 BENT = 5
 """The same where trades have an impact."""
-WALKERS = {1: 1, BENT: 2, DEAR: 4}
+ROOT = 3
+"""The same under the root of a quadratic."""
+WALKERS = {1: 1, ROOT: 2, BENT: 2, DEAR: 4}
 """By what the number of walkers and kicks is divided."""
+QUICK = 1, ROOT
+"""Where inner solves are cheap enough for heat and for tabu walks."""
 KICKS, STEPS = 2, 10
 """Kicks, and steps of a tabu walk, for every hot sweep."""
 HOT, COLD = 0.3, 0.003
@@ -59,9 +63,9 @@ def swapped(
         best = min(ends, key=search.memo.value)
         ends.append(search.kicked(best, KICKS * plan.sweeps // WALKERS[dear], rng))
         return Walked(ends, descent, plan.sweeps)
-    if dear == 1:
+    if dear in QUICK:
         heats = np.geomspace(HOT, COLD, plan.sweeps) * spread
-        again = ends[: max(plan.walkers // 2, 1)]
+        again = ends[: max(plan.walkers // (2 * WALKERS[dear]), 1)]
         ends += [search.descend(search.anneal(m, heats, rng)) for m in again]
         return Walked(ends, descent, plan.sweeps)
     return Walked(ends, descent, 0)
@@ -69,5 +73,5 @@ def swapped(
 
 def look_further(search: Search, ends: list[Ints], plan: Plan, dear: int, rng: np.random.Generator) -> None:
     """Tabu walks from the best of `ends`, where an inner solve is cheap and modes cost nothing."""
-    if plan.swaps and dear == 1 and not search.mixed.choices.priced:
-        tabu_walks(search, ends, plan.walkers, STEPS * plan.sweeps, rng)
+    if plan.swaps and dear in QUICK and not search.mixed.choices.priced:
+        tabu_walks(search, ends, plan.walkers // WALKERS[dear], STEPS * plan.sweeps, rng)

@@ -61,6 +61,11 @@ class Program:
         """Whether trading costs anything or is capped."""
         return self.held is not None and (bool(np.any(self.rate)) or np.isfinite(self.turnover))
 
+    @property
+    def straight(self) -> Array:
+        """The part of the energy that is linear in the weights, (n,)."""
+        return self.linear
+
     @cached_property
     def diagonal(self) -> Array:
         return np.ascontiguousarray(self.matrix.diagonal())
