@@ -31,8 +31,8 @@ FUNDS = {"UCITS": Limits(0.05, 0.10, 0.40), "RIC 25/50": Limits(0.05, 0.25, 0.50
 
 @dataclass(frozen=True)
 class Problem:
-    """min risk w'Sw - reward mean'w + tail CVaR_95(-Rw) + rate |w - held| + ticket #traded + impact, over w >= 0,
-    sum w = 1, and rules.
+    """min risk w'Sw + root (w'Sw)^(1/2) - reward mean'w + tail CVaR_95(-Rw) + rate |w - held| + ticket #traded + impact
+    over w >= 0, sum w = 1, and rules.
 
     The impact is sum_i s_i |w_i - held_i|^(3/2) sqrt(capital / volume_i), s the volatilities; none without `volume`.
 
@@ -62,6 +62,7 @@ class Problem:
     capital: float = 1.0
     lots: Array | None = None
     cash: float = 0.0
+    root: float = 0.0
 
     @property
     def impact(self) -> Array:
@@ -81,7 +82,8 @@ class Problem:
 
     def parts(self, w: Array) -> tuple[float, ...]:
         """Each term's share of the energy at w (n,)."""
-        risk = self.risk * float(w @ self.covariance @ w)
+        variance = float(w @ self.covariance @ w)
+        risk = self.risk * variance + self.root * variance**0.5
         reward = -self.reward * float(self.mean @ w)
         tail = self.tail * worst_mean(self.scenarios @ w) if self.scenarios is not None and self.tail else 0.0
         trades = np.zeros(self.n) if self.held is None else np.abs(w - self.held)
@@ -115,7 +117,8 @@ class Problem:
 
     def gradient(self, w: Array) -> Array:
         """The slope of the terms that are convex at w (n,)."""
-        slope = 2.0 * self.risk * self.covariance @ w - self.reward * self.mean
+        bent = self.covariance @ w
+        slope = (2.0 * self.risk + self.root / max(float(w @ bent), 1e-300) ** 0.5) * bent - self.reward * self.mean
         if self.scenarios is not None and self.tail:
             worst = np.argsort(self.scenarios @ w)[: max(1, round(0.05 * len(self.scenarios)))]
             slope = slope - self.tail * self.scenarios[worst].mean(axis=0)
@@ -138,6 +141,8 @@ def formula(problem: Problem, ticket: bool = True) -> Energy:
     terms = []
     if problem.risk:
         terms.append(problem.risk * pe.Variance())
+    if problem.root:
+        terms.append(problem.root * pe.Volatility())
     if problem.reward:
         terms.append(problem.reward * pe.Return())
     if problem.tail:

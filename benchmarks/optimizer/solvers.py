@@ -19,7 +19,8 @@ SAME = 1e-6
 def scip(problem: Problem, cap: float, target: float | None, scale: float) -> Found:
     """Quadratic energies in SCIP, until proven, `cap` seconds, or an incumbent of the energy `target`.
 
-    w'Sw = |y|^2 with y = F'w, S = F F', in one convex constraint. Building the model is not counted.
+    w'Sw = |y|^2 with y = F'w, S = F F', in one convex constraint, below the square of a volatility where there is one.
+    Building the model is not counted.
     """
     from pyscipopt import Model, quicksum
 
@@ -31,14 +32,16 @@ def scip(problem: Problem, cap: float, target: float | None, scale: float) -> Fo
     model.addCons(quicksum(w) >= 1.0 - problem.cash)
     values, vectors = np.linalg.eigh(problem.covariance)
     kept = values > 1e-12 * values.max()
-    factor = vectors[:, kept] * np.sqrt(values[kept] * problem.risk / scale)
+    factor = vectors[:, kept] * np.sqrt(
+        values[kept] * (problem.root**2 / scale if problem.root else problem.risk) / scale
+    )
     squares = []
     for column in factor.T:
         y = model.addVar(lb=None)
         model.addCons(quicksum(float(f) * v for f, v in zip(column, w, strict=True)) == y)
         squares.append(y * y)
     square = model.addVar(lb=0.0)
-    model.addCons(quicksum(squares) <= square)
+    model.addCons(quicksum(squares) <= (square * square if problem.root else square))
     objective = square - quicksum(float(m) * problem.reward / scale * v for m, v in zip(problem.mean, w, strict=True))
     if problem.limits:
         fund, parts = FUNDS[problem.limits], []
