@@ -16,7 +16,7 @@ is.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import project_region
+from portfolio_ebm.constraints.combine import project_region, regions_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
@@ -32,6 +32,7 @@ from portfolio_ebm.construction.choosing.lots import LotWork
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exact.formula import take_apart, without_tickets
 from portfolio_ebm.construction.exact.minimum import minimize
+from portfolio_ebm.construction.exact.ratio import lone_ratio
 from portfolio_ebm.construction.later import Later
 from portfolio_ebm.construction.ratio_choices import Enough, ratio_of_choice
 from portfolio_ebm.construction.rugged.chains import (
@@ -43,11 +44,16 @@ from portfolio_ebm.construction.rugged.chains import (
     survey,
     tightened,
 )
+from portfolio_ebm.construction.rugged.landscapes import Site
+from portfolio_ebm.construction.rugged.rugged import Explored
 from portfolio_ebm.construction.rugged.slices import Slices
 from portfolio_ebm.construction.sparing import spared
 from portfolio_ebm.construction.stages import (
+    Found,
+    arrived,
     choosing_engine,
     convex_engine,
+    evaluations,
     gradient_engine,
     modes_engine,
     proven_ratio,
@@ -60,6 +66,30 @@ from portfolio_ebm.types import require_last
 
 LOT_SHARE = 4
 """A node of whole lots takes the time of so many of a quadratic."""
+
+
+@dataclass(frozen=True)
+class Outset:
+    """Where the walks of one problem set out.
+
+    Attributes:
+        site: the energy that is walked, where, and the starts.
+        steps: evaluations a chain.
+        stream: the state of the random stream.
+    """
+
+    site: Site
+    steps: int
+    stream: Tensor
+
+
+@dataclass(frozen=True)
+class Walked:
+    """Where the walks of one problem ended: what they saw, the spread of its energy, the state of the random stream."""
+
+    seen: Explored
+    spread: float
+    stream: Tensor
 
 
 class AnnealedLangevin(Constructor):
@@ -118,13 +148,51 @@ class AnnealedLangevin(Constructor):
             energy, constraint, ctx, rng, lambda region, _: self._find(energy, region, ctx, rng, near), work
         )
 
+    def set_out(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Outset | None:
+        """Where the walks of `build` set out; None where it does not walk, or not on one convex region, and of a ratio
+        alone, which may have an exact solve.
+
+        Raises: as `build`, but for what certifies.
+        """
+        regions = regions_of(constraint, ctx)
+        energy, ticket = without_tickets(energy, ctx)
+        convex = curvature(energy) != "none" or lone_ratio(energy) is not None
+        if convex or ticket > 0.0 or len(regions) > 1 or regions[0].discrete:
+            return None
+        energy, effort, _ = spared(energy, self._effort, ctx)
+        landscape, x0 = _surveyed(energy, regions[0], ctx, None, effort, rng)
+        return Outset(Site(energy, ctx, landscape, x0), evaluations(effort), rng.get_state())
+
+    def arrive(self, energy: Energy, constraint: Constraint, ctx: Context, walked: Walked) -> Solution:
+        """`build` from where its walks have ended, those that `set_out` began.
+
+        Raises: as `build`.
+        """
+        rng = torch.Generator(ctx.tradeable.device)
+        rng.set_state(walked.stream)
+
+        def found(region: Region, _: int) -> Bounded:
+            plain, ticket = without_tickets(energy, ctx)
+            plain, effort, said = spared(plain, self._effort, ctx)
+            slices = Slices.of(plain, region, ctx, ticket)
+            return (
+                (None, float("inf"))
+                if slices is None
+                else (_saying(arrived(walked.seen, walked.spread, slices, effort), said), None)
+            )
+
+        return best_case(energy, constraint, ctx, rng, found, LotWork(self.nodes // LOT_SHARE))
+
+    @property
+    def _effort(self) -> Effort:
+        return Effort(
+            self.chains, self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
+        )
+
     def _find(self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator, near: Tensor | None) -> Bounded:
         energy, ticket = without_tickets(energy, ctx)
         convex = curvature(energy) != "none"
-        effort = Effort(
-            self.chains, self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
-        )
-        energy, effort, said = spared(energy, effort, ctx)
+        energy, effort, said = spared(energy, self._effort, ctx)
         choice = region.discrete or ticket > 0.0
 
         def chosen(energy: Energy, enough: Enough = lambda _: False) -> Bounded:
@@ -149,7 +217,12 @@ class AnnealedLangevin(Constructor):
             if choice
             else gradient_engine(landscape, slices, x0, effort, rng)
         )
-        return (replace(found, message=f"{found.message}; {said}") if said else found), None
+        return _saying(found, said), None
+
+
+def _saying(found: Found, said: str) -> Found:
+    """What was found, with more to its sentence."""
+    return replace(found, message=f"{found.message}; {said}") if said else found
 
 
 def _surveyed(
