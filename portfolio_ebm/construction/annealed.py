@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import project_region, regions_of
+from portfolio_ebm.constraints.combine import project_region, region_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
@@ -32,7 +32,6 @@ from portfolio_ebm.construction.choosing.lots import LotWork
 from portfolio_ebm.construction.effort import Effort
 from portfolio_ebm.construction.exact.formula import take_apart, without_tickets
 from portfolio_ebm.construction.exact.minimum import minimize
-from portfolio_ebm.construction.exact.ratio import lone_ratio
 from portfolio_ebm.construction.later import Later
 from portfolio_ebm.construction.ratio_choices import Enough, ratio_of_choice
 from portfolio_ebm.construction.rugged.chains import (
@@ -148,19 +147,13 @@ class AnnealedLangevin(Constructor):
             energy, constraint, ctx, rng, lambda region, _: self._find(energy, region, ctx, rng, near), work
         )
 
-    def set_out(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Outset | None:
-        """Where the walks of `build` set out; None where it does not walk, or not on one convex region, and of a ratio
-        alone, which may have an exact solve.
+    def set_out(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Outset:
+        """Where the walks of `build` set out, of a problem whose energy is not convex, on one convex region.
 
         Raises: as `build`, but for what certifies.
         """
-        regions = regions_of(constraint, ctx)
-        energy, ticket = without_tickets(energy, ctx)
-        convex = curvature(energy) != "none" or lone_ratio(energy) is not None
-        if convex or ticket > 0.0 or len(regions) > 1 or regions[0].discrete:
-            return None
-        energy, effort, _ = spared(energy, self._effort, ctx)
-        landscape, x0 = _surveyed(energy, regions[0], ctx, None, effort, rng)
+        energy, effort, _ = spared(without_tickets(energy, ctx)[0], self._effort, ctx)
+        landscape, x0 = _surveyed(energy, region_of(constraint, ctx), ctx, None, effort, rng)
         return Outset(Site(energy, ctx, landscape, x0), evaluations(effort), rng.get_state())
 
     def arrive(self, energy: Energy, constraint: Constraint, ctx: Context, walked: Walked) -> Solution:

@@ -2,7 +2,8 @@
 
 Where all is convex the region is compiled once for problems that hold the same weights, if no rule reads the estimates,
 and the samples that the terms' ranges are measured over are projected together. The solve itself is that of Convex(),
-so the weights are the same numbers. Any other constructor builds each problem by itself, on as many cores as asked.
+so the weights are the same numbers. Any other constructor builds each problem by itself, on as many cores as asked; of
+AnnealedLangevin() the chains of all problems that walk without a choice are one batch (walks.py).
 """
 
 from __future__ import annotations
@@ -176,8 +177,9 @@ def solve_each(
 ) -> list[Solution | PortfolioEBMError]:
     """By problem what `constructor` builds of it, as it would alone, or the error that it raises; on `jobs` processes.
 
-    On another device the chains of AnnealedLangevin() walk over the choices of all problems in one batch (together.py).
-    Marginal energies and what chains would do beside an exact solve are left to a solve alone.
+    The chains of AnnealedLangevin() walk in one batch: those of energies that are not convex, where there is no choice,
+    on every device (walks.py), and those over choices on another device than the host's (together.py). Marginal
+    energies and what chains would do beside an exact solve are left to a solve alone.
 
     Example:
         >>> solve_each([(Variance(), ctx)], Budget() & LongOnly() & Cardinality(3), AnnealedLangevin())[0].proven

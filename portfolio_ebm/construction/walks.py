@@ -16,14 +16,21 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs
 
 from portfolio_ebm.constraints.base import Constraint
+from portfolio_ebm.constraints.combine import regions_of
 from portfolio_ebm.construction.annealed import AnnealedLangevin, Outset, Walked
+from portfolio_ebm.construction.exact.formula import without_tickets
+from portfolio_ebm.construction.exact.ratio import lone_ratio
 from portfolio_ebm.construction.rugged.landscapes import explore_all
 from portfolio_ebm.construction.together import Problem
+from portfolio_ebm.context import Context
+from portfolio_ebm.energy import curvature
 from portfolio_ebm.errors import PortfolioEBMError
 from portfolio_ebm.types import elsewhere, generator
 
 HERE, THERE = 200_000, 20_000_000
 """Weights of all chains of one batch, at most: on the host, whose caches more would leave, and on another device."""
+TABLE = 10
+"""So many returns of a chain, in scenarios or along paths, count as one weight: they are in fewer operations."""
 
 
 def walked_together(
@@ -31,18 +38,41 @@ def walked_together(
 ) -> list[Walked | None]:
     """By problem where its walks have ended; None where there is nothing to walk together: of problems of other kinds,
     of one that is alone in its kind, and of one that fails, whose error is met again where it is solved."""
-    if len(problems) < 2:
-        return [None for _ in problems]
-    ctx = problems[0][1]
-    away = elsewhere(ctx.tradeable)
-    most = max((THERE if away else HERE) // (ctx.n_assets * constructor.chains), 1)
+    found: list[Walked | None] = [None for _ in problems]
+    rugged = [place for place, problem in enumerate(problems) if _walks(problem, constraint)]
+    if len(rugged) < 2:
+        return found
+    contexts = [problems[place][1] for place in rugged]
+    away = elsewhere(contexts[0].tradeable)
+    most = max((THERE if away else HERE) // (max(map(_width, contexts)) * constructor.chains), 1)
     workers = 1 if away else effective_n_jobs(jobs)
-    size = min(most, -(-len(problems) // workers))
-    asked = (
-        delayed(_walked)(problems[first : first + size], constraint, constructor, seed)
-        for first in range(0, len(problems), size)
-    )
-    return [one for some in Parallel(n_jobs=workers)(asked) for one in some]
+    size = min(most, -(-len(rugged) // workers))
+    batches = [rugged[first : first + size] for first in range(0, len(rugged), size)]
+    asked = (delayed(_walked)([problems[place] for place in some], constraint, constructor, seed) for some in batches)
+    for some, ends in zip(batches, Parallel(n_jobs=workers)(asked), strict=True):
+        for place, walked in zip(some, ends, strict=True):
+            found[place] = walked
+    return found
+
+
+def _walks(problem: Problem, constraint: Constraint) -> bool:
+    """Whether the gradient engine takes a problem on one convex region; a ratio alone may have an exact solve."""
+    energy, ctx = problem
+    try:
+        plain, ticket = without_tickets(energy, ctx)
+        if curvature(plain) != "none" or ticket > 0.0 or lone_ratio(plain) is not None:
+            return False
+        regions = regions_of(constraint, ctx)
+    except PortfolioEBMError:
+        return False  # it is met again, and said, where the problem is solved
+    return len(regions) == 1 and not regions[0].discrete
+
+
+def _width(ctx: Context) -> int:
+    """Numbers that are worked out for a portfolio, in weights."""
+    market = ctx.market
+    tables = [] if market is None else [one for one in (market.scenarios, market.paths) if one is not None]
+    return max(ctx.n_assets, *(one[..., 0].numel() // TABLE for one in tables), 1)
 
 
 def _walked(
@@ -67,7 +97,7 @@ def _begun(problem: Problem, constraint: Constraint, constructor: AnnealedLangev
     try:
         return constructor.set_out(energy, constraint, ctx, generator(seed, "optimize", ctx.tradeable.device))
     except PortfolioEBMError:
-        return None  # it is met again, and said, where the problem is solved
+        return None
 
 
 def _fitting(some: Sequence[Outset]) -> list[Walked | None]:

@@ -2,17 +2,17 @@
 
     E(w)_p = E_p(w_p),   P(w)_p = the nearest portfolios to w_p in the region of problem p
 
-Problems of one formula whose estimates can be stacked are evaluated by one call, if the formula obeys the law of
-batches: at the starts its values and slopes have to be those of every problem by itself. Others are evaluated one after
-the other. Problems with one region are projected by one call.
+Problems of one formula, with estimates of one form, are evaluated by one call if the formula obeys the law of batches:
+at the starts its values and slopes have to be those of every problem by itself. Others are evaluated one after the
+other. Problems with one region are projected by one call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -42,24 +42,28 @@ class Site:
     landscape: Landscape
     x0: Tensor
 
+    @cached_property
+    def form(self) -> Any:
+        """Equal for problems of one formula whose estimates can be stacked."""
+        return self.energy, contents(self.ctx, lambda x: (x.dtype, tuple(x.shape)))
+
 
 @dataclass(frozen=True)
 class Landscapes:
     """A Terrain of P problems.
 
     Attributes:
-        sites: the problems, those of one formula next to each other.
-        trusted: the formulas that obey the law of batches here.
+        sites: the problems, those of one form next to each other.
+        trusted: the forms that obey the law of batches.
     """
 
     sites: tuple[Site, ...]
-    trusted: frozenset[Energy]
+    trusted: frozenset[Any]
 
     @classmethod
     def of(cls, sites: Sequence[Site]) -> Landscapes:
-        """The problems in the order given, in which those of one formula are next to each other."""
-        trusted = frozenset(energy for energy, some in _runs(sites) if len(some) > 1 and _lawful(energy, some))
-        return cls(tuple(sites), trusted)
+        """The problems in the order given, in which those of one form are next to each other."""
+        return cls(tuple(sites), frozenset(form for form, some in _runs(sites) if len(some) > 1 and _lawful(some)))
 
     def at(self, rows: Sequence[int]) -> Landscapes:
         """Some of the problems."""
@@ -85,9 +89,9 @@ class Landscapes:
     def energy(self) -> Bound:
         """(P, m, n) -> (P, m)."""
         runs: list[tuple[int, Bound]] = []
-        for energy, some in _runs(self.sites):
-            if len(some) > 1 and energy in self.trusted:
-                runs.append((len(some), energy.bind(stacked([site.ctx for site in some]))))
+        for form, some in _runs(self.sites):
+            if len(some) > 1 and form in self.trusted:
+                runs.append((len(some), _bound(some)))
             else:
                 runs += [(1, _alone(site.landscape.energy)) for site in some]
         if len(runs) == 1:
@@ -108,11 +112,9 @@ class Landscapes:
     @cached_property
     def _regions(self) -> list[tuple[Tensor, Landscape]]:
         """By region, which problems have it, and one that projects for all of them."""
-        alike: dict[Any, list[int]] = {}
-        for row, site in enumerate(self.sites):
-            alike.setdefault(_contents((site.landscape.region, site.landscape.probes)), []).append(row)
+        keys = [contents((site.landscape.region, site.landscape.probes), _numbers) for site in self.sites]
         device = self.sites[0].x0.device
-        return [(torch.tensor(rows, device=device), self.sites[rows[0]].landscape) for rows in alike.values()]
+        return [(torch.tensor(rows, device=device), self.sites[rows[0]].landscape) for rows in _alike(keys)]
 
 
 def explore_all(sites: Sequence[Site], n_steps: int, rng: torch.Generator) -> list[Explored]:
@@ -123,16 +125,17 @@ def explore_all(sites: Sequence[Site], n_steps: int, rng: torch.Generator) -> li
     Raises:
         SolverError: an energy or its slope was not a number on the way, of whichever problem.
     """
-    order = sorted(range(len(sites)), key=_by_formula(sites))
+    order = list(chain.from_iterable(_alike([site.form for site in sites])))
     many = Landscapes.of([sites[place] for place in order])
     probe = probed(many, torch.stack([site.x0 for site in many.sites]), n_steps)
     done = agreed(many, probe).tolist()
-    found = [Explored(x, value, value, True, 0) for x, value in zip(probe.x, probe.energy, strict=True)]
+    # Copies, since a part of the batch would keep all of it, and take all of it to another process.
+    found = [Explored(x.clone(), e.clone(), e.clone(), True, 0) for x, e in zip(probe.x, probe.energy, strict=True)]
     left = [row for row, one in enumerate(done) if not one]
     if left:
         now = cycled(many.at(left), _rows(probe, left), cycles(n_steps), rng)
-        for row, x, value in zip(left, now.x, now.energy, strict=True):
-            found[row] = Explored(x, value, probe.energy[row], False, cycles(n_steps))
+        for row, x, e in zip(left, now.x, now.energy, strict=True):
+            found[row] = Explored(x.clone(), e.clone(), found[row].probed, False, cycles(n_steps))
     back = sorted(range(len(order)), key=order.__getitem__)
     return [found[row] for row in back]
 
@@ -144,17 +147,22 @@ def _rows(state: State, rows: list[int]) -> State:
     return State(state.x[at], state.energy[at], state.gradient[at], unsound)
 
 
-def _by_formula(sites: Sequence[Site]) -> Callable[[int], int]:
-    """A key that brings the problems of one formula together, in the order in which formulas come up."""
-    first: dict[Energy, int] = {}
-    for site in sites:
-        first.setdefault(site.energy, len(first))
-    return lambda place: first[sites[place].energy]
+def _alike(keys: Sequence[Any]) -> list[list[int]]:
+    """The places of equal keys, in the order in which they come up."""
+    found: dict[Any, list[int]] = {}
+    for place, key in enumerate(keys):
+        found.setdefault(key, []).append(place)
+    return list(found.values())
 
 
-def _runs(sites: Sequence[Site]) -> Iterator[tuple[Energy, list[Site]]]:
-    """The formulas with their problems."""
-    return ((energy, list(some)) for energy, some in groupby(sites, key=lambda site: site.energy))
+def _runs(sites: Sequence[Site]) -> Iterator[tuple[Any, list[Site]]]:
+    """The forms with their problems."""
+    return ((form, list(some)) for form, some in groupby(sites, key=lambda site: site.form))
+
+
+def _bound(sites: Sequence[Site]) -> Bound:
+    """The energy of problems of one form as one."""
+    return sites[0].energy.bind(stacked([site.ctx for site in sites]))
 
 
 def _alone(bound: Bound) -> Bound:
@@ -162,11 +170,13 @@ def _alone(bound: Bound) -> Bound:
     return lambda w: bound(w.squeeze(0)).unsqueeze(0)
 
 
-def _lawful(energy: Energy, sites: Sequence[Site]) -> bool:
+def _lawful(sites: Sequence[Site]) -> bool:
     """Whether the formula of stacked estimates is that of each problem, at its starts."""
     x = torch.stack([site.x0 for site in sites])
     try:
-        whole = evaluate(x, energy.bind(stacked([site.ctx for site in sites])))
+        whole = evaluate(x, _bound(sites))
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # a user's formula may fail in any way on a batch that it was not written for
         return False
     alone = [evaluate(site.x0, site.landscape.energy) for site in sites]
@@ -177,10 +187,16 @@ def _lawful(energy: Energy, sites: Sequence[Site]) -> bool:
     return bool(near.all() & ((whole.gradient - slope).abs() <= SAME * steep).all())
 
 
-def _contents(item: Any) -> Any:
-    """What there is in estimates or rules, as something that can be looked up."""
+def contents(item: Any, of: Callable[[Tensor], Any]) -> Any:
+    """Estimates or rules as something that can be looked up, with `of` each tensor in its place."""
     if isinstance(item, Tensor):
-        return item.dtype, tuple(item.shape), item.detach().cpu().numpy().tobytes()
+        return of(item)
     if is_dataclass(item):
-        return type(item), tuple(_contents(getattr(item, one.name)) for one in fields(item))
-    return tuple(_contents(one) for one in item) if isinstance(item, tuple) else item
+        return type(item), tuple(contents(getattr(item, one.name), of) for one in fields(item))
+    if isinstance(item, Mapping):
+        return tuple((key, contents(one, of)) for key, one in item.items())
+    return tuple(contents(one, of) for one in item) if isinstance(item, tuple) else item
+
+
+def _numbers(x: Tensor) -> Any:
+    return x.dtype, tuple(x.shape), x.detach().cpu().numpy().tobytes()
