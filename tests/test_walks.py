@@ -18,11 +18,12 @@ from portfolio_ebm.construction import walks
 from portfolio_ebm.construction.base import Solution
 from portfolio_ebm.construction.batches import solve_each
 from portfolio_ebm.construction.rugged.landscapes import Landscapes, explore_all
-from portfolio_ebm.construction.rugged.rugged import explore
+from portfolio_ebm.construction.rugged.rugged import _replace_worst, explore
 from portfolio_ebm.context import Context, stacked
 from portfolio_ebm.energy import Bound, Energy
 from portfolio_ebm.errors import PortfolioEBMError, ShapeError, SolverError, SpecError
 from portfolio_ebm.optimization import given_context
+from portfolio_ebm.samplers.kernel import State
 from portfolio_ebm.samplers.langevin import ULA
 from portfolio_ebm.types import generator, lift
 
@@ -124,7 +125,10 @@ def test_each_ends_where_it_would_alone(kind: str, batches: list[int]) -> None:
     found = solve_each(problems, RULES, SHORT)
     assert batches == [4]
     for one, (energy, ctx) in zip(found, problems, strict=True):
-        same(one, alone(energy, RULES, ctx))
+        single = alone(energy, RULES, ctx)
+        same(one, single)
+        # To the bit, where what is added up is added up in the same order.
+        assert kind in ("one formula", "by turns") or torch.equal(one.weights, single.weights)
     counts = [one.diagnostics["cycles"] for one in found if isinstance(one, Solution)]
     # Who is done after the first descents does not stop the others.
     assert counts == {"by turns": [2, 0, 2, 2], "regimes": [0, 2, 2, 2]}.get(kind, [2] * 4)
@@ -316,6 +320,21 @@ def test_the_engine_of_one_problem_is_that_of_many() -> None:
         torch.testing.assert_close(one.energy, single.energy, atol=1e-9, rtol=0)
         torch.testing.assert_close(one.probed, single.probed, atol=1e-9, rtol=0)
         assert (one.cycles, one.agreed) == (single.cycles, single.agreed) == (3, False)
+
+
+def test_the_worst_are_replaced_in_each_problem_by_its_own() -> None:
+    x = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    energy = x[..., 0]
+    unsound = torch.zeros(2, 8, dtype=torch.bool)
+    unsound[0, int(energy[0].argmax())] = True
+    both = _replace_worst(State(x, energy, 2.0 * x, unsound))
+    for row in range(2):
+        one = _replace_worst(State(x[row], energy[row], 2.0 * x[row]))
+        for name in ("x", "energy", "gradient"):
+            assert torch.equal(getattr(both, name)[row], getattr(one, name))
+        assert one.energy[-2:].tolist() == sorted(energy[row].tolist())[:2]
+    # What was no number is on record where it was, and nowhere else.
+    assert both.unsound is not None and both.unsound.any(-1).tolist() == [True, False]
 
 
 def test_contexts_are_stacked_field_by_field() -> None:
