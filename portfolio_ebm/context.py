@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from portfolio_ebm.errors import DataError, SpecError
+from portfolio_ebm.errors import DataError, ShapeError, SpecError
 from portfolio_ebm.linear import Structured
 from portfolio_ebm.market.base import Marginals, Outlook
 from portfolio_ebm.tally import Tally
@@ -252,6 +252,36 @@ class Context:
                 "set market=SampleMoments(...) or FactorEBM(...)."
             )
         return self.market
+
+
+def stacked(items: Sequence[Any]) -> Any:
+    """What many problems know as one, the problems in front of every tensor: contexts, or any part of them.
+
+    What is one and the same object for all stays as it is; dataclasses and mappings are taken field by field.
+
+    Raises:
+        ShapeError: tensors of other shapes, kinds or devices, or something else that is not alike.
+
+    Example:
+        >>> stacked([one, other]).mean.shape
+        torch.Size([2, 20])
+    """
+    first = items[0]
+    if all(item is first for item in items):
+        return first
+    if len({type(item) for item in items}) == 1:
+        if isinstance(first, Tensor):
+            if len({(item.shape, item.dtype, item.device) for item in items}) == 1:
+                return torch.stack(list(items))
+        elif is_dataclass(first) and not isinstance(first, type):
+            names = [one.name for one in fields(first)]
+            return replace(first, **{name: stacked([getattr(item, name) for item in items]) for name in names})
+        elif isinstance(first, Mapping):
+            if all(item.keys() == first.keys() for item in items):
+                return {key: stacked([item[key] for item in items]) for key in first}
+        elif all(item == first for item in items):
+            return first
+    raise ShapeError(f"Problems that are not alike cannot be one: {first!r:.60} stands beside another.")
 
 
 def listed(name: str, known: Mapping[str, object]) -> str:

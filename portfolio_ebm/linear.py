@@ -101,4 +101,6 @@ class Structured:
 
 def _times(w: Tensor, matrix: Tensor) -> Tensor:
     """w' M for w (..., n), the batch of M in front."""
-    return w @ matrix if matrix.ndim == 2 else (w.unsqueeze(-2) @ lift(matrix, w, 2)).squeeze(-2)
+    if matrix.ndim == 2 or w.ndim == matrix.ndim:
+        return w @ matrix  # with one dimension of chains each matrix meets its own: it is not copied for every chain
+    return (w.unsqueeze(-2) @ lift(matrix, w, 2)).squeeze(-2)

@@ -116,16 +116,17 @@ def optimize_many(
     Each of energy, mean, covariance, scenarios and held is one for all, or one for each problem: a sequence of them, a
     mapping from the problem's label (a date) to them, an array or tensor with the problems in front, or, for mean and
     held, a frame of problems x assets. What is alike is read and checked once; of convex problems also compiled once.
-    Where tensors are on another device than the host's, the walks over choices of names of all problems are one batch
-    there, so that a row that is not proven may differ from what `optimize` finds alone.
+    Where energies are not convex and the rules leave no choice, the chains of all problems walk in one batch, and end
+    where they would alone, up to rounding. Where tensors are on another device than the host's, the walks over choices
+    of names are one batch there too, and a row that is not proven may differ from what `optimize` finds alone.
 
     Args:
         energy: the formula, or formulas.
         constraint: the rules.
         mean, covariance, scenarios, held, assets, groups, more: as in `optimize`.
         constructor: Convex() by default where the terms and rules are convex, else AnnealedLangevin().
-        jobs: processes that solve side by side, each problem by itself, where it is another constructor than Convex();
-            -1 for one a core. It changes no weight, but for rounding.
+        jobs: processes that solve side by side, each problem or batch by itself, where it is another constructor than
+            Convex(); -1 for one a core. It changes no weight, but for rounding.
         seed: as in `optimize`, the same for each problem.
 
     Returns:

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.optimizer.rugged_cases import Case, Funnel, RandomNet, Trained, WorstRegime
 from benchmarks.optimizer.rugged_sides import SIDES, context, measured, ours
+from benchmarks.optimizer.together import row as beside
 
 SMALL = Case("three names", 3, Funnel(seed=1, exposures=2))
 CHOOSING = ("rounding", "greedy", "no swaps")
@@ -58,6 +59,13 @@ def test_kicks_reach_the_bottom_where_the_energy_moves_in_few_directions() -> No
     funnels = (Funnel(seed=seed, exposures=12, depth=0.1, frequency=25.0) for seed in (20, 22, 24, 26, 28))
     ended = [ours(Case("", 200, funnel), 0).value for funnel in funnels]
     assert min(ended) >= 0.0 and sum(value <= 1e-6 for value in ended) >= 2
+
+
+@pytest.mark.slow
+def test_problems_in_one_batch_are_those_one_after_the_other() -> None:
+    kind, n, count, walked, share, energies, weights = beside("nets", 5, 3, torch.device("cpu"))
+    assert (kind, n, count, walked) == ("nets", "5", "3", "3")
+    assert float(share) > 0.0 and float(energies) <= 1e-9 and float(weights) <= 1e-6
 
 
 def test_the_worst_regime_by_hand() -> None:

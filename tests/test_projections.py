@@ -190,6 +190,14 @@ def test_batched_equals_looped(rows: int, turnover: bool) -> None:
     assert float((w.reshape(12, 12) - looped).abs().max()) < 1e-12
 
 
+@pytest.mark.parametrize("n", [6, 100])
+def test_a_row_of_a_batch_is_what_it_is_alone_to_the_bit(n: int) -> None:
+    """Chains that walk beside others end where they would alone: on some energies the last digit decides where."""
+    y = torch.randn(200, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) * 0.3
+    whole = capped_simplex(y, 0.0, 1.0, 1.0)
+    assert torch.equal(whole, torch.cat([capped_simplex(row, 0.0, 1.0, 1.0) for row in y.split(5)]))
+
+
 def test_every_row_may_have_its_own_bounds() -> None:
     y, set_ = draw(n=8, rows=0, turnover=True, batch=6, seed=6)
     upper = set_["upper"].expand(6, 8).clone()

@@ -36,6 +36,7 @@ class RandomNet(Energy):
         first = torch.randn(units, n, generator=draw, dtype=F64) * self.gain * (n / 2) ** 0.5
         shift, out = torch.randn(2, units, generator=draw, dtype=F64)
         second = 2.0 * torch.randn(units, units, generator=draw, dtype=F64) / units**0.5
+        first, shift, out, second = (x.to(ctx.tradeable.device) for x in (first, shift, out, second))
         return lambda w: torch.tanh(torch.tanh(w @ first.T + shift) @ second.T) @ out / units**0.5
 
 
@@ -52,6 +53,7 @@ class Funnel(Energy):
         loadings = torch.randn(self.exposures, ctx.n_assets, generator=draw, dtype=F64)
         centre = torch.rand(ctx.n_assets, generator=draw, dtype=F64).log().square()
         middle = loadings @ (centre / centre.sum())
+        loadings, middle = (x.to(ctx.tradeable.device) for x in (loadings, middle))
 
         def energy(w: Tensor) -> Tensor:
             z = w @ loadings.T - middle

@@ -149,10 +149,12 @@ def _spread(v: Tensor, nu: Tensor, lower: Tensor, upper: Tensor, total: Tensor) 
     x = (v - nu.unsqueeze(-1)).clamp(lower, upper)
     for _ in range(2):
         left = total - x.sum(-1)
-        if not elsewhere(v) and not bool((left.abs() > 4 * _EPS).any()):
+        much = left.abs() > 4 * _EPS
+        if not elsewhere(v) and not bool(much.any()):
             break
         free = (x > lower) & (x < upper)
-        share = left / free.sum(-1).clamp_min(1)
+        # Nothing for a row that has nothing left: what it is must not depend on the rows beside it.
+        share = torch.where(much, left / free.sum(-1).clamp_min(1), 0.0)
         x = torch.where(free, x + share.unsqueeze(-1), x).clamp(lower, upper)
     return x
 

@@ -16,7 +16,7 @@ is.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from portfolio_ebm.constraints.base import Constraint
-from portfolio_ebm.constraints.combine import project_region
+from portfolio_ebm.constraints.combine import project_region, region_of
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.cases import Bounded, best_case
@@ -43,12 +43,17 @@ from portfolio_ebm.construction.rugged.chains import (
     survey,
     tightened,
 )
+from portfolio_ebm.construction.rugged.landscapes import Site
+from portfolio_ebm.construction.rugged.rugged import Explored
 from portfolio_ebm.construction.rugged.slices import Slices
 from portfolio_ebm.construction.sparing import spared
 from portfolio_ebm.construction.squares import above_chord, square_of_choice
 from portfolio_ebm.construction.stages import (
+    Found,
+    arrived,
     choosing_engine,
     convex_engine,
+    evaluations,
     gradient_engine,
     modes_engine,
     proven_ratio,
@@ -61,6 +66,30 @@ from portfolio_ebm.types import require_last
 
 LOT_SHARE = 4
 """A node of whole lots takes the time of so many of a quadratic."""
+
+
+@dataclass(frozen=True)
+class Outset:
+    """Where the walks of one problem set out.
+
+    Attributes:
+        site: the energy that is walked, where, and the starts.
+        steps: evaluations a chain.
+        stream: the state of the random stream.
+    """
+
+    site: Site
+    steps: int
+    stream: Tensor
+
+
+@dataclass(frozen=True)
+class Walked:
+    """Where the walks of one problem ended: what they saw, the spread of its energy, the state of the random stream."""
+
+    seen: Explored
+    spread: float
+    stream: Tensor
 
 
 class AnnealedLangevin(Constructor):
@@ -119,13 +148,45 @@ class AnnealedLangevin(Constructor):
             energy, constraint, ctx, rng, lambda region, _: self._find(energy, region, ctx, rng, near), work
         )
 
+    def set_out(self, energy: Energy, constraint: Constraint, ctx: Context, rng: torch.Generator) -> Outset:
+        """Where the walks of `build` set out, of a problem whose energy is not convex, on one convex region.
+
+        Raises: as `build`, but for what certifies.
+        """
+        energy, effort, _ = spared(without_tickets(energy, ctx)[0], self._effort, ctx)
+        landscape, x0 = _surveyed(energy, region_of(constraint, ctx), ctx, None, effort, rng)
+        return Outset(Site(energy, ctx, landscape, x0), evaluations(effort), rng.get_state())
+
+    def arrive(self, energy: Energy, constraint: Constraint, ctx: Context, walked: Walked) -> Solution:
+        """`build` from where its walks have ended, those that `set_out` began.
+
+        Raises: as `build`.
+        """
+        rng = torch.Generator(ctx.tradeable.device)
+        rng.set_state(walked.stream)
+
+        def found(region: Region, _: int) -> Bounded:
+            plain, ticket = without_tickets(energy, ctx)
+            plain, effort, said = spared(plain, self._effort, ctx)
+            slices = Slices.of(plain, region, ctx, ticket)
+            return (
+                (None, float("inf"))
+                if slices is None
+                else (_saying(arrived(walked.seen, walked.spread, slices, effort), said), None)
+            )
+
+        return best_case(energy, constraint, ctx, rng, found, LotWork(self.nodes // LOT_SHARE))
+
+    @property
+    def _effort(self) -> Effort:
+        return Effort(
+            self.chains, self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
+        )
+
     def _find(self, energy: Energy, region: Region, ctx: Context, rng: torch.Generator, near: Tensor | None) -> Bounded:
         energy, ticket = without_tickets(energy, ctx)
         convex = curvature(energy) != "none"
-        effort = Effort(
-            self.chains, self.steps, self.swaps, self.sweeps, self.walkers, self.candidates, self.polish, self.nodes
-        )
-        energy, effort, said = spared(energy, effort, ctx)
+        energy, effort, said = spared(energy, self._effort, ctx)
         choice = region.discrete or ticket > 0.0
 
         def chosen(
@@ -154,7 +215,12 @@ class AnnealedLangevin(Constructor):
             if choice
             else gradient_engine(landscape, slices, x0, effort, rng)
         )
-        return (replace(found, message=f"{found.message}; {said}") if said else found), None
+        return _saying(found, said), None
+
+
+def _saying(found: Found, said: str) -> Found:
+    """What was found, with more to its sentence."""
+    return replace(found, message=f"{found.message}; {said}") if said else found
 
 
 def _surveyed(

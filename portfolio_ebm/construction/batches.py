@@ -2,7 +2,8 @@
 
 Where all is convex the region is compiled once for problems that hold the same weights, if no rule reads the estimates,
 and the samples that the terms' ranges are measured over are projected together. The solve itself is that of Convex(),
-so the weights are the same numbers. Any other constructor builds each problem by itself, on as many cores as asked.
+so the weights are the same numbers. Any other constructor builds each problem by itself, on as many cores as asked; of
+AnnealedLangevin() the chains of all problems that walk without a choice are one batch (walks.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from portfolio_ebm.constraints.base import Constraint
 from portfolio_ebm.constraints.combine import project_region, region_of
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.annealed import AnnealedLangevin
+from portfolio_ebm.construction.annealed import AnnealedLangevin, Walked
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.certificate import FEASIBLE, measured, probes, ranges_over, residuals_of
 from portfolio_ebm.construction.convex import Convex, require_exact
@@ -28,6 +29,7 @@ from portfolio_ebm.construction.feasibility.infeasible import explain_infeasible
 from portfolio_ebm.construction.later import known
 from portfolio_ebm.construction.shadow import Owned, shadow_prices
 from portfolio_ebm.construction.together import Look, Problem, bare, looked_at
+from portfolio_ebm.construction.walks import walked_together
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import DataError, InfeasibleError, PortfolioEBMError, ShapeError, SolverError, SpecError
@@ -175,29 +177,41 @@ def solve_each(
 ) -> list[Solution | PortfolioEBMError]:
     """By problem what `constructor` builds of it, as it would alone, or the error that it raises; on `jobs` processes.
 
-    On another device the chains of AnnealedLangevin() walk over the choices of all problems in one batch (together.py).
-    Marginal energies and what chains would do beside an exact solve are left to a solve alone.
+    The chains of AnnealedLangevin() walk in one batch: those of energies that are not convex, where there is no choice,
+    on every device (walks.py), and those over choices on another device than the host's (together.py). Marginal
+    energies and what chains would do beside an exact solve are left to a solve alone.
 
     Example:
         >>> solve_each([(Variance(), ctx)], Budget() & LongOnly() & Cardinality(3), AnnealedLangevin())[0].proven
     """
     looks: list[Look] = [(None, None) for _ in problems]
+    walks: list[Walked | None] = [None for _ in problems]
+    if isinstance(constructor, AnnealedLangevin):
+        walks = walked_together(problems, constraint, constructor, seed, jobs)
     if isinstance(constructor, AnnealedLangevin) and problems and elsewhere(problems[0][1].tradeable):
         looks = looked_at(problems, constraint, constructor, seed, jobs)
     asked = (
-        delayed(_alone)(constructor, *problem, constraint, seed, near)
-        for problem, (seen, near) in zip(problems, looks, strict=True) if seen is None
+        delayed(_alone)(constructor, *problem, constraint, seed, near, walked)
+        for problem, (seen, near), walked in zip(problems, looks, walks, strict=True) if seen is None
     )  # fmt: skip
     rest = iter(Parallel(n_jobs=jobs)(asked))
     return [next(rest) if seen is None else seen for seen, _ in looks]
 
 
 def _alone(
-    constructor: Constructor, energy: Energy, ctx: Context, constraint: Constraint, seed: int, near: Tensor | None
+    constructor: Constructor,
+    energy: Energy,
+    ctx: Context,
+    constraint: Constraint,
+    seed: int,
+    near: Tensor | None,
+    walked: Walked | None,
 ) -> Solution | PortfolioEBMError:
     rng = generator(seed, "optimize", ctx.tradeable.device)
     try:
-        if near is not None and isinstance(constructor, AnnealedLangevin):
+        if isinstance(constructor, AnnealedLangevin):
+            if walked is not None:
+                return bare(constructor.arrive(energy, constraint, ctx, walked))
             return bare(constructor.build(energy, constraint, ctx, rng, near))
         return bare(constructor.build(energy, constraint, ctx, rng))
     except PortfolioEBMError as error:

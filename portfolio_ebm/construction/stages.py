@@ -33,7 +33,7 @@ from portfolio_ebm.construction.feasibility.room import asked, room
 from portfolio_ebm.construction.later import Later, Lookup, extended, known
 from portfolio_ebm.construction.rugged.chains import Landscape
 from portfolio_ebm.construction.rugged.exploring import explore_modes, polished
-from portfolio_ebm.construction.rugged.rugged import explore
+from portfolio_ebm.construction.rugged.rugged import Explored, explore
 from portfolio_ebm.construction.rugged.slices import Slices
 from portfolio_ebm.context import Context
 from portfolio_ebm.energy import Energy, curvature
@@ -115,15 +115,24 @@ def _ends(weights: Tensor, chains: Later[Annealed | None]) -> Tensor:
 
 def gradient_engine(landscape: Landscape, slices: Slices, x0: Tensor, effort: Effort, rng: torch.Generator) -> Found:
     """Probe and kick; then a local polish of the best."""
-    seen = explore(landscape, x0, GRADIENT_SHARE * effort.steps, rng)
+    return arrived(explore(landscape, x0, evaluations(effort), rng), landscape.spread, slices, effort)
+
+
+def evaluations(effort: Effort) -> int:
+    """How often the gradient engine may evaluate the energy, per chain."""
+    return GRADIENT_SHARE * effort.steps
+
+
+def arrived(seen: Explored, spread: float, slices: Slices, effort: Effort) -> Found:
+    """The best of what kicks and descents came to, polished; `spread` is that of the energy."""
     order = seen.energy.argsort(stable=True)[: effort.polish]
     only = np.zeros(0, dtype=np.int64)
-    lows = [polished(slices, only, as_numpy(seen.weights[row]), landscape.spread) for row in order.tolist()]
+    lows = [polished(slices, only, as_numpy(seen.weights[row]), spread) for row in order.tolist()]
     best = min((low for low in lows if low is not None), key=lambda low: low.value, default=None)
     weights, value = seen.weights[order[0]], float(seen.energy[order[0]])
     if best is not None and best.value < value:
         weights, value = torch.as_tensor(best.weights).to(weights), best.value
-    agreeing = float((seen.energy <= float(seen.energy.min()) + 1e-6 * landscape.spread).double().mean())
+    agreeing = float((seen.energy <= float(seen.energy.min()) + 1e-6 * spread).double().mean())
     message = (
         "gradient engine: all descents agree on one minimum"
         if seen.agreed

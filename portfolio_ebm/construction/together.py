@@ -5,6 +5,7 @@
     each is then found and proven from where its chains ended
 
 On the host a problem is walked by itself, since there the active set makes more of what one slice says of the next.
+Problems without a choice, whose energy is not convex, walk in a batch everywhere (walks.py).
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class OnModes(Kernel):
         x = as_numpy(state.x)
         # The budget takes out what all names have in common; rounding must not see it.
         y = y + (x.sum(-1) - y.sum(-1))[:, None] / x.shape[-1]
-        found, there = self.slices.nearest_all(y, self.slices.modes_near(y, self.kernel.step_size))
+        found, there = self.slices.nearest_all(y, self.slices.modes_near(y, float(self.kernel.step_size)))
         left = np.flatnonzero(~there)
         if len(left):
             near, there = self.slices.nearest_all(y[left], self.slices.modes_of(x[left]))
