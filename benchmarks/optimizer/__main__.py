@@ -39,10 +39,11 @@ nothing feasible found. `ours` is the worst of the seeds. `proven`: in how many 
 CVaR that it left open also the CPU seconds of BranchAndBound(time_limit=30), and the gap where it did not close it.
 `CPU s`: one call of ours, its certificate included, the middle of the seeds; `Allocation.ranges` is drawn when it is
 first read and is not in it. In brackets, of a CVaR under a number of names: a call that leaves the proof out,
-AnnealedLangevin(nodes=0), whose weights are judged with `ours`. `solver`: SCIP, or HiGHS for CVaR, one thread, stopped as soon as it has our value to 1e-6
-(HiGHS: when it has proven its own; its clock is the wall's, which is unkind to it on a busy machine); for a fund's
-limits in brackets when it has proven its own, as ours has. `>` in its time: it was stopped by the clock, and the number
-is a lower bound of the ratio. Building the model is in our time and not in the solver's.
+AnnealedLangevin(nodes=0), whose weights are judged with `ours`. `solver`: SCIP, or HiGHS for CVaR, one thread, stopped
+as soon as it has our value to 1e-6 (HiGHS: when it has proven its own; its clock is the wall's, which is unkind to it
+on a busy machine); for a fund's limits in brackets when it has proven its own, as ours has. `>` in its time: it was
+stopped by the clock, and the number is a lower bound of the ratio. Building the model is in our time and not in the
+solver's.
 
 Frontiers: every side says at how many of the points its weights are at the best value known (of any side, of the names
 that ours chose at the points beside it, and on record for exactly ten names) and how far its worst point is above it.

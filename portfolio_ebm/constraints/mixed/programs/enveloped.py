@@ -172,13 +172,17 @@ class _Walk:
 
     def __init__(self, s: Slice, p: EnvelopedProgram) -> None:
         self.s, self.p, self.pieces = s, p, p.pieces
+        self.home = p.home
         self.wide = p.pieces.wide(s.lower, s.upper)
         self.base, self.matrix = p.matrix.diagonal().copy(), p.matrix.copy()
         self.capped = bool(np.isfinite(p.turnover))
 
     def end(self, start: Array | None) -> Point | None:
         """The minimum; None where no pieces have a point."""
-        p, s, home = self.p, self.s, self.p.home
+        p, s, home = self.p, self.s, self.home
+        if start is not None:
+            # A name that is out, as most are under a limit on numbers, rests there.
+            home = self.home = np.where(start == p.envelope.anchor, p.envelope.anchor, home)
         piece = self.pieces.holding(s.rest(home if start is None else start), self.wide)
         moving = None if start is None else start != home
         best: tuple[Solved, Ints] | None = None
@@ -210,7 +214,7 @@ class _Walk:
         low, high = self.pieces.edges[i, piece], self.pieces.edges[i, piece + 1]
         lower, upper = np.maximum(s.lower, np.minimum(low, s.upper)), np.minimum(s.upper, np.maximum(high, s.lower))
         np.fill_diagonal(self.matrix, self.base + self.pieces.curve[i, piece])
-        inner = Program(self.matrix, p.linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, p.home)
+        inner = Program(self.matrix, p.linear, p.lower, p.upper, p.rows, p.row_lower, p.row_upper, self.home)
         vars(inner)["scale"] = p.scale
         rows, below, above = s.rows, s.low, s.high
         if self.capped:
@@ -219,7 +223,7 @@ class _Walk:
             rows, below = np.vstack([rows, side]), np.append(below, -np.inf)
             above = np.append(above, p.turnover + float(side @ p.held))
         part = Slice(inner, lower, upper, rows, below, above)
-        return by_columns(part, p.linear + self.pieces.slope[i, piece], part.rest(p.home), moving)
+        return by_columns(part, p.linear + self.pieces.slope[i, piece], part.rest(self.home), moving)
 
     def _toll(self, found: Solved) -> float:
         """What the cap charges for a unit of turnover."""

@@ -19,7 +19,9 @@ most K names
     (size X(x))^(1/2) >= y'x / max(s, t),    size s^2 = w'R w + sum of the K largest h_i^2 / (2 d_i),
 
 those names among the K that are decided for it or not counted, since y'x is a product of what X(x) and size s^2 are the
-squares of.
+squares of. The slope of an e_i that has the rate in it is h_i + r_i, with |r_i| <= t rate: a name that is out pays
+t rate held_i, and one that is in at least r_i (x_i - held_i), which is less by (t rate + r_i) held_i, for K names at
+most.
 
 Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization, section 3.1.7; Hunter, D. and Lange, K. (2004), A
 tutorial on MM algorithms, The American Statistician 58; Argyriou, A., Foygel, R. and Srebro, N. (2012), Sparse
@@ -71,7 +73,8 @@ class RootedProgram(Program):
         flat: c, (n,).
         centre: b, (n,).
         otherwise: E as another program, asked where this one comes to no end.
-        envelope, rest, counted: the e_i, R and whom the price is for; all or none, and then b is zero.
+        envelope, rest, split, counted: the e_i where t is 1, R, d and whom the price is for; all or none, and then b is
+            zero. price: of a name.
     """
 
     size: float
@@ -80,7 +83,9 @@ class RootedProgram(Program):
     otherwise: Program
     envelope: Envelope | None = None
     rest: Array | None = None
+    split: Array | None = None
     counted: Counted | None = None
+    price: float = 0.0
 
     @property
     def straight(self) -> Array:
@@ -127,15 +132,20 @@ class RootedProgram(Program):
 
         No end of a box makes the lines of the envelope steeper: the bound knows of the price alone.
         """
-        fixed = np.where(counted.open, price, 0.0)
-        nowhere, zero = np.full((self.n, 2), np.inf), np.zeros(self.n)
-        envelope = Envelope.of(zero, fixed, nowhere, split.diagonal, zero)
-        return replace(self, envelope=envelope, rest=split.rest, counted=counted)
+        found = replace(self, rest=split.rest, split=split.diagonal, counted=counted, price=price)
+        return replace(found, envelope=found._envelope(1.0))
 
     @property
     def bare(self) -> RootedProgram:
         """Without the envelope."""
-        return replace(self, envelope=None, rest=None, counted=None)
+        return replace(self, envelope=None, rest=None, split=None, counted=None)
+
+    def _envelope(self, t: float) -> Envelope:
+        """The e_i with t times the rate in them, but of names that may be sold short."""
+        assert self.split is not None and self.counted is not None
+        open_, zero = self.counted.open, np.zeros(self.n)
+        fixed, rate = np.where(open_, self.price, 0.0), np.where((self.lower >= 0.0) & open_, t * self.rate, 0.0)
+        return Envelope.of(zero, fixed, np.full((self.n, 2), np.inf), self.split, zero, 0.0, rate, self.held)
 
     def _by_steps(self, slice_: Ends, near: Array | None, enough: float) -> Point | None:
         """The minimum by secants in t; None where they do not end, or a program fails."""
@@ -177,29 +187,36 @@ class RootedProgram(Program):
         if found is None or not np.isfinite(found.bound):
             return None
         w, lost = found.weights, max(found.value - found.bound, 0.0)
-        (along, s), beside = self._tangent(w), self._beside(w)
+        along, s, beside = self._tangent(w, inner, t)
         # What the multipliers' loss leaves to rounding is not small where it is divided by a small t.
         lost += SMALL * (float(np.abs(inner.linear) @ np.abs(w)) + along) * max(1.0 - t, 0.0)
         low = along / t + beside - lost / t
         if s > t:
             # E >= t/s of what holds at t, and c'w for the rest.
             low = t / s * low + (1.0 - t / s) * float(np.minimum(self.flat * slice_[0], self.flat * slice_[1]).sum())
-        value = self.size * s + beside
+        value = max(self.size * s + beside, low) if self.envelope is not None else self.size * s + beside
         return Point(w, value, found.prices / t, min(low, value), toll=found.toll / t), s
 
-    def _tangent(self, w: Array) -> tuple[float, float]:
-        """y'(w - b), and s."""
-        away = w - self.centre
-        if self.envelope is None or self.rest is None or self.counted is None:
+    def _tangent(self, w: Array, inner: Program, t: float) -> tuple[float, float, float]:
+        """y'(w - b), s, and F, or under an envelope what is left of it."""
+        if not isinstance(inner, EnvelopedProgram):
+            away = w - self.centre
             along = float(away @ self.matrix @ away)
-            return along, float(np.sqrt(max(along, 0.0) / self.size))
-        e, own = self.envelope, float(w @ self.rest @ w)
-        slope = np.where(e.on_line(w), e.slope[:, 1], 2.0 * e.split * np.abs(w))
-        share = np.divide(slope**2, 4.0 * e.split, out=np.zeros(self.n), where=e.split > 0.0)
+            return along, float(np.sqrt(max(along, 0.0) / self.size)), self._beside(w)
+        assert self.rest is not None and self.counted is not None
+        e, own = inner.envelope, float(w @ self.rest @ w)
+        slope = _slope(e, w)
+        inside = np.clip(slope - 2.0 * e.split * e.held, -e.rate, e.rate)
+        share = np.divide((slope - inside) ** 2, 4.0 * e.split, out=np.zeros(self.n), where=e.split > 0.0)
         open_, most = self.counted.open, self.counted.most
-        counted = np.sort(share[open_])[::-1][:most].sum()
-        square = own + 2.0 * float(share[~open_].sum() + counted)
-        return own + float(slope @ np.abs(w)), float(np.sqrt(max(square, 0.0) / self.size))
+        square = own + 2.0 * float(share[~open_].sum() + _largest(share[open_], most))
+        cost = 0.0 if self.held is None else float((inner.rate / t * np.abs(w - self.held)).sum())
+        spared = float(e.there.sum()) / t - _largest(((e.rate + inside) * e.held)[open_], most) / t
+        return (
+            own + float(slope @ np.abs(w)),
+            float(np.sqrt(max(square, 0.0) / self.size)),
+            (float(self.flat @ w) + cost + spared),
+        )
 
     def _quadratic(self, t: float) -> Program:
         """X/2 + t F, under the envelope where there is one."""
@@ -209,7 +226,11 @@ class RootedProgram(Program):
         plain = Program(self.matrix, linear, *data)
         inner = plain
         if self.envelope is not None and self.rest is not None:
-            inner = EnvelopedProgram(self.rest, linear, *data, envelope=self.envelope, plain=plain)
+            e = self._envelope(t)
+            rate = t * self.rate - e.rate if e.rate.any() else t * self.rate
+            inner = EnvelopedProgram(
+                self.rest, linear, *box, self.held, rate, self.turnover, envelope=e, plain=plain
+            )  # fmt: skip
         # What all of them share is not worked out for each.
         vars(inner)["scale"], vars(inner)["bounded"] = max(self._steepest, t * self.scale), True
         return inner
@@ -226,6 +247,19 @@ def _minimum(p: Program, slice_: Ends, near: Array | None) -> Point | None:
         return p.walked(*slice_, near)
     part = Slice(p, *slice_)
     return from_sides(part, near) if p.kinked else smooth(part, part.rest(0.0), None if near is None else near != 0.0)
+
+
+def _slope(e: Envelope, w: Array) -> Array:
+    """Of the e_i at w away from zero, (n,)."""
+    side = (w >= 0.0).astype(np.int64)[:, None]
+    line, knee, rise = (np.take_along_axis(x, side, axis=1)[:, 0] for x in (e.slope, e.knee, e.rise))
+    beyond = np.abs(w) - knee
+    return np.asarray(line + np.where(beyond > 0.0, rise + 2.0 * e.split * np.maximum(beyond, 0.0), 0.0))
+
+
+def _largest(x: Array, count: int) -> float:
+    """The sum of the `count` largest of x (k,)."""
+    return float(np.sort(x)[::-1][:count].sum())
 
 
 def _secant(seen: list[tuple[float, float]], s: float) -> float:
