@@ -38,6 +38,7 @@ from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.energies.tracking import TrackingError
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.linear import Structured
 from portfolio_ebm.types import as_numpy, generator
 
 LONG = Budget() & LongOnly()
@@ -130,6 +131,49 @@ def test_the_price_of_a_limit_gives_a_bound_that_no_portfolio_of_few_names_is_be
         assert found is not None and found.bound <= best + 1e-10
         bounds.append(found.bound)
     assert max(bounds) > bare.bound + 0.05 * (best - bare.bound)
+
+
+@pytest.mark.parametrize("held", ["short", "some short"])
+def test_a_price_is_true_where_names_are_held_short_that_may_only_be_long(held: str) -> None:
+    """A short name that is out pays for buying it back, and one that is in pays for more."""
+    k = 2
+    for seed in range(6):
+        p = program(seed, False, 0.02)
+        split = Split.of(p.matrix)
+        assert split is not None and p.held is not None
+        p = replace(p, held=-p.held if held == "short" else p.held - 0.15)
+        ends = p.lower, p.upper, p.rows, p.row_lower, p.row_upper
+        best = min(
+            by_clarabel(p, p.lower, np.where(np.isin(np.arange(p.n), names), p.upper, 0.0))
+            for names in combinations(range(p.n), k)
+        )
+        for price in np.geomspace(1e-3, 10.0, 7) * float(split.diagonal.mean()):
+            found = p.priced(split, float(price), Counted(np.ones(p.n, dtype=bool), k)).minimum(*ends)
+            assert found is not None and found.bound <= best + 1e-10
+
+
+def test_what_is_split_off_leaves_a_product_of_the_names_that_stay_at_a_weight_too() -> None:
+    ctx = world(8, n=10)
+    ctx = replace(ctx, tradeable=torch.tensor([False] + 9 * [True]), held=torch.tensor([0.3] + 9 * [0.0]).double())
+    region = region_of(Budget() & Box(0.0, 0.6) & Cardinality(at_most=4), ctx)
+    mixed = mixed_of(take_apart(Volatility() + 0.1 * Return(), ctx), region)
+    root = mixed.root()
+    assert root is not None
+    view = strengthened(mixed, root).perspective
+    assert view is not None and view.split.diagonal[0] > 0.0
+    assert float(np.linalg.eigvalsh(view.split.rest)[0]) > -1e-12
+
+
+@pytest.mark.parametrize("energy", [Volatility() + Return(), Volatility() + Return() + TradingCost(30e-4)], ids=repr)
+def test_a_name_without_risk_is_no_end_of_the_steps(energy: Energy) -> None:
+    ctx = world(2)
+    covariance = ctx.covariance.dense().clone()
+    covariance[0], covariance[:, 0] = 0.0, 0.0
+    ctx = replace(ctx, market=replace(ctx.market, covariance=Structured.from_dense(covariance)))
+    best = enumerated(energy, LONG, ctx, 3, 0.05)
+    found = SEARCH.build(energy, LONG & FEW, ctx, generator(0, "x"))
+    assert found.energy == pytest.approx(best, abs=1e-9) and found.proven
+    assert found.bound is not None and found.bound <= best + 1e-9
 
 
 def test_names_that_are_decided_are_among_those_that_are_counted() -> None:

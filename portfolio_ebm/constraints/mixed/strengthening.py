@@ -24,7 +24,8 @@ def strengthened(mixed: Mixed, root: Mask, value: float = np.inf) -> Mixed:
 
     def moving() -> Mask:
         lower, upper, *_ = node_box(mixed, *hull(mixed.choices, left))
-        return upper > lower
+        # Under a root what stays at a weight is part of the product that bounds it.
+        return upper > lower if known(mixed.program) else (upper > lower) | (lower != 0.0)
 
     def solve(view: Perspective, start: Point | None) -> Seen | None:
         nonlocal left

@@ -20,8 +20,8 @@ most K names
 
 those names among the K that are decided for it or not counted, since y'x is a product of what X(x) and size s^2 are the
 squares of. The slope of an e_i that has the rate in it is h_i + r_i, with |r_i| <= t rate: a name that is out pays
-t rate held_i, and one that is in at least r_i (x_i - held_i), which is less by (t rate + r_i) held_i, for K names at
-most.
+t rate |held_i|, and one that is in at least r_i (x_i - held_i), which is less by t rate |held_i| + r_i held_i, for K
+names at most. R has to be convex with the names that stay at a weight too: y'x has them in it.
 
 Source: Boyd, S. and Vandenberghe, L. (2004), Convex Optimization, section 3.1.7; Hunter, D. and Lange, K. (2004), A
 tutorial on MM algorithms, The American Statistician 58; Argyriou, A., Foygel, R. and Srebro, N. (2012), Sparse
@@ -41,7 +41,7 @@ from portfolio_ebm.constraints.mixed.programs.envelopes import Envelope
 from portfolio_ebm.constraints.mixed.programs.lost import SMALL
 from portfolio_ebm.constraints.mixed.programs.program import Program
 from portfolio_ebm.constraints.mixed.programs.sides import from_sides
-from portfolio_ebm.constraints.mixed.programs.slice import FEASIBLE, Array, Mask, Point, Slice, crossed, weights_of
+from portfolio_ebm.constraints.mixed.programs.slice import Array, Mask, Point, Slice, crossed, weights_of
 from portfolio_ebm.constraints.mixed.programs.splitting import Split
 
 Ends = tuple[Array, Array, Array, Array, Array]
@@ -107,7 +107,8 @@ class RootedProgram(Program):
             return None
         slice_ = lower, np.maximum(lower, upper), rows, row_lower, row_upper
         found = self._by_steps(slice_, weights_of(start), enough) if self.bounded else None
-        if found is not None and not self._in_the_kink(found, slice_):
+        # In the kink, at b or where M does not see the way to it, steps come near and no further.
+        if found is not None and self._sigma(found.weights) > 2.0 * LEAST:
             return found
         if self.envelope is not None:
             return self.bare.minimum(*slice_, start, enough)
@@ -115,17 +116,6 @@ class RootedProgram(Program):
         if found is None or other is None:
             return found or other
         return self._better(found, other)
-
-    def _in_the_kink(self, found: Point, slice_: Ends) -> bool:
-        """Whether the minimum is at b, where steps come near and no further."""
-        if self._sigma(found.weights) > 2.0 * LEAST:
-            return False
-        lower, upper, rows, low, high = slice_
-        b, at = self.centre, rows @ self.centre
-        off = max(
-            float(np.maximum(lower - b, b - upper).max()), float(np.maximum(low - at, at - high).max(initial=0.0))
-        )
-        return off <= FEASIBLE
 
     def priced(self, split: Split, price: float, counted: Counted) -> RootedProgram:
         """With a price on the names of a limit on numbers; b has to be zero.
@@ -211,7 +201,7 @@ class RootedProgram(Program):
         open_, most = self.counted.open, self.counted.most
         square = own + 2.0 * float(share[~open_].sum() + _largest(share[open_], most))
         cost = 0.0 if self.held is None else float((inner.rate / t * np.abs(w - self.held)).sum())
-        spared = float(e.there.sum()) / t - _largest(((e.rate + inside) * e.held)[open_], most) / t
+        spared = float(e.there.sum()) / t - _largest((e.there + inside * e.held)[open_], most) / t
         return (
             own + float(slope @ np.abs(w)),
             float(np.sqrt(max(square, 0.0) / self.size)),
