@@ -59,7 +59,7 @@ convex solver on the names chosen, so that what is compared is the choice.
 `costs` ("trades at 5 bps"): from equal weights in every name to a few, 10 variance - .3 mean and a rate on all that is
 traded, or its 3/2 impact.
 
-`roots`: "volatility": a standard deviation in place of a variance, which SCIP has as one cone.
+`roots` ("volatility"): volatility - .3 mean, which SCIP has as one cone; "5 bps": from equal weights in every name.
 
 `trades`: 225 names from about equal weights in 45, a ticket, 3/2 impact and a turnover cap; with `lots`, whole lots of
 100 and up to 2 % cash. SCIP has the impact as one power cone a name, its lots as whole numbers (to 1e-9 there)."""

@@ -153,8 +153,8 @@ def costly(returns: Array, n: int, names: int, rate: float, turnover: float = np
 def rooted(returns: Array, n: int, names: int, rate: float = 0.0) -> Problem:
     """A volatility in place of a variance; with a rate from equal weights in every name."""
     mean, covariance = moments(returns, n)
-    cost = f", trades at {1e4 * rate:g} bps" if rate else ""
+    cost = f", {1e4 * rate:g} bps" if rate else ""
     return Problem(
-        f"{names} of {n} stocks, volatility - .3 mean{cost}", mean, covariance, root=1.0, reward=0.3, names=names,
+        f"{names} of {n} stocks, volatility{cost}", mean, covariance, root=1.0, reward=0.3, names=names,
         floor=0.01, held=np.full(n, 1.0 / n) if rate else None, rate=rate,
     )  # fmt: skip
