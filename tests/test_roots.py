@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import cvxpy as cp
@@ -33,6 +33,7 @@ from portfolio_ebm.construction.squares import square_of
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.costs import TradingCost
 from portfolio_ebm.energies.deviation import Semideviation, Volatility
+from portfolio_ebm.energies.fixed import FixedCost
 from portfolio_ebm.energies.returns import Return
 from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.energies.tracking import TrackingError
@@ -247,6 +248,29 @@ def test_a_tracking_error_with_more_beside_it_is_bounded_by_its_chord() -> None:
     relaxed = Convex().build(energy, LONG, ctx, generator(0, "x"))
     assert found.bound is not None and relaxed.energy < 0.1 * found.energy
     assert found.bound > relaxed.energy + 0.25 * (found.energy - relaxed.energy)
+
+
+@pytest.mark.parametrize("energy", [TrackingError("index") + TradingCost(10e-4), TrackingError("index")], ids=repr)
+def test_tickets_are_part_of_what_a_bound_speaks_of(energy: Energy) -> None:
+    """Every name stays as it is held, is sold, or is traded: the chord knows weights alone."""
+    ctx = world(1, n=5)
+    ticket = 2e-2
+    best = float("inf")
+    for modes in product("out", repeat=5):
+        if modes.count("o") < 2:
+            continue
+        ends = {name: (0.0, 0.0) if m == "o" else (float(h), float(h)) if m == "u" else (0.05, 1.0)
+                for name, m, h in zip(ctx.assets, modes, ctx.held.tolist(), strict=True)}  # fmt: skip
+        box = Box(0.0, caps={k: v[1] for k, v in ends.items()}, floors={k: v[0] for k, v in ends.items()})
+        try:
+            found = minimize(energy, region_of(LONG & box, ctx), ctx)
+        except InfeasibleError:
+            continue
+        best = min(best, found.value + ticket * sum(m != "u" for m in modes))
+    for nodes in (1, 1500):
+        search = SEARCH.replace(nodes=nodes)
+        one = search.build(energy + FixedCost(rate=ticket), LONG & FEW, ctx, generator(0, "x"))
+        assert one.bound is not None and one.bound <= best + 1e-9 and one.energy >= best - 1e-9
 
 
 def test_a_root_that_stands_alone_has_the_names_of_its_square() -> None:

@@ -169,11 +169,9 @@ class AnnealedLangevin(Constructor):
             plain, ticket = without_tickets(energy, ctx)
             plain, effort, said = spared(plain, self._effort, ctx)
             slices = Slices.of(plain, region, ctx, ticket)
-            return (
-                (None, float("inf"))
-                if slices is None
-                else (_saying(arrived(walked.seen, walked.spread, slices, effort), said), None)
-            )
+            if slices is None:
+                return None, float("inf")
+            return _saying(arrived(walked.seen, walked.spread, slices, effort), said), None
 
         return best_case(energy, constraint, ctx, rng, found, LotWork(self.nodes // LOT_SHARE))
 
@@ -195,7 +193,9 @@ class AnnealedLangevin(Constructor):
             return choosing_engine(take_apart(energy, ctx), region, ticket, effort, rng, near) or (None, float("inf"))
 
         if convex and choice:
-            first = (square_of_choice(energy, chosen) if ticket == 0.0 else None) or chosen(energy)
+            if ticket > 0.0:
+                return chosen(energy)  # a square and a chord speak of the weights alone, and what is traded costs too
+            first = square_of_choice(energy, chosen) or chosen(energy)
             known, bare = None if first[0] is None else first[0].weights.unsqueeze(0), replace(effort, sweeps=0)
             return above_chord(energy, region, ctx, first, lambda other: chosen(other, effort=bare, near=known))
         ratio = ratio_of_choice(energy, region, ctx, chosen) if choice and ticket == 0.0 else None

@@ -20,12 +20,11 @@ from math import isfinite, sqrt
 
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.cases import Bounded
+from portfolio_ebm.construction.choosing.roots import squared
 from portfolio_ebm.construction.exact.minimum import minimize
 from portfolio_ebm.construction.ratio_choices import Choose
 from portfolio_ebm.construction.rugged.chains import tightened
 from portfolio_ebm.context import Context
-from portfolio_ebm.energies.deviation import Volatility
-from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.energies.tracking import TrackingError
 from portfolio_ebm.energy import Energy, add
 from portfolio_ebm.errors import SolverError
@@ -44,16 +43,8 @@ def square_of(energy: Energy) -> tuple[float, Energy] | None:
     parts = energy.terms()
     if len(parts) != 1 or not parts[0].coefficient > 0.0:
         return None
-    square = _squared(parts[0].energy)
+    square = squared(parts[0].energy)
     return None if square is None else (parts[0].coefficient, square)
-
-
-def _squared(term: Energy) -> Energy | None:
-    if isinstance(term, Volatility):
-        return Variance()
-    if isinstance(term, TrackingError) and isinstance(term.measure, Volatility):
-        return TrackingError(term.benchmark, Variance())
-    return None
 
 
 def square_of_choice(energy: Energy, choose: Choose) -> Bounded | None:
@@ -80,7 +71,7 @@ def above_chord(
     """`best` with the bound of the chord where that is higher; as it is where its gap is closed, or for a formula
     without a single tracking error with more beside it."""
     found, low = best
-    roots = [part for part in energy.terms() if isinstance(part.energy, TrackingError) and _squared(part.energy)]
+    roots = [part for part in energy.terms() if isinstance(part.energy, TrackingError) and squared(part.energy)]
     rest = [part for part in energy.terms() if part not in roots]
     if found is None or len(roots) != 1 or not rest:
         return best
@@ -91,7 +82,7 @@ def above_chord(
         least = minimize(add(rest), tightened(region.relaxed()), ctx).bound
     except SolverError:
         return best
-    c, square = roots[0].coefficient, _squared(roots[0].energy)
+    c, square = roots[0].coefficient, squared(roots[0].energy)
     if least is None or square is None or not isfinite(least) or not value > least:
         return best
     _, u = choose(square)

@@ -58,7 +58,7 @@ class View:
         if self.price is None or not np.isfinite(enough) or self.envelope is None:
             return None
         if isinstance(self.program, RootedProgram):
-            return None
+            return None  # its bound is no sum over names
         if point.bound >= enough:
             return None
         dues, _ = self.mixed.dues(self.allowed, self.price)

@@ -18,7 +18,9 @@ from portfolio_ebm.construction.choosing.inner import FormulaProgram
 from portfolio_ebm.construction.exact.duality import Box
 from portfolio_ebm.construction.exact.formula import Formula
 from portfolio_ebm.energies.deviation import Volatility
+from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.energies.tracking import TrackingError
+from portfolio_ebm.energy import Energy
 from portfolio_ebm.types import as_numpy
 
 Root = tuple[Array, Array]
@@ -32,7 +34,7 @@ def root_of(formula: Formula) -> Root | None:
     """The root of a formula that is one and a linear part, with a rate of trading; None of another."""
     if formula.curve is not None or formula.tails or formula.other or len(formula.smooth) != 1:
         return None
-    found = [(part.coefficient, part.energy) for part in formula.energy.terms() if _is_root(part.energy)]
+    found = [(part.coefficient, part.energy) for part in formula.energy.terms() if squared(part.energy)]
     if len(found) != 1:
         return None
     (c, term), ctx = found[0], formula.ctx
@@ -41,8 +43,13 @@ def root_of(formula: Formula) -> Root | None:
     return (np.ascontiguousarray(matrix), centre) if matrix.diagonal().max() > 0.0 else None
 
 
-def _is_root(term: object) -> bool:
-    return isinstance(term, Volatility) or (isinstance(term, TrackingError) and isinstance(term.measure, Volatility))
+def squared(term: Energy) -> Energy | None:
+    """The quadratic whose root a term is; None of another term."""
+    if isinstance(term, Volatility):
+        return Variance()
+    if isinstance(term, TrackingError) and isinstance(term.measure, Volatility):
+        return TrackingError(term.benchmark, Variance())
+    return None
 
 
 def with_root(mixed: Mixed, root: Root, formula: Formula, box: Box) -> Mixed:

@@ -69,7 +69,7 @@ class RootedProgram(Program):
     """A program with a root; `matrix` is M and `linear` is c - M b, so that both are E's local model where t is 1.
 
     Attributes:
-        size: (n,) portfolios with X = size have the local model's curvature.
+        size: X where t is 1, and the root there.
         flat: c, (n,).
         centre: b, (n,).
         otherwise: E as another program, asked where this one comes to no end.
@@ -205,7 +205,7 @@ class RootedProgram(Program):
         return (
             own + float(slope @ np.abs(w)),
             float(np.sqrt(max(square, 0.0) / self.size)),
-            (float(self.flat @ w) + cost + spared),
+            float(self.flat @ w) + cost + spared,
         )
 
     def _quadratic(self, t: float) -> Program:
