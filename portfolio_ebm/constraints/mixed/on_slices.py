@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from portfolio_ebm.constraints.caps import Cap
 from portfolio_ebm.constraints.mixed.choices import Choices, Limit
-from portfolio_ebm.constraints.mixed.node import Mixed, on_slice
+from portfolio_ebm.constraints.mixed.node import Mixed, met, on_slice
+from portfolio_ebm.constraints.mixed.programs.mending import mended
 from portfolio_ebm.constraints.mixed.programs.program import Program
-from portfolio_ebm.constraints.mixed.programs.slice import FEASIBLE, Array, Ints, Mask
+from portfolio_ebm.constraints.mixed.programs.slice import FEASIBLE, Array, Ints, Mask, Point, Slice
 from portfolio_ebm.constraints.simplex import box_budget_turnover, fill
 
 
@@ -98,8 +100,36 @@ class Flat:
         w[over] = held.where(mine, others)
 
 
+@dataclass(frozen=True)
+class Nearest(Program):
+    """1/2 |w - y|^2 on slices: where the nearest point breaks a cap, the projection on all of them finds the one that
+    does not, which cuts would come to from corner to corner.
+
+    Attributes:
+        caps: convex caps.
+    """
+
+    caps: tuple[Cap, ...] = ()
+
+    @classmethod
+    def to(cls, y: Array, mixed: Mixed) -> Nearest:
+        p = mixed.program
+        ends = p.lower, p.upper, p.rows, p.row_lower, p.row_upper
+        return cls(np.eye(len(y)), -y, *ends, p.held, 0.0, p.turnover, caps=mixed.caps)
+
+    def minimum(
+        self, lower: Array, upper: Array, rows: Array, row_lower: Array, row_upper: Array,
+        start: Array | Point | None = None, enough: float = np.inf,
+    ) -> Point | None:  # fmt: skip
+        """As in Program, with the caps."""
+        point = super().minimum(lower, upper, rows, row_lower, row_upper, start, enough)
+        if point is None or met(self.caps, point.weights):
+            return point
+        w = mended(Slice(self, lower, upper, rows, row_lower, row_upper), self.caps, -self.linear)
+        return None if w is None else replace(point, weights=w, value=self.value(w))
+
+
 def nearest_one(mixed: Mixed, y: Array, modes: Ints) -> Array | None:
     """The nearest point to y (n,) of one slice, by a program; None where it is empty."""
-    plain: Program = replace(mixed.program, matrix=np.eye(len(y)), linear=-y, rate=0.0)
-    found = on_slice(replace(mixed, program=plain), modes, None)
+    found = on_slice(replace(mixed, program=Nearest.to(y, mixed), caps=()), modes)
     return None if found is None else found.weights

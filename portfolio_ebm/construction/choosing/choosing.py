@@ -99,6 +99,19 @@ def impact_of(formula: Formula) -> Array | None:
 def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
     """The mixed program of a convex formula on a region whose names are a choice; `ticket` is the cost of each name
     traded."""
+    mixed, box = of_quadratic(formula, region, ticket)
+    capped = formula.curve is None and any(isinstance(cap, (Ellipsoid, Tail)) for cap in box.caps)
+    if impact_of(formula) is not None or (quadratic(formula) and not capped):
+        return mixed
+    root = None if capped else root_of(formula)
+    if root is not None:
+        return with_root(mixed, root, formula, box)
+    return modelled(mixed, formula, box, CappedProgram if box.caps else FormulaProgram)
+
+
+def of_quadratic(formula: Formula, region: Region, ticket: float = 0.0) -> tuple[Mixed, Box]:
+    """`mixed_of` with the quadratic, the linear part and the costs of the formula alone, caps taken by cuts; and the
+    region's convex rules, their box as tight as the rows make it."""
     box = Box.of(hull_of(region))
     lower, upper = box.implied()
     matrix = np.zeros((formula.n, formula.n)) if formula.matrix is None else formula.matrix
@@ -120,15 +133,7 @@ def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
         else BentProgram(*data, held, formula.cost, turnover, power=impact)
     )
     choices = with_tickets(choices_of(region), region, held, ticket)
-    mixed = Mixed(program, choices.clipped(lower, upper), caps)
-    capped = formula.curve is None and any(isinstance(cap, (Ellipsoid, Tail)) for cap in box.caps)
-    if impact is not None or (quadratic(formula) and not capped):
-        return mixed
-    root = None if capped else root_of(formula)
-    if root is not None:
-        return with_root(mixed, root, formula, replace(box, lower=lower, upper=upper))
-    kind = CappedProgram if box.caps else FormulaProgram
-    return modelled(mixed, formula, replace(box, lower=lower, upper=upper), kind)
+    return Mixed(program, choices.clipped(lower, upper), caps), replace(box, lower=lower, upper=upper)
 
 
 def with_tickets(choices: Choices, region: Region, held: Array | None, ticket: float) -> Choices:

@@ -31,7 +31,7 @@ from portfolio_ebm.constraints.mixed.programs.slice import Array, Ints, Mask
 from portfolio_ebm.constraints.mixed.reading import assign_all
 from portfolio_ebm.constraints.mixed.rounding import rounded_all
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.choosing.choosing import mixed_of
+from portfolio_ebm.construction.choosing.choosing import of_quadratic
 from portfolio_ebm.construction.exact.curvature import curvature_matrix
 from portfolio_ebm.construction.exact.formula import take_apart
 from portfolio_ebm.construction.rugged.chains import Landscape
@@ -74,7 +74,7 @@ class Slices:
         """None where the choices leave no slice."""
         dear = [part for part in energy.terms() if isinstance(part.energy, TradingCost) and part.coefficient > 0.0]
         rest = add(part for part in energy.terms() if part not in dear)
-        mixed = mixed_of(take_apart(add(dear), ctx), region, ticket)
+        mixed, _ = of_quadratic(take_apart(add(dear), ctx), region, ticket)
         root = mixed.root()
         return None if root is None else cls(rest.bind(ctx), mixed, root, region.lower)
 

@@ -25,7 +25,7 @@ from portfolio_ebm.errors import InfeasibleError, SolverError
 def mended(s: Slice, caps: Sequence[Cap], w: Array) -> Array | None:
     """The nearest point to w (n,) of the slice that obeys the caps; None where none is found."""
     try:
-        found, left = nearest_in(torch.as_tensor(w), _region(s, caps))
+        found, left = nearest_in(torch.as_tensor(w), _region(s, caps), prove=False)
     except (InfeasibleError, SolverError):
         return None
     return np.asarray(found.numpy()) if float(left) <= TOLERANCE else None
