@@ -46,6 +46,8 @@ class Cut:
         The first K rows are the balls themselves. A name whose side the box decides needs no t.
         """
         n, k = len(self.lower), len(self.radii)
+        if not k:
+            return np.zeros((0, n)), np.zeros(0), np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp)
         bent = (self.lower < self.centres) & (self.centres < self.upper) & (self.ups + self.downs > 0.0)
         owner, name = (x.astype(np.intp) for x in np.nonzero(bent))
         size = len(owner)

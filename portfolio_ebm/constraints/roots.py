@@ -21,6 +21,7 @@ from scipy.optimize import nnls
 
 from portfolio_ebm.constraints import active_set
 from portfolio_ebm.constraints.exact import Cut
+from portfolio_ebm.constraints.secular import secular_root
 from portfolio_ebm.errors import InfeasibleError, SolverError
 
 Array = NDArray[np.float64]
@@ -63,53 +64,64 @@ class Inner:
 
     def one_root(self, mu: Array, j: int = 0) -> tuple[Array, Array, Array] | None:
         """mu with the multiplier j at which its ellipsoid is met; those before j are found anew each time, those after
-        it stay as they are. 1/size rises with mu_j, almost in a line."""
-
-        def at(one: float) -> tuple[float, tuple[Array, Array, Array]] | None:
-            trial = mu.copy()
-            trial[j] = one
-            if j == 0:
-                w, over, duals = self.at(trial)
-                return float(over[0]), (w, trial, duals)
-            found = self.one_root(trial, j - 1)
-            return None if found is None else (float(self._over(found[0])[j]), found)
-
-        start = at(0.0)
+        it stay as they are. 1/size rises with mu_j, almost in a line; on the face that a point lies on the root is
+        known, and it is the answer where the minimum there lies on the same face."""
+        start = self._with(mu, j, 0.0)
         if start is None or start[0] <= _CLOSE:
             return None if start is None else start[1]
-        over, best = start[0], start[1]
+        over, best = start
         move = best[0] - self.centres[j]
-        low, f_low = 0.0, 1.0 / (1.0 + over) - 1.0
         guess = mu[j] if mu[j] > 0.0 else over * float(move @ move) / (1.0 + over) ** 2
-        high, f_high = max(guess, 1e-12), -np.inf
-        for _ in range(_MAX_STEPS):
-            found = at(high)
+        between, here, now = Bracket(0.0, _short(over)), max(guess, 1e-12), best
+        for _ in range(2 * _MAX_STEPS):
+            known = self._on_face(now, j)
+            here = known if between.low < known < between.high else here
+            found = self._with(mu, j, here)
             if found is None:
                 return None
-            best, f_high = found[1], 1.0 / (1.0 + found[0]) - 1.0
-            if f_high >= 0.0:
-                break
-            step = high * (-f_low / max(f_high - f_low, 1e-3)) if high > 0 else high
-            low, f_low, high = high, f_high, min(max(2.0 * high, step), 16.0 * high)
-            if high > 1e14:
-                return None
-        side = 0
-        for _ in range(_MAX_STEPS):
-            if f_high <= _CLOSE or high - low <= 4e-16 * high:
-                return best
-            here = high - f_high * (high - low) / (f_high - f_low)
-            here = here if low < here < high else 0.5 * (low + high)
-            found = at(here)
-            if found is None:
-                return None
-            f = 1.0 / (1.0 + found[0]) - 1.0
+            f, now = _short(found[0]), found[1]
+            between.take(here, f, -_CLOSE)
             if f >= -_CLOSE:
-                best, high, f_high = found[1], here, max(f, 0.0)
-                f_low, side = (0.5 * f_low, 1) if side == 1 else (f_low, 1)
-            else:
-                low, f_low = here, f
-                f_high, side = (0.5 * f_high, -1) if side == -1 else (f_high, -1)
+                best = now
+            if between.f_high <= _CLOSE or between.narrow:
+                return best
+            here = between.next()
+            if here > 1e14:
+                return None
         return best
+
+    def _with(self, mu: Array, j: int, one: float) -> tuple[float, tuple[Array, Array, Array]] | None:
+        """How far ellipsoid j is exceeded where its multiplier is `one`, and the point with its multipliers."""
+        trial = mu.copy()
+        trial[j] = one
+        if j == 0:
+            w, over, duals = self.at(trial)
+            return float(over[0]), (w, trial, duals)
+        found = self.one_root(trial, j - 1)
+        return None if found is None else (float(self._over(found[0])[j]), found)
+
+    def _on_face(self, found: tuple[Array, Array, Array], j: int) -> float:
+        """The multiplier at which ellipsoid j is met on the face that a point lies on, the others as they are; nan
+        where there is none, or where they depend on it."""
+        w, mu, duals = found
+        free, rows = self._face(w, duals)
+        if j > 0 or not len(free):
+            return np.nan
+        hessian, slope = np.eye(len(w)), w - self.y
+        for weight, matrix, centre in zip(mu[1:], self.matrices[1:], self.centres[1:], strict=True):
+            hessian += weight * matrix
+            slope += weight * (matrix @ (w - centre))
+        matrix, move = self.matrices[0], w - self.centres[0]
+        pull, block = matrix @ move, np.ix_(free, free)
+        return secular_root(
+            hessian[block], slope[free], matrix[block], pull[free], float(move @ pull), rows, (1.0 - 0.5 * _CLOSE) ** 2
+        )
+
+    def _face(self, w: Array, duals: Array) -> tuple[NDArray[np.intp], Array]:
+        """The names that are free on the face of the polyhedron w lies on, and the rows that bind there, over them."""
+        free = np.flatnonzero((w > self.cut.lower + 1e-12) & (w < self.cut.upper - 1e-12) & ~_on_kink(w, self.cut))
+        rows = np.concatenate([self.cut.rows, _ball_slopes(w, self.cut)])[np.flatnonzero(duals)]
+        return free, rows[:, free]
 
     def _only(self, j: int) -> Inner:
         """The same with ellipsoid j alone."""
@@ -165,11 +177,8 @@ class Inner:
 
     def _curvature(self, w: Array, duals: Array, mu: Array) -> Array:
         """-d(1/2 q)/d mu (J, J) on the face of the polyhedron w lies on."""
-        n = len(w)
-        free = np.flatnonzero((w > self.cut.lower + 1e-12) & (w < self.cut.upper - 1e-12) & ~_on_kink(w, self.cut))
-        active = np.flatnonzero(duals)
-        rows = np.concatenate([self.cut.rows, _ball_slopes(w, self.cut)])[active][:, free]
-        hessian = np.eye(n)
+        free, rows = self._face(w, duals)
+        hessian = np.eye(len(w))
         for weight, matrix in zip(mu, self.matrices, strict=True):
             hessian += weight * matrix
         pulls = np.stack(
@@ -178,11 +187,55 @@ class Inner:
         inner = np.linalg.solve(hessian[np.ix_(free, free)], np.concatenate([pulls, rows.T], axis=1))
         j = pulls.shape[1]
         curve = pulls.T @ inner[:, :j]
-        if len(active):
+        if len(rows):
             cross = rows @ inner[:, :j]
             curve = curve - cross.T @ np.linalg.lstsq(rows @ inner[:, j:], cross, rcond=None)[0]
         found: Array = 0.5 * (curve + curve.T)
         return found
+
+
+@dataclass
+class Bracket:
+    """A root of a function that rises, below it at `low`, and above it at `high` once that is known; by false position,
+    with the value at an end that stays halved.
+
+    Source: Dowell, M. and Jarratt, P. (1971), A modified regula falsi method for computing the root of an equation, BIT
+    11.
+    """
+
+    low: float
+    f_low: float
+    high: float = np.inf
+    f_high: float = np.inf
+    side: int = 0
+    step: float = np.inf
+
+    def take(self, x: float, f: float, least: float) -> None:
+        """Make x an end, the upper one where f is at least `least`."""
+        if f >= least:
+            self.high, self.f_high = x, max(f, 0.0)
+            self.f_low, self.side = (0.5 * self.f_low, 1) if self.side == 1 else (self.f_low, 1)
+            return
+        # Without an upper end the line through both points says how far away it is, within bounds.
+        self.step = min(max(2.0 * x, x * (-self.f_low / max(f - self.f_low, 1e-3))), 16.0 * x)
+        self.low, self.f_low = x, f
+        self.f_high, self.side = (0.5 * self.f_high, -1) if self.side == -1 else (self.f_high, -1)
+
+    @property
+    def narrow(self) -> bool:
+        return bool(self.high < np.inf and self.high - self.low <= 4e-16 * self.high)
+
+    def next(self) -> float:
+        """Where to look next."""
+        if self.high == np.inf:
+            return self.step
+        here = self.high - self.f_high * (self.high - self.low) / (self.f_high - self.f_low)
+        return here if self.low < here < self.high else 0.5 * (self.low + self.high)
+
+
+def _short(over: float) -> float:
+    """1/size - 1 of an ellipsoid exceeded by `over`, relative to its size."""
+    return 1.0 / (1.0 + over) - 1.0
 
 
 def _newton(curve: Array, slope: Array, mu: Array, ridge: float) -> Array:
