@@ -377,17 +377,19 @@ def resampled_ranges(
     Sources: Efron, B. and Tibshirani, R. (1993), An Introduction to the Bootstrap; Politis, D. N. and Romano, J. P.
     (1992), A circular block-resampling procedure for stationary data; Michaud, R. (1998), Efficient Asset Management.
     """
-    frame = pd.DataFrame(scenarios)
+    named, frame = isinstance(scenarios, pd.DataFrame), pd.DataFrame(scenarios)
     values, size = frame.to_numpy(dtype=np.float64), len(frame)
     if draws < 20 or not 1 <= block <= size:
         raise SpecError(f"draws={draws}, block={block}: ask for 20 draws or more, and blocks of 1 to {size} scenarios.")
     rng, found = np.random.default_rng(seed), []
+    names: tuple[str, ...] | None = None
     for _ in range(draws):
         starts = rng.integers(size, size=-(-size // block))
         rows = ((starts[:, None] + np.arange(block)) % size).ravel()[:size]
-        again = pd.DataFrame(values[rows], columns=frame.columns)
-        ctx = given_context(energy, constraint, scenarios=again, **inputs).ctx
+        again = pd.DataFrame(values[rows], columns=frame.columns) if named else values[rows]
+        ctx, names, _ = given_context(energy, constraint, scenarios=again, **inputs)
         found.append(minimum_under(energy, constraint, ctx)[1].weights.numpy())
     low, middle, high = np.quantile(np.array(found), (0.05, 0.5, 0.95), axis=0)
-    index = pd.Index(frame.columns, name="asset")
+    # Weights are in the order of assets= or of another frame where one is given, which need not be the scenarios'.
+    index = pd.Index(range(len(low)) if names is None else names, name="asset")
     return pd.DataFrame({"low": low, "median": middle, "high": high}, index=index)

@@ -82,7 +82,8 @@ def optimize(
         scenarios: (S, n) simple returns; where `mean` or `covariance` is not given it is taken from these.
         assets: names; read off a DataFrame or Series where one is given.
         held: weights before the trade, for turnover and trading cost.
-        groups: by grouping, the label of every asset, for rules such as Group("sector", ...).
+        groups: by grouping, the label of every asset, for rules such as Group("sector", ...); or a frame of assets x
+            groupings.
         constructor: AnnealedLangevin(), the default, takes any formula and rule; Convex() the convex ones.
         relax: a rule, or rules, that may give way where no portfolio obeys them all, the first one first, each as
             little as possible; `relaxed` of the Allocation says which did, and by how much.
@@ -113,8 +114,10 @@ def optimize(
         groups=groups,
         **more,
     )
+    builder = AnnealedLangevin() if constructor is None else constructor
+    _require_kind(builder, Constructor, "The constructor", "Convex()")
     rng = generator(seed, "optimize", found.ctx.tradeable.device)
-    solution = build_relaxed(constructor or AnnealedLangevin(), energy, constraint, found.ctx, rng, relax)
+    solution = build_relaxed(builder, energy, constraint, found.ctx, rng, relax)
     return record(solution, found.names, like=found.like)
 
 
@@ -137,6 +140,8 @@ class Read(NamedTuple):
 
         Raises: DataError, ShapeError and SpecError as `optimize` does.
         """
+        _require_kind(energy, Energy, "The energy", "Return() + 5 * Variance()")
+        _require_kind(constraint, Constraint, "The rules", "Budget() & LongOnly()")
         missing = (needs(energy) | constraint.asks()) - self.known
         if missing:
             raise SpecError(
@@ -145,6 +150,15 @@ class Read(NamedTuple):
             )
         for part in energy.terms():
             part.energy.check(self.given.ctx)
+
+
+def _require_kind(given: object, kind: type, what: str, example: str) -> None:
+    """Refuse what was never a spec, a class that was not called among it."""
+    if isinstance(given, kind):
+        return
+    if isinstance(given, type) and issubclass(given, kind):
+        raise SpecError(f"{what}: {given.__name__} is a class; write {given.__name__}(...).")
+    raise SpecError(f"{what}: got {given!r}, expected the like of {example}.")
 
 
 def given_context(energy: Energy, constraint: Constraint, **inputs: Any) -> Given:
@@ -186,7 +200,7 @@ def read(
         market=_outlook(arrays, n) if place.type == "cpu" else _outlook(arrays, n).to(place),
         held=held_weights(held, labels, place),
         tradeable=torch.ones(n, dtype=torch.bool, device=place),
-        groups={key: _labels(key, of, labels) for key, of in (groups or {}).items()},
+        groups={key: _labels(key, of, labels) for key, of in ({} if groups is None else groups).items()},
         long_run=None if arrays["long_run"] is None else _dense(arrays["long_run"]).to(place),
         tally=None if more.get("tally") is None else require_tally(more["tally"], labels),
         **_named(more, labels, place),
@@ -354,10 +368,12 @@ def _by_asset(value: Any, what: str, assets: tuple[str, ...], place: torch.devic
 
 
 def _labels(grouping: str, of: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, ...]:
-    lost = [name for name in names if name not in of]
+    labels = [label for _, label in of.items()]
+    found = dict(zip(require_unique(of.keys(), f"groups['{grouping}']"), labels, strict=True))
+    lost = [name for name in names if name not in found or pd.isna(found[name])]
     if lost:
         raise DataError(f"groups['{grouping}'] has no label for {', '.join(lost[:5])}.")
-    return tuple(str(of[name]) for name in names)
+    return tuple(str(found[name]) for name in names)
 
 
 def _words(items: frozenset[str]) -> str:

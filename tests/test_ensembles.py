@@ -101,3 +101,23 @@ def test_resampling_the_market_is_something_else() -> None:
     assert (narrow["high"] - narrow["low"]).sum() < 0.75 * (ranges["high"] - ranges["low"]).sum()
     with pytest.raises(SpecError, match="draws"):
         pe.resampled_ranges(pe.Variance(), RULES, scenarios=world(), draws=3, groups=GROUPS)
+
+
+def test_resampled_ranges_are_those_of_the_names_in_any_order() -> None:
+    given = {"draws": 20, "groups": GROUPS}
+    plain = pe.resampled_ranges(pe.Variance(), RULES, scenarios=world(), **given)
+    turned = list(plain.index[::-1])
+    for inputs in ({"assets": turned}, {"mean": pd.Series(0.0, turned)}):
+        found = pe.resampled_ranges(pe.Variance(), RULES, scenarios=world(), **given, **inputs)
+        assert list(found.index) == turned
+        assert np.allclose(found.loc[plain.index], plain, atol=1e-8)
+    named = pe.resampled_ranges(pe.Variance(), RULES, scenarios=world().to_numpy(), assets=list(plain.index), **given)
+    assert list(named.index) == list(plain.index) and np.allclose(named, plain, atol=1e-8)
+
+
+def test_the_excess_is_on_average_what_is_tolerated_of_a_root_too() -> None:
+    g = np.random.default_rng(0)
+    cov = np.cov(0.01 * g.standard_normal((60, 10)) + 0.01 * g.standard_normal((60, 1)), rowvar=False)
+    rules = pe.Budget() & pe.LongOnly() & pe.Box(upper=0.3)
+    found = pe.ensemble(pe.Volatility(), rules, covariance=cov, law=pe.Ensemble(0.01, chains=256))
+    assert abs(found.excess.mean() / found.tolerated - 1.0) < 0.06

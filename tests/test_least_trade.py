@@ -115,6 +115,24 @@ def test_what_no_program_takes_is_searched(energy) -> None:
     assert found.diagnostics["trade"] - found.diagnostics["least trade"] < 1e-6
 
 
+def test_an_energy_that_is_infinite_at_the_holdings() -> None:
+    n = 6
+    held = np.array([0.3, 0.3, 0.3, 0.1, 0.0, 0.0])
+    found = pe.optimize(
+        pe.RiskBudget(), RULES, covariance=0.04 * np.eye(n), held=held, constructor=LeastTrade(0.05)
+    )  # fmt: skip
+    assert found.status
+
+    # Of names that are alike and uncorrelated the energy is n/2 w'w - sum log w / n, least at equal weights.
+    def energy(w):
+        return n / 2 * cp.sum_squares(w) - cp.sum(cp.log(w)) / n
+
+    least = 0.5 + np.log(n)
+    limit = least + 0.05 * least
+    assert found.energy <= limit * (1 + 1e-12)
+    assert abs(found.diagnostics["trade"] - by_cone(energy, limit, held)) < 2e-6
+
+
 def test_the_unit_of_volatility_is_volatility() -> None:
     _, cov, _, held = world()
     best = pe.optimize(pe.Variance(), RULES, covariance=cov, constructor=pe.Convex())

@@ -10,7 +10,9 @@ import pytest
 import torch
 from cases_convex import market
 
+from portfolio_ebm.constraints.exposures import Group
 from portfolio_ebm.constraints.weights import Budget, LongOnly
+from portfolio_ebm.construction.convex import Convex
 from portfolio_ebm.data.panel import Panel
 from portfolio_ebm.energies.checks import check
 from portfolio_ebm.energies.returns import Return
@@ -140,6 +142,29 @@ def test_an_input_of_no_known_name_is_refused_with_the_near_one():
         optimize(Variance(), rules, covariance=cov, price=np.ones(N))  # type: ignore[call-arg]
     with pytest.raises(SpecError, match="no input constructor="):
         ensemble(Variance(), rules, covariance=cov, constructor=None)
+
+
+def test_labels_are_one_for_each_name_from_a_mapping_or_a_frame():
+    cov, rules = pd.DataFrame(np.eye(N), NAMES, NAMES), Budget() & LongOnly() & Group("sector", upper=0.5)
+    labels = pd.Series(["x", "y", "x", "y"], list(NAMES))
+    want = optimize(Variance(), rules, covariance=cov, groups={"sector": labels.to_dict()}).weights
+    found = optimize(Variance(), rules, covariance=cov, groups=labels.to_frame("sector")[::-1]).weights
+    assert found.equals(want)
+    for none in (None, np.nan):
+        with pytest.raises(DataError, match="no label for B"):
+            optimize(Variance(), rules, covariance=cov, groups={"sector": {**labels, "B": none}})
+    with pytest.raises(DataError, match="names A more than once"):
+        optimize(Variance(), rules, covariance=cov, groups={"sector": pd.concat([labels, labels[:1]])})
+
+
+def test_what_is_no_spec_is_refused_at_the_door():
+    cov, rules = np.eye(N), Budget() & LongOnly()
+    with pytest.raises(SpecError, match="Variance is a class; write Variance"):
+        optimize(Variance, rules, covariance=cov)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="The rules: got None, expected the like of Budget"):
+        optimize(Variance(), None, covariance=cov)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="Convex is a class"):
+        optimize(Variance(), rules, covariance=cov, constructor=Convex)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("model", [SampleMoments(60), Historical(60), FilteredHistorical(40)], ids=repr)

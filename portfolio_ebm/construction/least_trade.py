@@ -20,6 +20,7 @@ Operations Research 15(4).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -178,6 +179,9 @@ def nearest_within(energy: Energy, region: Region, ctx: Context, best: Minimum, 
     if far.energy <= limit:
         return Found(far, least, 2)
     mixed, steps = _mixed(near, far, value, trade, limit), 2
+    if not math.isfinite(far.energy):
+        # No chord leads there: the last finite mixture on the way does as well, and least is a bound still.
+        far = _mixed(near, far, value, trade, math.nextafter(math.inf, 0.0))
     while steps < STEPS and mixed.trade - least > 0.1 * TIGHT and near.trade - far.trade > 1e-12:
         tau = max((far.energy - near.energy) / (near.trade - far.trade), 1e-300)
         solved = minimize(energy + TradingCost(tau), region, ctx)

@@ -87,6 +87,11 @@ class _Chains:
             self.accepted, self.steps = self.accepted + float(chance.mean()), self.steps + 1
         self.x[:, part] = x
 
+    def correction(self) -> float:
+        """By what T has to be multiplied for the excess that is asked for, as the chains stand."""
+        measured = float((self.law.energies(self.x) - self.law.best.value).mean())
+        return min(max(self.law.excess / measured, 0.25), 4.0)
+
     def learn(self) -> None:
         """Take the pairs' weights and the rays' spread from where the chains are."""
         p = self.law.polyhedron
@@ -118,12 +123,16 @@ def draw(law: Law, chains: int, rng: torch.Generator, *, limit: float = R_HAT, m
         spent += short
         run.learn()
         if pilot == 2:
-            measured = float((law.energies(run.x) - law.best.value).mean())
-            temperature *= min(max(law.excess / measured, 0.25), 4.0)
+            temperature *= run.correction()
     # The temperature moved a little: what is kept starts after as many moves again.
     stride = max(min(4 * d, (budget - spent) // (BURN + KEPT)), 1)
     run.run(temperature, BURN * stride, rng)
     spent += BURN * stride
+    if law.energy is not None:
+        # Steps that may be refused cool slower than the pilot lasts, which so takes T for too high.
+        temperature *= run.correction()
+        run.run(temperature, BURN * stride, rng)
+        spent += BURN * stride
     while True:
         run.accepted, run.steps = 0.0, 0
         kept, values = [], []
