@@ -29,6 +29,7 @@ from portfolio_ebm.energies.risk import CVaR
 from portfolio_ebm.energy import Energy
 
 CASES = ("at most", "exactly", "at least", "short", "5/10/40", "issuers", "fixed cost", "both")
+SEEDS = (0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2)))
 
 
 def program(n: int, seed: int, *, lower: float = 0.0, upper: float = 0.6) -> Program:
@@ -111,7 +112,7 @@ def optimum(case: str, seed: int) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_the_tree_finds_the_optimum_of_enumeration(case: str, seed: int) -> None:
     m, truth = mixed(case, seed), optimum(case, seed)
     assert np.isfinite(truth)
@@ -136,7 +137,7 @@ def test_slices_are_clarabels(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_every_relaxation_is_below_all_its_slices(case: str, seed: int) -> None:
     m, rng = mixed(case, seed), np.random.default_rng(seed)
     root = m.root()
