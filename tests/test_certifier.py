@@ -138,7 +138,7 @@ def listening() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("listening")
-@pytest.mark.parametrize("node", [1, 2, 40])
+@pytest.mark.parametrize("node", [1, pytest.param(2, marks=pytest.mark.slow), 40])
 def test_an_interrupt_hands_back_what_is_known(node: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real SIGINT in the middle of a node of the first tree; the other case of Either then gets no time of its own:
     its tree opens no node after the root, though the clock stands."""

@@ -133,8 +133,8 @@ def test_cvxpy_agrees_on_what_is_outside(name: str) -> None:
     """At random points the slice around them holds exactly where the residual is zero; of a convex rule the slice is
     the rule itself, so that it is built anew for every tenth point and once for all others."""
     rule, ctx, w = RULES[name], context(), cp.Variable(N)
-    inside = rule.project(points(40, seed=5), ctx).weights
-    mixed = torch.cat([points(40, seed=4), inside, inside * 1.01 + 0.01])
+    inside = rule.project(points(15, seed=5), ctx).weights
+    mixed = torch.cat([points(15, seed=4), inside, inside * 1.01 + 0.01])
     whole = rule.to_cvxpy(w, ctx) if rule.convex else None
     for i, row in enumerate(mixed):
         w.value = row.numpy()

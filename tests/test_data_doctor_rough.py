@@ -154,7 +154,7 @@ def test_a_column_that_counts_the_rows_is_named_by_the_door(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("cases", "seed"), [(200, 7), *(pytest.param(1_250, seed, marks=pytest.mark.slow) for seed in range(8, 12))]
+    ("cases", "seed"), [(100, 7), *(pytest.param(1_250, seed, marks=pytest.mark.slow) for seed in range(8, 12))]
 )
 def test_damaged_files_are_examined_and_cured_or_refused(cases: int, seed: int, tmp_path: Path) -> None:
     found = {name: item for name, item in corpus(tmp_path).items() if name.split(".")[0] in ("prices", "long", "flat")}

@@ -156,7 +156,7 @@ def test_a_cap_on_trades_that_does_not_bind_changes_nothing(seed: int) -> None:
             assert found.value > best.value
 
 
-@pytest.mark.parametrize("seeds", [range(100), range(100, 200)])
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 200), marks=pytest.mark.slow)])
 def test_a_cost_of_trading_from_what_is_held_alike_comes_to_the_minimum(seeds: range) -> None:
     """Names that stand at what is held, each at half of its cap, may all cross at once and all come back."""
     n = 10

@@ -82,7 +82,7 @@ def test_whole_lots_are_the_best_of_all_and_proven(seed: int, rule: str) -> None
     assert found.proven and "proven best by columns of lots" in str(found.status)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_search_that_ends_early_leaves_a_true_bound_above_that_of_fractions(seed: int) -> None:
     """Least variance of forty names in coarse lots: a search of few nodes says that it proves nothing."""
     given, rules = problem(seed, 40), RULES["budget"]

@@ -45,6 +45,8 @@ MODELS: dict[str, MarketModel] = {
     "FactorEBM": EBM,
     "FactorEBM as they are": EBM.replace(orthogonalise=False),
 }
+FEW = ("SampleMoments", "EWMA", "FilteredHistorical", "FactorEBM")
+"""One of each kind."""
 DENSE = [name for name in MODELS if "Historical" not in name]
 PAST = world(420)
 BIG = 40_000
@@ -230,7 +232,9 @@ def sentences(market: Market) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_a_day_given_a_condition_is_what_rejection_finds(name: str) -> None:
     market = fitted(name)
     brute = market.sample(BIG, rng("brute"))

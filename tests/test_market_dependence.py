@@ -321,7 +321,7 @@ def test_fitted_shares_are_a_maximum() -> None:
     assert value[True] > value[False]
 
 
-@pytest.mark.parametrize("seed", [11, 12, 13])
+@pytest.mark.parametrize("seed", [11, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (12, 13))])
 def test_a_state_pays_where_correlations_break(seed: int) -> None:
     """Long calm stretches with sudden turns between: shares that move do better on new days."""
     rng = np.random.default_rng(seed)

@@ -70,7 +70,7 @@ def test_draws_keep_every_part_s_own_law(density: str, calibrated: bool, depende
     """Whatever ties the parts together: by Kolmogorov and Smirnov against each cdf; a shift is noticed."""
     market = spec(density, calibrated, dependence, "market", "value", "size").fit(world())
     assert isinstance(market, FactorEBMMarket)
-    draws = market.sample(1500, generator(6, f"{density}/{calibrated}/{dependence}"))
+    draws = market.sample(600, generator(6, f"{density}/{calibrated}/{dependence}"))
     for block, x in zip(
         market.blocks, split(draws, market.beta, market.loadings, market.market), strict=True
     ):  # fmt: skip
@@ -80,7 +80,8 @@ def test_draws_keep_every_part_s_own_law(density: str, calibrated: bool, depende
         assert max(stats.kstest(column, "uniform").pvalue for column in away.T) < 1e-6
         if dependence == "none":
             tau = [stats.kendalltau(u[:, 0], u[:, k]).statistic for k in range(1, u.shape[1])]
-            assert np.abs(tau).max() < 0.08
+            # 2/3 of 1/sqrt(600) is one standard error.
+            assert np.abs(tau).max() < 0.125
 
 
 @pytest.mark.parametrize(("density", "calibrated"), list(product(DENSITIES, (False, True))))

@@ -83,8 +83,8 @@ def at_its_best_price(m: Mixed, view: Perspective, root: np.ndarray) -> float:
 
 def test_at_its_best_price_it_is_the_relaxation_in_shares() -> None:
     seen = 0
-    for seed in range(7):
-        m = strong(counted(seed, n=9))
+    for seed in range(5):
+        m = strong(counted(seed, n=8))
         view, root = m.perspective, m.root()
         if view is None or root is None or m.choices.limits[0].least:
             continue
@@ -92,7 +92,7 @@ def test_at_its_best_price_it_is_the_relaxation_in_shares() -> None:
         assert best <= truth + 1e-9
         assert best == pytest.approx(truth, rel=1e-5)
         seen += 1
-    assert seen > 2
+    assert seen > 1
 
 
 MANY = pytest.mark.slow
@@ -100,9 +100,9 @@ MANY = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("impact", "seeds"),
-    [(False, range(24)), (True, range(12)),
-     *(pytest.param(False, range(k, k + 19), marks=MANY) for k in range(24, 100, 19)),
-     *(pytest.param(True, range(k, k + 12), marks=MANY) for k in range(12, 60, 12))],
+    [(False, range(10)), (True, range(5)),
+     *(pytest.param(False, range(k, k + 18), marks=MANY) for k in range(10, 100, 18)),
+     *(pytest.param(True, range(k, k + 11), marks=MANY) for k in range(5, 60, 11))],
     ids=str,
 )  # fmt: skip
 def test_bounds_and_trees_against_all_choices(impact: bool, seeds: range) -> None:
@@ -128,7 +128,7 @@ def test_bounds_and_trees_against_all_choices(impact: bool, seeds: range) -> Non
     assert tighter > len(seeds) // 3
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=MANY) for seed in range(8, 16))])
 def test_nodes_are_below_all_their_slices_and_close_no_better_one(seed: int) -> None:
     m, rng = counted(seed, n=8, held=seed % 4 > 1, impact=seed % 4 == 2), np.random.default_rng(seed)
     one, root = strong(m), m.root()
@@ -226,7 +226,7 @@ def test_what_trades_cost_is_in_the_bound_where_all_is_held_and_few_may_stay(cap
     assert branch_and_bound(strong(m, best * (1 + 1e-6) + 1e-6), tolerance=1e-10).value == pytest.approx(best, abs=1e-9)
 
 
-@pytest.mark.parametrize("turnover", [None, 1.2])
+@pytest.mark.parametrize("turnover", [pytest.param(None, marks=MANY), 1.2])
 def test_few_of_many_that_are_held_alike_are_proven_best_under_an_impact(turnover: float | None) -> None:
     """As above with |trade|^(3/2): no bound knew that eight of twenty cannot be held without it."""
     returns = pe.bundled().returns_frame().tail(750)
@@ -241,7 +241,7 @@ def test_few_of_many_that_are_held_alike_are_proven_best_under_an_impact(turnove
     assert found.breakdown["MarketImpact()"] >= float((power * 0.05**1.5).sum())
 
 
-@pytest.mark.parametrize("turnover", [None, 1.2])
+@pytest.mark.parametrize("turnover", [None, pytest.param(1.2, marks=MANY)])
 def test_few_of_many_that_are_held_alike_are_proven_best(turnover: float | None) -> None:
     """Every choice costs alike to trade into, and a relaxation without that in its lines answers to hold all: a search
     from there ended above the optimum, and no tree of 1,500 nodes said so."""
@@ -260,7 +260,7 @@ def test_few_of_many_that_are_held_alike_are_proven_best(turnover: float | None)
 
 
 @pytest.mark.parametrize("impact", [False, True])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [0, 3, *(pytest.param(seed, marks=MANY) for seed in (1, 2, 4, 5, 6, 7))])
 def test_costs_of_trading_under_few_names_against_all_choices(seed: int, impact: bool) -> None:
     rng = np.random.default_rng(seed)
     n, k = 6, int(rng.integers(2, 4))

@@ -70,7 +70,7 @@ def cornered(seed: int, rows: int = 12) -> tuple[Region, Array, Array]:
     return region, corner, corner + rng.choice([0.01, 0.3, 3.0]) * weights @ np.stack(normals)
 
 
-@pytest.mark.parametrize("seed", [*range(24), 1104])
+@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(k, marks=pytest.mark.slow) for k in range(8, 24)), 1104])
 def test_the_nearest_point_is_the_corner(seed: int) -> None:
     region, corner, points = cornered(seed)
     found = project_region(torch.tensor(points), region)

@@ -153,11 +153,11 @@ def check_trades(seeds: range) -> int:
 
 def test_a_feasible_region_gives_a_feasible_point() -> None:
     """A point comes out exactly when some pattern has one (the slow twin of this test takes thousands)."""
-    assert 60 < check_trades(range(300)) < 280
+    assert 24 < check_trades(range(120)) < 112
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(300, 5300, 1000))
+@pytest.mark.parametrize("first", range(120, 5120, 1000))
 def test_thousands_of_feasible_regions_give_a_feasible_point(first: int) -> None:
     assert 200 < check_trades(range(first, first + 1000)) < 940
 
@@ -205,7 +205,7 @@ def grouped(seed: int) -> tuple[Tensor, Region]:
 
 def test_groups_and_unequal_caps_too() -> None:
     feasible = 0
-    for seed in range(110, 160):
+    for seed in range(110, 135):
         y, r = grouped(seed)
         _, fits = brute_force(y[:1], r)
         w, _, left, _ = nearest_with_pattern(y, r)
@@ -213,7 +213,7 @@ def test_groups_and_unequal_caps_too() -> None:
         if bool(fits.any()):
             feasible += 1
             assert float(region_residual(w, r).max()) <= TOLERANCE, seed
-    assert 10 < feasible < 48
+    assert 5 < feasible < 24
 
 
 def test_the_main_job_in_numbers() -> None:

@@ -57,7 +57,7 @@ def enumerated(energy: Energy, rules: Constraint, ctx: Context, names: int, floo
     return best
 
 
-@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.parametrize("seed", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "energy", [*RATIOS[:2], *(pytest.param(one, marks=pytest.mark.slow) for one in RATIOS[2:])], ids=repr
 )

@@ -128,7 +128,11 @@ def slices(rule: Constraint) -> Iterator[tuple[Constraint, dict[str, dict[str, s
 
 @pytest.mark.parametrize(
     ("rule", "constructor"),
-    [(UCITS(issuers="issuer"), None), (RIC2550(issuers="issuer"), QUICK), (Cardinality(at_most=2), QUICK)],
+    [
+        (UCITS(issuers="issuer"), None),
+        pytest.param(RIC2550(issuers="issuer"), QUICK, marks=pytest.mark.slow),
+        (Cardinality(at_most=2), QUICK),
+    ],
     ids=["UCITS", "RIC2550", "Cardinality"],
 )
 def test_a_soft_choice_ends_at_the_best_of_all_choices(rule, constructor):
@@ -144,7 +148,7 @@ def test_a_soft_choice_ends_at_the_best_of_all_choices(rule, constructor):
         (RoundLots(1), None),
         (MinPosition(0.15), QUICK),
         (Diversified75510(issuers="issuer", market_value=None), QUICK),
-        (Either(UCITS(issuers="issuer"), Cardinality(at_most=3)), QUICK),
+        pytest.param(Either(UCITS(issuers="issuer"), Cardinality(at_most=3)), QUICK, marks=pytest.mark.slow),
     ],
     ids=lambda x: type(x).__name__,
 )
@@ -172,7 +176,7 @@ def flat(w: np.ndarray, slope: np.ndarray) -> bool:
     "rule",
     [
         UCITS(issuers="issuer") & LongOnly(),
-        RIC2550(issuers=None) & Budget(0.9, at_least=0.2),
+        pytest.param(RIC2550(issuers=None) & Budget(0.9, at_least=0.2), marks=pytest.mark.slow),
         pytest.param(Cardinality(at_most=3) & UCITS(issuers=None), marks=pytest.mark.slow),
         pytest.param(RoundLots(1) & Budget(at_least=0.95), marks=pytest.mark.slow),
     ],

@@ -55,7 +55,7 @@ def test_the_minimum_is_that_of_clarabel(name):
     assert found.bound is not None and found.bound <= other.value + 1e-9 * found.size
 
 
-@pytest.mark.parametrize("priority", [0, 1, 2, 3])
+@pytest.mark.parametrize("priority", [0, *(pytest.param(one, marks=pytest.mark.slow) for one in (1, 2)), 3])
 @pytest.mark.parametrize("name", LINEAR)
 def test_soft_linear_rules_are_proven_at_every_priority(name, priority):
     # Relative to the formula's own terms: the slope of a stiff rule far from it is no scale for a gap.

@@ -110,7 +110,7 @@ def one_rule(name: str, energy: Energy, effort: AnnealedLangevin) -> None:
     agrees(energy, BASE & rule, brute(energy.bind(context(0)), [convex() & one for one in slices]), effort)
 
 
-@pytest.mark.parametrize("name", ["at least", "5/10/40"])
+@pytest.mark.parametrize("name", [pytest.param("at least", marks=pytest.mark.slow), "5/10/40"])
 def test_no_slice_is_better(name: str) -> None:
     one_rule(name, Net(), SMALL)
 

@@ -34,7 +34,7 @@ CALM = {"deadline": None, "database": None, "suppress_health_check": list(Health
 
 
 @given(**PAIRS)
-@settings(max_examples=200, derandomize=True, **CALM)
+@settings(max_examples=60, derandomize=True, **CALM)
 def test_two_terms_under_two_rules(terms, rules, seed):
     found = outcome(problem(terms, rules, seed))
     assert not found.wrong, found
@@ -42,7 +42,7 @@ def test_two_terms_under_two_rules(terms, rules, seed):
 
 
 @given(ratio=st.sampled_from(RATIOS), rules=PAIRS["rules"], seed=PAIRS["seed"])
-@settings(max_examples=25, derandomize=True, **CALM)
+@settings(max_examples=12, derandomize=True, **CALM)
 def test_ratios_under_two_rules(ratio, rules, seed):
     # At the best ratio -c, and nowhere below, the least of G + c R is zero: Clarabel is asked for that least.
     case = problem((ratio,), rules, seed)

@@ -27,6 +27,7 @@ from portfolio_ebm.optimization import given_context
 
 HOST = torch.device("cpu")
 NAMED = ("at most", "exactly", "at least", "short", "fixed cost")
+MANY = pytest.mark.slow
 HELD = np.array([0.3, 0.3, 0.2, 0.2, 0.0, 0.0, 0.0])
 TRADES: dict[str, dict[str, Any]] = {
     "free": {},
@@ -60,8 +61,12 @@ def walked(problems: list[Mixed], count: int, heats: np.ndarray, seed: int = 0) 
     return tables.annealed(modes, near, heats, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("trade", TRADES)
-@pytest.mark.parametrize("case", ["at most", "short"])
+@pytest.mark.parametrize(
+    ("case", "trade"),
+    [("at most", "free"), ("at most", "turnover"), ("short", "rate"), ("short", "both"),
+     *(pytest.param("at most", trade, marks=MANY) for trade in ("rate", "both")),
+     *(pytest.param("short", trade, marks=MANY) for trade in ("free", "turnover"))],
+)  # fmt: skip
 def test_steps_come_to_the_exact_slices(case: str, trade: str) -> None:
     m, rng = dealt(case, 1, trade), np.random.default_rng(0)
     modes = np.array([[rng.choice(np.flatnonzero(row)) for row in m.choices.exists] for _ in range(60)])
@@ -120,7 +125,7 @@ def test_values_of_slices_by_hand() -> None:
 
 
 @pytest.mark.parametrize("case", NAMED)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=MANY), pytest.param(2, marks=MANY)])
 def test_walks_end_at_the_optimum_of_enumeration(case: str, seed: int) -> None:
     m, truth = mixed(case, seed), optimum(case, seed)
     heats = np.r_[np.geomspace(3e-5, 1e-7, 24), np.zeros(12)]
