@@ -11,6 +11,7 @@ from cases_terms import N, world
 from scipy.optimize import linprog
 
 from portfolio_ebm.constraints.combine import region_of
+from portfolio_ebm.constraints.leverage import Leverage
 from portfolio_ebm.constraints.trading import Turnover
 from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.convex import Convex
@@ -270,3 +271,18 @@ def test_ratios_that_say_nothing_are_refused():
         least(MaxRatio() + Variance(), ctx)
     with pytest.raises(SpecError, match="not convex"):
         MaxRatio(MaxRatio(), Volatility())
+
+
+@pytest.mark.parametrize(
+    "measure", [MeanAbsoluteDeviation(), MeanAbsoluteDeviation(centred=False), CVaR(), Semideviation()]
+)
+@pytest.mark.parametrize("rules", [LONG, Budget() & Box(-0.1, CAP) & Leverage(1.6), LONG & Turnover(0.3)], ids=repr)
+def test_a_benchmark_that_obeys_is_the_portfolio_nearest_to_it(measure, rules):
+    """Even weights, where every solver sets out: all kinks meet there, and their slopes cancel. Clarabel bounds to 5e-9."""
+    ctx = world()
+    even = torch.full((N,), 1.0 / N, dtype=torch.float64)
+    ctx = replace(ctx, held=even, benchmarks={**ctx.benchmarks, "even": even})
+    found = least(TrackingError("even", measure), ctx, rules)
+    assert found.energy == pytest.approx(0.0, abs=1e-9)
+    assert found.weights.numpy() == pytest.approx(even.numpy(), abs=1e-7)
+    assert found.bound is not None and -1e-8 <= found.bound <= found.energy

@@ -56,6 +56,9 @@ def scale_of(formula: Formula, box: Ends) -> float:
     sizes += [tail.coefficient * float(np.abs(tail.losses).mean()) for tail in formula.tails]
     if formula.other:
         sizes.append(float(np.abs(formula.gradient(start)).max(initial=0.0)))
+        # In the kink of a deviation, which is at the benchmark, slopes cancel and say nothing of what a slope is.
+        hinges = () if formula.pieces is None else formula.pieces.hinges
+        sizes += [0.5 * h.price * float(np.abs(h.rows).sum(0).mean()) for h in hinges]
     largest = max(sizes)
     return 1.0 / largest if largest > 0.0 else 1.0
 

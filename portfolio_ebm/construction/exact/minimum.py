@@ -133,7 +133,8 @@ def solve(formula: Formula, region: Region, start: Array | None = None) -> Minim
     if not np.isfinite(last.value):
         raise SolverError(no_minimum("infeasible", formula))
     if not _usable(last, box):
-        runaway = float(last.weights.abs().max()) > 1.0 / FEASIBLE
+        walled = bool(np.isfinite(box.lower).all() and np.isfinite(box.upper).all())
+        runaway = not walled and float(last.weights.abs().max()) > 1.0 / FEASIBLE
         raise SolverError(no_minimum("unbounded" if runaway else "off", formula))
     return last
 
