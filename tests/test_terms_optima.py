@@ -278,7 +278,8 @@ def test_ratios_that_say_nothing_are_refused():
 )
 @pytest.mark.parametrize("rules", [LONG, Budget() & Box(-0.1, CAP) & Leverage(1.6), LONG & Turnover(0.3)], ids=repr)
 def test_a_benchmark_that_obeys_is_the_portfolio_nearest_to_it(measure, rules):
-    """Even weights, where every solver sets out: all kinks meet there, and their slopes cancel. Clarabel bounds to 5e-9."""
+    """Even weights, where every solver sets out: all kinks meet there, and their slopes cancel. Clarabel's bounds are
+    true to 5e-9."""
     ctx = world()
     even = torch.full((N,), 1.0 / N, dtype=torch.float64)
     ctx = replace(ctx, held=even, benchmarks={**ctx.benchmarks, "even": even})
