@@ -9,6 +9,8 @@ With F(-r) >= f (f <= 0, the tree's own bound) and R >= R_0 > 0 on the rules wit
 
     G(w) / R(w) >= r + f / R_0      for every portfolio: the bound, also where the tree did not close.
 
+Where no position at all obeys, R_0 is zero, and f says something where it is not below zero alone.
+
 The steps set out from the best ratio without the choice, which is below all others: its own bound holds too. So f is
 worth a proof at the last ratio alone, below which no portfolio is known. Before that a portfolio of a lower one is
 `Enough`, and whoever proves under a clock keeps its time for the last step.
@@ -27,8 +29,9 @@ from torch import Tensor
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import FINAL
 from portfolio_ebm.construction.cases import Bounded
+from portfolio_ebm.construction.exact.directions import PROVEN
 from portfolio_ebm.construction.exact.minimum import minimize
-from portfolio_ebm.construction.exact.ratio import PROVEN, STEPS, TIGHT, lone_ratio, minimize_ratio
+from portfolio_ebm.construction.exact.ratio import STEPS, TIGHT, lone_ratio, minimize_ratio
 from portfolio_ebm.construction.rugged.chains import tightened
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.ratio import Ratio
@@ -45,7 +48,7 @@ Choose = Callable[[Energy, Enough], Bounded]
 
 def ratio_of_choice(energy: Energy, region: Region, ctx: Context, choose: Choose) -> Bounded | None:
     """The least value of a ratio that stands alone over a choice, and its bound; None for another formula, and where no
-    portfolio gains or the risk of some is zero. (None, inf): no choice has a portfolio.
+    portfolio gains or the risk of some is below zero. (None, inf): no choice has a portfolio.
 
     Raises:
         InfeasibleError: the region is empty without its choice.
@@ -62,9 +65,9 @@ def ratio_of_choice(energy: Energy, region: Region, ctx: Context, choose: Choose
         loose, least = minimize_ratio(part.replace(coefficient=1.0), hull, ctx), minimize(one.denominator, hull, ctx)
     except SolverError:
         return None
-    if loose.bound is None or least.bound is None or not least.bound > 0.0:
+    if loose.bound is None or least.bound is None:
         return None
-    return _steps(one, part.coefficient, (loose.value, loose.bound, least.bound), ctx, choose)
+    return _steps(one, part.coefficient, (loose.value, loose.bound, max(least.bound, 0.0)), ctx, choose)
 
 
 def _steps(
@@ -85,7 +88,8 @@ def _steps(
         found, low = choose(step, (lambda _: True) if steps == 1 else gains)
         if found is None:
             return None, float("inf")
-        bound = bound if low is None else max(bound, asked + min(low, 0.0) / least)
+        if low is not None and (least > 0.0 or low >= 0.0):
+            bound = max(bound, asked + (min(low, 0.0) / least if low < 0.0 else 0.0))
         reached, more = float(ratio(found.weights)), gains(found.weights)
         if not reached < 0.0:
             # G - r R is convex for r < 0 alone: what gains most is the last to be asked.

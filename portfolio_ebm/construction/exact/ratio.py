@@ -9,7 +9,8 @@ the rules and F(c) >= f (f <= 0, both proven by `minimize`),
     G(w) / R(w) >= -c + f / R_0      for every portfolio: the bound.
 
 Where G is affine, R doubles with the portfolio and the rules are linear, Charnes and Cooper's homogeneous form is one
-program instead (homogeneous.py). Under other rules each of Dinkelbach's steps is a problem that the engines know, with
+program instead (homogeneous.py); where no position at all obeys, as of dollar neutral portfolios, one over directions
+(directions.py). Under other rules each of Dinkelbach's steps is a problem that the engines know, with
 every rule as it is.
 
 The ratio's multipliers are those of the least of G - r R over R(w): at the best ratio r it is zero, at w, so that
@@ -28,6 +29,7 @@ import torch
 
 from portfolio_ebm.constraints.combine import region_residual
 from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.exact.directions import PROVEN, WIDE, by_direction
 from portfolio_ebm.construction.exact.homogeneous import best_ratio
 from portfolio_ebm.construction.exact.minimum import FEASIBLE, Minimum, minimize
 from portfolio_ebm.context import Context
@@ -39,12 +41,6 @@ from portfolio_ebm.types import Status
 STEPS = 50
 TIGHT = 1e-12
 """The ratio's relative change below which Newton's steps end."""
-
-WIDE = 100.0
-"""Weights of a portfolio without bounds are taken to be within this."""
-
-PROVEN = 1e-7
-"""The relative gap below which a ratio counts as proven."""
 
 
 def lone_ratio(energy: Energy) -> Scaled | None:
@@ -71,6 +67,7 @@ def minimize_ratio(part: Scaled, region: Region, ctx: Context) -> Minimum:
     lent = not bool((region.lower.isfinite() & region.upper.isfinite()).all())
     bounded = region.with_box(-WIDE, WIDE) if lent else region
     found = at_once(energy, region, bounded, ctx)
+    found = by_direction(energy, region, ctx) if found is None else found
     found = by_steps(energy, bounded, ctx) if found is None else found
     if lent and float(found.weights.abs().max()) > 0.99 * WIDE:
         raise SolverError(

@@ -1,0 +1,126 @@
+"""The least ratio G(w) / R(w) where no position at all obeys the rules: one convex program over directions.
+
+    min R(y)   over the cone of the rules at zero,   G(y) = -g
+
+A dollar neutral portfolio may be made ever smaller, and its risk with it, so that no risk above zero bounds all of
+them. But G is linear there, R doubles with the portfolio, and the rules hold every part w of a portfolio s w, s >= 1:
+the ratio depends on the direction alone. Of the rules those that bind at zero are left, a' w <= 0, and the best
+direction y has the ratio -g/R(y). Its largest multiple that obeys all rules is the portfolio.
+
+Source: Charnes, A. and Cooper, W. W. (1962), Programming with linear fractional functionals, Naval Research Logistics
+Quarterly 9, in the case where what scales the portfolio has no end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from portfolio_ebm.constraints.combine import region_residual
+from portfolio_ebm.constraints.region import Region
+from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.minimum import FEASIBLE, Minimum, minimize
+from portfolio_ebm.context import Context
+from portfolio_ebm.energies.deviation import Volatility
+from portfolio_ebm.energies.ratio import Ratio
+from portfolio_ebm.energies.risk import Variance
+from portfolio_ebm.energy import Energy
+from portfolio_ebm.errors import InfeasibleError
+from portfolio_ebm.types import Status
+
+ROUNDING = 1e-12
+"""A rule with less room at zero than this binds there."""
+HALVINGS = 200
+
+WIDE = 100.0
+"""Weights of a portfolio without bounds, or of a direction, are taken to be within this."""
+
+PROVEN = 1e-7
+"""The relative gap below which a ratio counts as proven."""
+
+
+def by_direction(energy: Ratio, region: Region, ctx: Context) -> Minimum | None:
+    """The least ratio over a convex region that holds zero; None where it does not, where a cap binds at zero, where
+    the gain is not linear, where no direction gains, or where one gains without a risk that is proven.
+
+    Raises:
+        SolverError: as `minimize`.
+    """
+    gain, cone = _linear(energy.numerator, ctx), _at_zero(region)
+    if gain is None or cone is None:
+        return None
+    asked = float(gain.abs().mean())  # so that weights are of order one
+    if asked == 0.0:
+        return None
+    lent = cone.with_box(-WIDE, WIDE).with_row(gain.to(region.lower) / asked, -1.0, -1.0, "gain")
+    rooted = isinstance(energy.denominator, Volatility)
+    try:
+        found = minimize(Variance() if rooted else energy.denominator, lent, ctx)
+    except InfeasibleError:
+        return None
+    if found.bound is None or not found.bound > 0.0 or float(found.weights.abs().max()) > 0.99 * WIDE:
+        return None
+    least = sqrt(found.bound) if rooted else found.bound
+    weights = _largest(found.weights, region)
+    if weights is None:
+        return None
+    value, bound = float(energy.bind(ctx)(weights)), -asked / least
+    ok = value - bound <= PROVEN * abs(value)
+    said = "Exact minimum" if ok else "Minimum, not proven to 1e-7,"
+    said += f" of a ratio in one convex program over directions: gap {max(value - bound, 0.0):.1e}."
+    return Minimum(weights, value, min(bound, value), None, Status(ok, said), None)
+
+
+def _linear(gain: Energy, ctx: Context) -> Tensor | None:
+    """The slope (n,) of a gain that is linear and zero where nothing is held; None for another."""
+    formula = take_apart(gain, ctx)
+    plain = formula.exact and formula.curve is None and not formula.tails and not formula.smooth
+    return torch.as_tensor(formula.linear) if plain and formula.cost == 0.0 == formula.constant else None
+
+
+def _at_zero(region: Region) -> Region | None:
+    """The cone of the rules that bind at zero; None where zero breaks a rule, or a cap binds there."""
+    zero = torch.zeros_like(region.lower)
+    traded = 0.0 if region.anchor is None else float(region.anchor.abs().sum())
+    tight = region.turnover is not None and traded > region.turnover - ROUNDING
+    if tight or region.discrete or any(float(cap.excess(zero)) > -ROUNDING for cap in region.caps):
+        return None
+    if float(region_residual(zero, region)) > 0.0:
+        return None
+
+    def ends(below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            torch.zeros_like(below).masked_fill(below <= -ROUNDING, -torch.inf),
+            torch.zeros_like(above).masked_fill(above >= ROUNDING, torch.inf),
+        )
+
+    (lower, upper), (row_lower, row_upper) = ends(region.lower, region.upper), ends(region.row_lower, region.row_upper)
+    return replace(
+        region, lower=lower, upper=upper, row_lower=row_lower, row_upper=row_upper, turnover=None, anchor=None, caps=()
+    )
+
+
+def _largest(y: Tensor, region: Region) -> Tensor | None:
+    """The largest multiple of y (n,) that obeys the rules; y itself where every multiple does; None where none does by
+    more than rounding."""
+    size = float(y.abs().max())
+    low, high = 0.0, 1.0 / size
+
+    def obeys(t: float) -> bool:
+        return float(region_residual(t * y, region)) <= 0.1 * FEASIBLE * min(1.0, t * size)
+
+    for _ in range(HALVINGS):
+        if not obeys(high):
+            break
+        low, high = high, 2.0 * high
+        if high * size > 1.0 / FEASIBLE:
+            return y
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
+        low, high = (middle, high) if obeys(middle) else (low, middle)
+    return low * y if low * size > FEASIBLE else None
