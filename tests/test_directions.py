@@ -120,3 +120,10 @@ def test_a_rule_that_binds_at_zero_stays() -> None:
     problem.solve(solver=cp.CLARABEL)
     assert found.energy == pytest.approx(-0.01 / float(problem.value), rel=1e-7)
     assert float(torch.as_tensor(odd) @ found.weights) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_where_no_position_is_left_it_is_said() -> None:
+    """A least weight is one of long names; dollar neutral, none of them can be held."""
+    few = NEUTRAL & Cardinality(at_most=3, min_weight=0.05)
+    with pytest.raises(SolverError, match="no position at all"):
+        built(SHARPE, few, world(0), AnnealedLangevin(chains=8))

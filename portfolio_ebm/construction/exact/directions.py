@@ -123,4 +123,5 @@ def _largest(y: Tensor, region: Region) -> Tensor | None:
         if not low < middle < high:
             break
         low, high = (middle, high) if obeys(middle) else (low, middle)
-    return low * y if low * size > FEASIBLE else None
+    # A hair less, so that what bisection leaves of its tolerance is within the rules.
+    return low * (1.0 - FEASIBLE) * y if low * size > FEASIBLE else None

@@ -23,6 +23,7 @@ from portfolio_ebm.constraints.steady import Steady
 from portfolio_ebm.construction.exact.curvature import curvature_matrix
 from portfolio_ebm.construction.exact.duality import Box
 from portfolio_ebm.energy import Bound
+from portfolio_ebm.errors import SolverError
 from portfolio_ebm.samplers.anneal import Annealed, anneal
 from portfolio_ebm.samplers.kernel import Kernel, evaluate
 from portfolio_ebm.samplers.langevin import ULA
@@ -37,6 +38,8 @@ FEASIBLE = 1e-8
 FAR = 10.0
 FAR_OUT = 1e3
 """The longest step, and the furthest point that is projected, in distances of the furthest probe from the middle."""
+NOTHING = 1e-12
+"""Weights this small are rounding, and no position."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,15 @@ def survey(energy: Bound, region: Region, around: Tensor, probes: Tensor) -> Lan
     random ones.
 
     Raises:
-        SolverError: the energy is NaN on a feasible portfolio.
+        SolverError: the energy is NaN on a feasible portfolio, or the only one is none at all.
     """
     # Under a tight turnover cap there may be no random portfolio; the one we stand on is something.
     probes = probes if len(probes) else around.unsqueeze(0)
+    if float(probes.abs().max()) <= NOTHING and not bool(energy(probes).isfinite().all()):
+        raise SolverError(
+            "The rules leave no position at all, where the energy is not a number, as a ratio to risk is not: let "
+            "weights differ from zero. DollarNeutral() with weights that may not be negative leaves none."
+        )
     seen = evaluate(probes, energy).sound()
     values = seen.energy
     held = around.abs()[around != 0.0]
