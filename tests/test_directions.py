@@ -25,7 +25,8 @@ from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import Volatility
 from portfolio_ebm.energies.ratio import MaxRatio
 from portfolio_ebm.energies.returns import Return
-from portfolio_ebm.energies.risk import CVaR
+from portfolio_ebm.energies.risk import CVaR, Variance
+from portfolio_ebm.energies.tracking import TrackingError
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.types import generator
 
@@ -120,6 +121,25 @@ def test_a_rule_that_binds_at_zero_stays() -> None:
     problem.solve(solver=cp.CLARABEL)
     assert found.energy == pytest.approx(-0.01 / float(problem.value), rel=1e-7)
     assert float(torch.as_tensor(odd) @ found.weights) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_risk_from_a_benchmark_does_not_double_and_is_no_matter_of_direction() -> None:
+    """Away from the benchmark the risk is above zero where nothing is held, so the size of a portfolio matters: no
+    convex program over directions knows it, and the truth is that of the perspective, |root' (y - b t)| least."""
+    ctx = world(1)
+    b, root = ctx.benchmark("index").numpy(), np.linalg.cholesky(ctx.covariance.dense().numpy())
+    y, t = cp.Variable(N), cp.Variable(nonneg=True)
+    rules = [ctx.mean.numpy() @ y == 0.01, cp.sum(y) == 0.0, cp.abs(y) <= 0.2 * t]
+    problem = cp.Problem(cp.Minimize(cp.norm2(root.T @ (y - b * t))), rules)
+    problem.solve(solver=cp.CLARABEL)
+    found = built(MaxRatio(Return(), TrackingError("index")), NEUTRAL, ctx, Convex())
+    assert found.energy == pytest.approx(-0.01 / float(problem.value), rel=1e-6) and found.proven
+
+
+def test_a_risk_that_falls_faster_than_the_portfolio_is_not_proven_at_any_size() -> None:
+    """Half of a portfolio has twice the gain per variance: no portfolio is the best one."""
+    with pytest.raises(SolverError, match="not above zero"):
+        built(MaxRatio(Return(), Variance()), NEUTRAL, world(0), Convex())
 
 
 def test_where_no_position_is_left_it_is_said() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from portfolio_ebm.constraints.combine import region_residual
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.exact.formula import take_apart
+from portfolio_ebm.construction.exact.homogeneous import doubles
 from portfolio_ebm.construction.exact.minimum import FEASIBLE, Minimum, minimize
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import Volatility
@@ -44,13 +45,14 @@ PROVEN = 1e-7
 
 def by_direction(energy: Ratio, region: Region, ctx: Context) -> Minimum | None:
     """The least ratio over a convex region that holds zero; None where it does not, where a cap binds at zero, where
-    the gain is not linear, where no direction gains, or where one gains without a risk that is proven.
+    the gain is not linear, where the risk is not known to double with the portfolio, as one from a benchmark does not,
+    where no direction gains, or where one gains without a risk that is proven.
 
     Raises:
         SolverError: as `minimize`.
     """
     gain, cone = _linear(energy.numerator, ctx), _at_zero(region)
-    if gain is None or cone is None:
+    if gain is None or cone is None or not doubles(take_apart(energy.denominator, ctx)):
         return None
     asked = float(gain.abs().mean())  # so that weights are of order one
     if asked == 0.0:

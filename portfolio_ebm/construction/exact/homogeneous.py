@@ -83,7 +83,7 @@ def best_ratio(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> 
     if box.caps or box.turnover is not None:
         return None
     top, risk = take_apart(energy.numerator, ctx), take_apart(energy.denominator, ctx)
-    if not _affine(top) or not _doubles(risk):
+    if not _affine(top) or not doubles(risk):
         return None
     walls, cone = Box.of(bounded), _cone(box, top)
     found = None if cone is None else _solved(energy.denominator, risk, cone.box, ctx)
@@ -109,7 +109,7 @@ def _affine(formula: Formula) -> bool:
     return formula.exact and not (formula.tails or formula.smooth or formula.cost or formula.curve is not None)
 
 
-def _doubles(formula: Formula) -> bool:
+def doubles(formula: Formula) -> bool:
     """Whether every term of a formula doubles with the portfolio, as far as is known."""
     pieces, smooth = formula.pieces, sum(isinstance(part.energy, DOUBLES) for part in formula.energy.terms())
     if pieces is None or formula.curve is not None or formula.constant != 0.0 or formula.cost != 0.0:
