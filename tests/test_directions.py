@@ -21,6 +21,8 @@ from portfolio_ebm.constraints.weights import Box, Budget, LongOnly
 from portfolio_ebm.construction.annealed import AnnealedLangevin
 from portfolio_ebm.construction.base import Constructor, Solution
 from portfolio_ebm.construction.convex import Convex
+from portfolio_ebm.construction.ratio_choices import ratio_of_choice
+from portfolio_ebm.construction.stages import Found
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.deviation import Volatility
 from portfolio_ebm.energies.ratio import MaxRatio
@@ -106,6 +108,23 @@ def test_a_few_names_of_a_neutral_book_are_the_best_of_all_choices() -> None:
     assert found.energy == pytest.approx(best, rel=1e-6)
     assert found.bound is not None and found.bound <= best + 1e-9
     assert int((found.weights.abs() > 1e-9).sum()) <= 3
+
+
+def test_what_an_engine_leaves_of_no_position_is_no_portfolio() -> None:
+    """Answers by hand: dust of four names whose ratio none of the three allowed has, dust without a risk, whose ratio
+    is no number, and between them the portfolio that gains."""
+    ctx = world(3)
+    region = region_of(NEUTRAL & Cardinality(at_most=3), ctx)
+    whole = built(SHARPE, NEUTRAL, ctx, Convex()).weights
+    best = built(SHARPE, NEUTRAL & Box(-0.2, 0.2, caps={"A5": 0.0}, floors={"A5": 0.0}), ctx, Convex()).weights
+    answers = iter([1e-10 * whole, best, 1e-170 * whole])
+    ratio = SHARPE.bind(ctx)
+    assert float(ratio(1e-10 * whole)) < float(ratio(best)) and not torch.isfinite(ratio(1e-170 * whole))
+    given = ratio_of_choice(
+        SHARPE, region, ctx, lambda *_: (Found(next(answers), "by hand", {}, best.unsqueeze(0), {}), None)
+    )
+    assert given is not None and given[0] is not None
+    assert torch.equal(given[0].weights, best) and given[1] is not None and given[1] <= float(ratio(best))
 
 
 def test_a_rule_that_binds_at_zero_stays() -> None:

@@ -39,6 +39,10 @@ from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import SolverError
 from portfolio_ebm.types import counted
 
+NOTHING = 1e-6
+"""Weights this small are what an engine leaves of none at all. Names of up to 1e-9 count as none, so that the ratio of
+such a portfolio would be that of names it may not hold."""
+
 Enough = Callable[[Tensor], bool]
 """Whether weights (n,) make another step certain, so that no proof of this one is of use."""
 
@@ -78,8 +82,11 @@ def _steps(
     best: Tensor | None = None
     ratio, value = one.bind(ctx), float("inf")
 
+    def reach(w: Tensor) -> float:
+        return float(ratio(w)) if float(w.abs().max()) > NOTHING else float("inf")
+
     def gains(w: Tensor) -> bool:
-        reached = float(ratio(w))
+        reached = reach(w)
         return reached < 0.0 and (best is None or value - reached > TIGHT * abs(value))
 
     for steps in count(1):
@@ -90,8 +97,11 @@ def _steps(
             return None, float("inf")
         if low is not None and (least > 0.0 or low >= 0.0):
             bound = max(bound, asked + (min(low, 0.0) / least if low < 0.0 else 0.0))
-        reached, more = float(ratio(found.weights)), gains(found.weights)
+        reached, more = reach(found.weights), gains(found.weights)
         if not reached < 0.0:
+            if best is not None:
+                # What is known is the best, as good at its own ratio as no position is.
+                break
             # G - r R is convex for r < 0 alone: what gains most is the last to be asked.
             if asked == 0.0:
                 return None
