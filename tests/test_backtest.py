@@ -86,10 +86,11 @@ def month_ends(frame: pd.DataFrame) -> list[int]:
 
 @pytest.mark.parametrize("strategy", [tilted(), MIN_VARIANCE, EXACT, EQUAL], ids=lambda item: item.name)
 @pytest.mark.parametrize("make", [prices, ragged])
-def test_no_look_ahead(strategy: pe.Strategy, make: object) -> None:
+@pytest.mark.parametrize("months", [slice(5, None, 8), pytest.param(slice(9, None, 8), marks=pytest.mark.slow)])
+def test_no_look_ahead(strategy: pe.Strategy, make: object, months: slice) -> None:
     frame = make()
     honest = pe.backtest(strategy, pe.Panel.from_prices(frame), costs=10 * bps)
-    rows = [100, 127, *month_ends(frame)[5::8]]
+    rows = [100, 127, *month_ends(frame)[months]]
     for t in rows:
         cut = frame.index[t]
         found = pe.backtest(strategy, pe.Panel.from_prices(poisoned(frame, t)), costs=10 * bps)

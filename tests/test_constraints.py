@@ -128,13 +128,14 @@ def test_cvxpy_agrees_that_projections_are_inside(name: str) -> None:
                 assert float(abs(face.violation()).max()) < 1e-11
 
 
+@pytest.mark.parametrize("count", [15, pytest.param(40, marks=pytest.mark.slow)])
 @every_rule
-def test_cvxpy_agrees_on_what_is_outside(name: str) -> None:
+def test_cvxpy_agrees_on_what_is_outside(name: str, count: int) -> None:
     """At random points the slice around them holds exactly where the residual is zero; of a convex rule the slice is
     the rule itself, so that it is built anew for every tenth point and once for all others."""
     rule, ctx, w = RULES[name], context(), cp.Variable(N)
-    inside = rule.project(points(15, seed=5), ctx).weights
-    mixed = torch.cat([points(15, seed=4), inside, inside * 1.01 + 0.01])
+    inside = rule.project(points(count, seed=5), ctx).weights
+    mixed = torch.cat([points(count, seed=4), inside, inside * 1.01 + 0.01])
     whole = rule.to_cvxpy(w, ctx) if rule.convex else None
     for i, row in enumerate(mixed):
         w.value = row.numpy()

@@ -95,7 +95,7 @@ def test_a_tail_is_a_risk_of_directions_as_well() -> None:
 def test_where_no_direction_gains_it_is_said() -> None:
     ctx = world(0)
     ctx = replace(ctx, market=replace(ctx.market, mean=-ctx.mean.abs()))
-    with pytest.raises(SolverError, match="not above zero"):
+    with pytest.raises(SolverError, match="no portfolio gains"):
         built(SHARPE, Budget(1.0, 0.0) & LongOnly(), ctx, Convex())
 
 
@@ -159,6 +159,19 @@ def test_a_risk_that_falls_faster_than_the_portfolio_is_not_proven_at_any_size()
     """Half of a portfolio has twice the gain per variance: no portfolio is the best one."""
     with pytest.raises(SolverError, match="not above zero"):
         built(MaxRatio(Return(), Variance()), NEUTRAL, world(0), Convex())
+
+
+def test_a_loser_without_a_tail_is_no_reason_for_a_bound() -> None:
+    """A name that is expected to lose and gains in every scenario has a loss over a risk below zero, and as low a ratio
+    as mixtures like: the best of the directions that gain bounds none of them."""
+    ctx = world(2)
+    scenarios, mean = ctx.scenarios.clone(), ctx.mean.abs()
+    scenarios[:, 0], mean[0] = scenarios[:, 0].abs() + 0.01, -0.01
+    ctx = replace(ctx, market=replace(ctx.market, scenarios=scenarios, mean=mean))
+    ratio, rules = MaxRatio(Return(), CVaR(level=0.9)), Budget(1.0, 0.0) & LongOnly()
+    assert float(ratio.bind(ctx)(torch.eye(N, dtype=torch.float64)[0])) < 0.0
+    with pytest.raises(SolverError, match="not above zero"):
+        built(ratio, rules, ctx, Convex())
 
 
 def test_where_no_position_is_left_it_is_said() -> None:

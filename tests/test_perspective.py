@@ -81,10 +81,11 @@ def at_its_best_price(m: Mixed, view: Perspective, root: np.ndarray) -> float:
     return bound(low)
 
 
-def test_at_its_best_price_it_is_the_relaxation_in_shares() -> None:
+@pytest.mark.parametrize(("seeds", "n", "least"), [(5, 8, 2), pytest.param(7, 9, 3, marks=pytest.mark.slow)])
+def test_at_its_best_price_it_is_the_relaxation_in_shares(seeds: int, n: int, least: int) -> None:
     seen = 0
-    for seed in range(5):
-        m = strong(counted(seed, n=8))
+    for seed in range(seeds):
+        m = strong(counted(seed, n=n))
         view, root = m.perspective, m.root()
         if view is None or root is None or m.choices.limits[0].least:
             continue
@@ -92,7 +93,7 @@ def test_at_its_best_price_it_is_the_relaxation_in_shares() -> None:
         assert best <= truth + 1e-9
         assert best == pytest.approx(truth, rel=1e-5)
         seen += 1
-    assert seen > 1
+    assert seen >= least
 
 
 MANY = pytest.mark.slow

@@ -58,11 +58,14 @@ def test_room_ends_where_the_least_of_all_choices_is(kind: str) -> None:
         assert (found.weights is not None) == there
 
 
+@pytest.mark.parametrize("shares", [(1.0, 1.01), pytest.param((1.0001,), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", CAPS)
-def test_a_cap_at_its_least_has_a_portfolio_and_one_below_is_a_named_conflict(kind: str) -> None:
+def test_a_cap_at_its_least_has_a_portfolio_and_one_below_is_a_named_conflict(
+    kind: str, shares: tuple[float, ...]
+) -> None:
     ctx, rule = world(0), CAPS[kind]
     seen = least_value(region_of(PLAIN & CHOICE, ctx), region_of(rule, ctx).caps[0])
-    for share in (1.0, 1.01):
+    for share in shares:
         rules = PLAIN & CHOICE & rule.replace(at_most=share * seen.least)
         found = AnnealedLangevin(chains=8).build(Return(), rules, ctx, rng())
         assert max(found.residuals.values()) <= 1e-9

@@ -147,11 +147,12 @@ def test_the_price_of_a_limit_gives_a_bound_that_no_portfolio_of_few_names_is_be
     assert max(bounds) > bare.bound + 0.05 * (best - bare.bound)
 
 
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 6), marks=MANY)])
 @pytest.mark.parametrize("held", ["short", "some short"])
-def test_a_price_is_true_where_names_are_held_short_that_may_only_be_long(held: str) -> None:
+def test_a_price_is_true_where_names_are_held_short_that_may_only_be_long(held: str, seeds: range) -> None:
     """A short name that is out pays for buying it back, and one that is in pays for more."""
     k = 2
-    for seed in range(4):
+    for seed in seeds:
         p = program(seed, False, 0.02)
         split = Split.of(p.matrix)
         assert split is not None and p.held is not None
@@ -187,9 +188,10 @@ def test_a_name_without_risk_is_no_end_of_the_steps(energy: Energy) -> None:
     assert found.bound is not None and found.bound <= best + 1e-9
 
 
-def test_names_that_are_decided_are_among_those_that_are_counted() -> None:
+@pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 8), marks=MANY)])
+def test_names_that_are_decided_are_among_those_that_are_counted(seeds: range) -> None:
     """One name is in for certain, and one other may be: the bound is that of two, not of one beside what is decided."""
-    for seed in range(5):
+    for seed in seeds:
         p = program(seed, False, 0.0)
         split = Split.of(p.matrix)
         assert split is not None

@@ -51,6 +51,8 @@ def test_a_size_below_the_least_of_the_face_and_a_face_of_one_point_have_no_root
     here = bend @ w + linear, curve, curve @ (w - centre), size(curve, centre, w)
     assert np.isnan(secular_root(bend, *here, a, 0.9 * least))
     assert np.isnan(secular_root(bend, *here, np.eye(K), least))
+    none, point = np.zeros((0, 0)), np.zeros(0)
+    assert np.isnan(secular_root(none, point, none, point, 2.0, np.zeros((1, 0)), 1.0))
 
 
 def test_rows_that_depend_on_each_other_are_one() -> None:

@@ -104,9 +104,9 @@ class Inner:
         """The multiplier at which ellipsoid j is met on the face that a point lies on, the others as they are; nan
         where there is none, or where they depend on it."""
         w, mu, duals = found
-        free, rows = self._face(w, duals)
-        if j > 0 or not len(free):
+        if j > 0:
             return np.nan
+        free, rows = self._face(w, duals)
         hessian, slope = np.eye(len(w)), w - self.y
         for weight, matrix, centre in zip(mu[1:], self.matrices[1:], self.centres[1:], strict=True):
             hessian += weight * matrix

@@ -7,7 +7,7 @@ point the face is given by,
 
     t(mu) = -(a + mu b) / (1 + mu s),   q(mu) = q + 2 b't + t' diag(s) t,   q'(mu) = -2 sum (b + s t)^2 / (1 + mu s)
 
-The root of q(mu) = 1 is found on 1/sqrt(q), which rises almost in a line.
+The root of q(mu) = goal is found by Newton's steps on 1/sqrt(q), which rises almost in a line.
 
 Source: More, J. J. and Sorensen, D. C. (1983), Computing a trust region step, SIAM J. Sci. Stat. Comput. 4, whose
 secular equation this is, on a face.

@@ -9,7 +9,7 @@ With F(-r) >= f (f <= 0, the tree's own bound) and R >= R_0 > 0 on the rules wit
 
     G(w) / R(w) >= r + f / R_0      for every portfolio: the bound, also where the tree did not close.
 
-Where no position at all obeys, R_0 is zero, and f says something where it is not below zero alone.
+Where no position at all obeys, R_0 is zero, and f says something only where it is not below zero.
 
 The steps set out from the best ratio without the choice, which is below all others: its own bound holds too. So f is
 worth a proof at the last ratio alone, below which no portfolio is known. Before that a portfolio of a lower one is
@@ -29,9 +29,8 @@ from torch import Tensor
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.ablation import FINAL
 from portfolio_ebm.construction.cases import Bounded
-from portfolio_ebm.construction.exact.directions import PROVEN
 from portfolio_ebm.construction.exact.minimum import minimize
-from portfolio_ebm.construction.exact.ratio import STEPS, TIGHT, lone_ratio, minimize_ratio
+from portfolio_ebm.construction.exact.ratio import PROVEN, STEPS, TIGHT, lone_ratio, minimize_ratio
 from portfolio_ebm.construction.rugged.chains import tightened
 from portfolio_ebm.context import Context
 from portfolio_ebm.energies.ratio import Ratio
@@ -71,6 +70,7 @@ def ratio_of_choice(energy: Energy, region: Region, ctx: Context, choose: Choose
         return None
     if loose.bound is None or least.bound is None:
         return None
+    # Where the ratio is proven no risk is below zero, so that a bound there is rounding.
     return _steps(one, part.coefficient, (loose.value, loose.bound, max(least.bound, 0.0)), ctx, choose)
 
 
@@ -95,8 +95,10 @@ def _steps(
         found, low = choose(step, (lambda _: True) if steps == 1 else gains)
         if found is None:
             return None, float("inf")
-        if low is not None and (least > 0.0 or low >= 0.0):
-            bound = max(bound, asked + (min(low, 0.0) / least if low < 0.0 else 0.0))
+        if low is not None and low >= 0.0:
+            bound = max(bound, asked)
+        elif low is not None and least > 0.0:
+            bound = max(bound, asked + low / least)
         reached, more = reach(found.weights), gains(found.weights)
         if not reached < 0.0:
             if best is not None:

@@ -101,7 +101,7 @@ def mixed_of(formula: Formula, region: Region, ticket: float = 0.0) -> Mixed:
     traded."""
     mixed, box = of_quadratic(formula, region, ticket)
     capped = formula.curve is None and any(isinstance(cap, (Ellipsoid, Tail)) for cap in box.caps)
-    if impact_of(formula) is not None or (quadratic(formula) and not capped):
+    if isinstance(mixed.program, BentProgram) or (quadratic(formula) and not capped):
         return mixed
     root = None if capped else root_of(formula)
     if root is not None:

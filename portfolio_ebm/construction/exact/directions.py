@@ -22,65 +22,55 @@ from torch import Tensor
 from portfolio_ebm.constraints.combine import region_residual
 from portfolio_ebm.constraints.region import Region
 from portfolio_ebm.construction.exact.formula import take_apart
-from portfolio_ebm.construction.exact.homogeneous import doubles
-from portfolio_ebm.construction.exact.minimum import FEASIBLE, Minimum, minimize
+from portfolio_ebm.construction.exact.homogeneous import affine, doubles, square_of_risk
+from portfolio_ebm.construction.exact.minimum import FEASIBLE, minimize
 from portfolio_ebm.context import Context
-from portfolio_ebm.energies.deviation import Volatility
 from portfolio_ebm.energies.ratio import Ratio
-from portfolio_ebm.energies.risk import Variance
 from portfolio_ebm.energy import Energy
 from portfolio_ebm.errors import InfeasibleError
-from portfolio_ebm.types import Status
 
 ROUNDING = 1e-12
 """A rule with less room at zero than this binds there."""
 HALVINGS = 200
-
-WIDE = 100.0
-"""Weights of a portfolio without bounds, or of a direction, are taken to be within this."""
-
-PROVEN = 1e-7
-"""The relative gap below which a ratio counts as proven."""
+SLIGHT = 1e-7
+"""A risk below zero by less than this share of the best direction's is rounding."""
 
 
-def by_direction(energy: Ratio, region: Region, ctx: Context) -> Minimum | None:
-    """The least ratio over a convex region that holds zero; None where it does not, where a cap binds at zero, where
-    the gain is not linear, where the risk is not known to double with the portfolio, as one from a benchmark does not,
-    where no direction gains, or where one gains without a risk that is proven.
+def best_direction(energy: Ratio, region: Region, ctx: Context, wide: float) -> tuple[Tensor, float] | None:
+    """The portfolio (n,) of the least ratio over a convex region that holds zero, and a bound below every ratio.
+
+    None where zero does not obey or a cap binds there, where the gain is not linear, where the risk is not known to
+    double with the portfolio, as one from a benchmark does not, or may be below zero, and where no direction gains
+    within weights of `wide`, the gain of even weights taken for one.
 
     Raises:
         SolverError: as `minimize`.
     """
-    gain, cone = _linear(energy.numerator, ctx), _at_zero(region)
-    if gain is None or cone is None or not doubles(take_apart(energy.denominator, ctx)):
+    gain, cone = take_apart(energy.numerator, ctx), _at_zero(region)
+    if cone is None or not affine(gain) or gain.constant != 0.0 or not doubles(take_apart(energy.denominator, ctx)):
         return None
-    asked = float(gain.abs().mean())  # so that weights are of order one
+    slope = torch.as_tensor(gain.linear).to(region.lower)
+    asked = float(slope.abs().mean())
     if asked == 0.0:
         return None
-    lent = cone.with_box(-WIDE, WIDE).with_row(gain.to(region.lower) / asked, -1.0, -1.0, "gain")
-    rooted = isinstance(energy.denominator, Volatility)
+    square = square_of_risk(energy.denominator)
     try:
-        found = minimize(Variance() if rooted else energy.denominator, lent, ctx)
+        gaining = cone.with_box(-wide, wide).with_row(slope / asked, -1.0, -1.0, "gain")
+        found = minimize(energy.denominator if square is None else square, gaining, ctx)
     except InfeasibleError:
         return None
-    if found.bound is None or not found.bound > 0.0 or float(found.weights.abs().max()) > 0.99 * WIDE:
+    if found.bound is None or not found.bound > 0.0 or float(found.weights.abs().max()) > 0.99 * wide:
         return None
-    least = sqrt(found.bound) if rooted else found.bound
+    if square is None and not _never_negative(energy.denominator, cone, ctx, SLIGHT * found.value):
+        return None
     weights = _largest(found.weights, region)
-    if weights is None:
-        return None
-    value, bound = float(energy.bind(ctx)(weights)), -asked / least
-    ok = value - bound <= PROVEN * abs(value)
-    said = "Exact minimum" if ok else "Minimum, not proven to 1e-7,"
-    said += f" of a ratio in one convex program over directions: gap {max(value - bound, 0.0):.1e}."
-    return Minimum(weights, value, min(bound, value), None, Status(ok, said), None)
+    return None if weights is None else (weights, -asked / (found.bound if square is None else sqrt(found.bound)))
 
 
-def _linear(gain: Energy, ctx: Context) -> Tensor | None:
-    """The slope (n,) of a gain that is linear and zero where nothing is held; None for another."""
-    formula = take_apart(gain, ctx)
-    plain = formula.exact and formula.curve is None and not formula.tails and not formula.smooth
-    return torch.as_tensor(formula.linear) if plain and formula.cost == 0.0 == formula.constant else None
+def _never_negative(risk: Energy, cone: Region, ctx: Context, slight: float) -> bool:
+    """Whether no direction of the cone has a risk below zero: one that loses, too, would have a ratio below zero."""
+    least = minimize(risk, cone.with_box(-1.0, 1.0), ctx).bound
+    return least is not None and least >= -slight
 
 
 def _at_zero(region: Region) -> Region | None:

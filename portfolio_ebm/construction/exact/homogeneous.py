@@ -83,7 +83,7 @@ def best_ratio(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> 
     if box.caps or box.turnover is not None:
         return None
     top, risk = take_apart(energy.numerator, ctx), take_apart(energy.denominator, ctx)
-    if not _affine(top) or not doubles(risk):
+    if not affine(top) or not doubles(risk):
         return None
     walls, cone = Box.of(bounded), _cone(box, top)
     found = None if cone is None else _solved(energy.denominator, risk, cone.box, ctx)
@@ -105,7 +105,8 @@ def best_ratio(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> 
     return Best(w, value, value + min(proof.bound, 0.0) / least, found.engine, proof.duals, proof.kkt)
 
 
-def _affine(formula: Formula) -> bool:
+def affine(formula: Formula) -> bool:
+    """Whether a formula is a slope and a constant."""
     return formula.exact and not (formula.tails or formula.smooth or formula.cost or formula.curve is not None)
 
 
@@ -159,14 +160,15 @@ def _cone(box: Box, top: Formula) -> _Cone | None:
 
 def _solved(denominator: Energy, risk: Formula, box: Box, ctx: Context) -> Found | None:
     """The least risk of y. Multipliers of a square stand for those of its root, but for a factor."""
-    square = _square(denominator)
+    square = square_of_risk(denominator)
     if square is None:
         return interior(risk, box)
     formula = take_apart(square, ctx)
     return active_set(formula, box) or interior(formula, box)
 
 
-def _square(denominator: Energy) -> Energy | None:
+def square_of_risk(denominator: Energy) -> Energy | None:
+    """The quadratic, or smooth, term that is the square of a risk; None of another risk."""
     if isinstance(denominator, Volatility):
         return Variance()
     return Semivariance(centred=denominator.centred) if isinstance(denominator, Semideviation) else None
@@ -205,7 +207,7 @@ def _least_risk(denominator: Energy, risk: Formula, walls: Box, budget: int, bou
     found = float(planes.max(initial=-np.inf))
     if found > 0.0:
         return found
-    square = _square(denominator)
+    square = square_of_risk(denominator)
     bound = minimize(denominator if square is None else square, bounded, risk.ctx).bound
     if bound is None or not bound > 0.0:
         return None

@@ -10,8 +10,8 @@ the rules and F(c) >= f (f <= 0, both proven by `minimize`),
 
 Where G is affine, R doubles with the portfolio and the rules are linear, Charnes and Cooper's homogeneous form is one
 program instead (homogeneous.py); where no position at all obeys, as of dollar neutral portfolios, one over directions
-(directions.py). Under other rules each of Dinkelbach's steps is a problem that the engines know, with
-every rule as it is.
+(directions.py). Under other rules each of Dinkelbach's steps is a problem that the engines know, with every rule as it
+is.
 
 The ratio's multipliers are those of the least of G - r R over R(w): at the best ratio r it is zero, at w, so that
 dr/d(limit) = (d least/d(limit)) / R(w), and the slope of G/R at w is that of G - r R over R(w).
@@ -29,7 +29,7 @@ import torch
 
 from portfolio_ebm.constraints.combine import region_residual
 from portfolio_ebm.constraints.region import Region
-from portfolio_ebm.construction.exact.directions import PROVEN, WIDE, by_direction
+from portfolio_ebm.construction.exact.directions import best_direction
 from portfolio_ebm.construction.exact.homogeneous import best_ratio
 from portfolio_ebm.construction.exact.minimum import FEASIBLE, Minimum, minimize
 from portfolio_ebm.context import Context
@@ -41,6 +41,12 @@ from portfolio_ebm.types import Status
 STEPS = 50
 TIGHT = 1e-12
 """The ratio's relative change below which Newton's steps end."""
+
+WIDE = 100.0
+"""Weights of a portfolio without bounds, or of a direction, are taken to be within this."""
+
+PROVEN = 1e-7
+"""The relative gap below which a ratio counts as proven."""
 
 
 def lone_ratio(energy: Energy) -> Scaled | None:
@@ -95,25 +101,38 @@ def at_once(energy: Ratio, region: Region, bounded: Region, ctx: Context) -> Min
     return Minimum(weights, best.value, best.bound, best.kkt, Status(True, said), duals)
 
 
+def by_direction(energy: Ratio, region: Region, ctx: Context) -> Minimum | None:
+    """The least ratio where no position at all obeys; None where that is not the problem, or is not proven."""
+    best = best_direction(energy, region, ctx, WIDE)
+    if best is None:
+        return None
+    weights, bound = best
+    value = float(energy.bind(ctx)(weights))
+    if not value - bound <= PROVEN * abs(value):
+        return None
+    said = f"Exact minimum of a ratio in one convex program over directions: gap {max(value - bound, 0.0):.1e}."
+    return Minimum(weights, value, min(bound, value), None, Status(True, said), None)
+
+
 def by_steps(energy: Ratio, region: Region, ctx: Context) -> Minimum:
     """The least ratio over a region with bounds on the weights, by Dinkelbach's steps.
 
     Raises: as `minimize_ratio`.
     """
     top, bottom = energy.numerator, energy.denominator
+    gain, ratio = top.bind(ctx), energy.bind(ctx)
     safest = minimize(bottom, region, ctx)
     least = safest.bound
-    if least is None or not least > 0.0:
-        raise SolverError(
-            f"{energy!r}{ctx.at}: the risk of some portfolio is not above zero (least {safest.value:.3g}), so the "
-            "ratio has no minimum; use a measure that is positive, e.g. a centred one, or rules that leave out cash."
-        )
-    gain, ratio = top.bind(ctx), energy.bind(ctx)
     start = safest if float(gain(safest.weights)) < 0.0 else minimize(top, region, ctx)
     if not float(gain(start.weights)) < 0.0:
         raise SolverError(
             f"{energy!r}{ctx.at}: no portfolio gains (the best has {-start.value:.3g}), so a ratio to risk says "
             "nothing; minimise the risk itself, or add Return() to it."
+        )
+    if least is None or not least > 0.0:
+        raise SolverError(
+            f"{energy!r}{ctx.at}: the risk of some portfolio is not above zero (least {safest.value:.3g}), so the "
+            "ratio has no minimum; use a measure that is positive, e.g. a centred one, or rules that leave out cash."
         )
     weights, value = start.weights, float(ratio(start.weights))
     last: Minimum | None = None
